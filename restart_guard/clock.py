@@ -1,0 +1,49 @@
+"""The only file that reads a clock or sleeps.
+
+Spans and deadlines use ``monotonic``; stamps are aware UTC and may jump with the wall clock.
+"""
+
+import os
+import time
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+
+def now() -> datetime:
+    """The wall clock, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Seconds on a clock that never steps; only differences mean anything."""
+    return time.monotonic()
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def local(moment: datetime) -> datetime:
+    """The same moment with the host's offset."""
+    return moment.astimezone()
+
+
+def local_zone() -> tzinfo:
+    """The host's time zone with its future changes, which an offset alone does not know.
+
+    From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
+    """
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return datetime.now(UTC).astimezone().tzinfo or UTC
+
+
+def stamp(moment: datetime) -> str:
+    """ISO 8601 with offset, to the millisecond; in UTC these sort as text."""
+    return moment.isoformat(timespec="milliseconds")

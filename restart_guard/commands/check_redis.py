@@ -1,0 +1,40 @@
+import click
+
+from restart_guard import check
+from restart_guard.errors import ExitCode
+from restart_guard.messages import summary
+from restart_guard.session import Session, pass_session
+
+
+@click.command("check-redis")
+@click.argument("names", metavar="[CHECK]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--dry-run", is_flag=True, help="Only read; heal, record and send nothing.")
+@pass_session
+def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool) -> int:
+    """Read the data of each CHECK (default: all) and judge it.
+
+    A bad read is followed by up to `retries` restart attempts, each followed by a new read. The outcome goes to the
+    journal, to the MySQL table task_monitor and, when it stays bad, to a person over WeCom.
+
+    Exit code: 0 all good, 1 some stayed bad, 75 another check-redis is at work.
+    """
+    config, terminal = session.config, session.terminal
+    checks = check.chosen(config, names)
+    results = []
+    with terminal.progress("reading") as progress:
+        if dry_run:
+            found = check.read_only(config, checks, progress=progress)
+        else:
+            found = check.run(config, checks, progress=progress, say=terminal.note)
+        for result in found:
+            results.append(result)
+            if not as_json:
+                verdict = "good" if result.outcome.ok else "FAILED"
+                terminal.result(f"{result.outcome.check}: {verdict}: {summary(result.outcome, 'en')}")
+            if result.journal_error:
+                terminal.error(result.journal_error)
+    if as_json:
+        terminal.document([result.shown() for result in results])
+    good = all(result.outcome.ok and result.journal_error is None for result in results)
+    return ExitCode.DONE if good else ExitCode.FAILED

@@ -1,0 +1,28 @@
+import click
+
+from restart_guard import delivery
+from restart_guard.errors import BusyError, ExitCode
+from restart_guard.session import Session, pass_session
+
+
+@click.command("deliver")
+@click.option(
+    "--all", "also_blocked", is_flag=True, help="Also what waits for a person, and what was mended elsewhere."
+)
+@pass_session
+def command(session: Session, *, also_blocked: bool) -> int:
+    """Try to deliver the rows and alerts that are pending. Jobs do this by themselves.
+
+    Exit code: 0 nothing is left, 1 something is, 75 another process is delivering.
+    """
+    which = delivery.Which.ALL if also_blocked else delivery.Which.ASKED
+    tallies = delivery.deliver(session.config, which)
+    for tally in tallies:
+        if tally.delivered:
+            session.terminal.result(f"{tally.destination}: {tally.delivered} delivered")
+    for line in delivery.lines(tallies):
+        session.terminal.error(line)
+    if tallies and all(tally.busy for tally in tallies):
+        raise BusyError("Another process is delivering; nothing was changed.")
+    left = any(tally.pending or tally.blocked or tally.busy for tally in tallies)
+    return ExitCode.FAILED if left else ExitCode.DONE

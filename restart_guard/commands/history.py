@@ -1,0 +1,39 @@
+from typing import Any
+
+import click
+
+from restart_guard.errors import UsageError
+from restart_guard.journal import Journal
+from restart_guard.session import Session, pass_session
+
+
+@click.command("history")
+@click.option("--check", help="Only this check.")
+@click.option("--target", help="Only this target.")
+@click.option("-n", "limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@pass_session
+def command(session: Session, *, check: str | None, target: str | None, limit: int, as_json: bool) -> None:
+    """Show what happened, newest first, from the journal."""
+    if check is not None and target is not None:
+        raise UsageError("--check and --target exclude each other.")
+    kind = "check" if check is not None else "target" if target is not None else None
+    journal = Journal.open_to_read(session.config.state_dir)
+    events = journal.history(kind=kind, subject=check or target, limit=limit) if journal else []
+    if as_json:
+        session.terminal.document(events)
+    elif events:
+        session.terminal.table(("at", "what", "status", "detail", "delivered"), [_row(event) for event in events])
+    else:
+        session.terminal.note("Nothing is in the journal yet.")
+
+
+def _row(event: dict[str, Any]) -> tuple[str, ...]:
+    subject = event.get(event["kind"], event.get("subject", ""))
+    deliveries = [f"{found['destination']} {_state(found)}" for found in event["deliveries"]]
+    return (event["at"], f"{event['kind']} {subject}", event["status"], event["detail"], ", ".join(deliveries))
+
+
+def _state(delivery: dict[str, Any]) -> str:
+    error = f": {delivery['error']}" if delivery["error"] else ""
+    return str(delivery["state"]) + error

@@ -1,0 +1,31 @@
+import click
+
+from restart_guard import mysql_store
+from restart_guard.errors import DeliveryError, ExitCode, UsageError
+from restart_guard.session import Session, pass_session
+
+_MODES = {
+    "unique": "its unique run_id lets each row arrive once.",
+    "sidecar": "the table restart_guard_applied beside it lets each row arrive once.",
+    "look": "each row is looked for by a mark in its description before it is sent again.",
+}
+
+
+@click.command("init-db")
+@pass_session
+def command(session: Session) -> int:
+    """Make the table task_monitor in MySQL, with every column; a table that is there is never altered."""
+    settings = session.config.mysql
+    if settings is None:
+        raise UsageError(f"{session.config.path} has no [mysql]: say there where the table should be.")
+    try:
+        created = mysql_store.create(settings)
+    except DeliveryError as error:
+        session.terminal.error(str(error))
+        session.terminal.error("If you may not make tables, give this to somebody who may:")
+        session.terminal.error(";\n".join(mysql_store.statements(settings)) + ";")
+        return ExitCode.FAILED
+    done = "was there already and was not changed" if created.was_there else "was made"
+    lacks = f" It lacks {', '.join(created.missing)}, which are left out." if created.missing else ""
+    session.terminal.result(f"{mysql_store.name(settings)} {done}.{lacks} Exactly once: {_MODES[created.mode]}")
+    return ExitCode.DONE

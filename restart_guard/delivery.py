@@ -1,0 +1,272 @@
+"""Bringing what the journal has pending to its destination: rows to MySQL, messages to WeCom.
+
+Each destination has a thread of its own and a deadline, so that one that is down or hangs delays nothing else, and a
+lock, so that two processes never send the same item at once. An item is marked as delivered after it was: killed in
+between, the next run sends it again, which the row's run_id makes harmless and a message's incident number tells.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from restart_guard import clock, mysql_store, wecom
+from restart_guard.backoff import DELIVERY_CAP_S, DELIVERY_FIRST_S, delay, is_due
+from restart_guard.errors import BusyError, DeliveryError, SecretError
+from restart_guard.journal import Delivery, Journal
+from restart_guard.lock import held
+from restart_guard.messages import Row
+from restart_guard.settings import Config
+from restart_guard.values import Secret
+
+RUN_BUDGET_S = 10.0
+"""What a destination that is down may add to a run."""
+
+BY_HAND_BUDGET_S = 300.0
+
+
+class Which(Enum):
+    """Which items to try."""
+
+    DUE = "due"  # the tick, each minute: backoff is kept
+    PENDING = "pending"  # a job's run: all but what the destination asked us to hold back
+    ASKED = "asked"  # deliver: all that is pending
+    ALL = "all"  # deliver --all: blocked ones too
+
+
+class Tally(NamedTuple):
+    """What became of a destination's items: ``said`` holds notes and errors for the operator."""
+
+    destination: str
+    delivered: int = 0
+    pending: int = 0
+    blocked: int = 0
+    said: tuple[str, ...] = ()
+    busy: bool = False
+
+
+class Sender(Protocol):
+    """An open way to a destination. ``send`` raises DeliveryError, or gives a note."""
+
+    def send(self, payload: Any) -> str | None: ...
+    def close(self) -> None: ...
+
+
+class _Rows:
+    def __init__(self, config: Config) -> None:
+        assert config.mysql is not None  # noqa: S101 (destinations() gave its name)
+        self._table = mysql_store.TaskMonitor.connect(config.mysql)
+
+    def send(self, payload: Any) -> str | None:
+        self._table.insert(Row(**payload))
+        return None
+
+    def close(self) -> None:
+        self._table.close()
+
+
+class _Messages:
+    def __init__(self, channel: wecom.Robot | wecom.App) -> None:
+        self._channel = channel
+
+    def send(self, payload: Any) -> str | None:
+        return self._channel.send(payload["text"], mention=payload["mention"])
+
+    def close(self) -> None:
+        pass
+
+
+def open_sender(config: Config, destination: str) -> Sender:
+    """Connect to a destination. Raises DeliveryError, also for one that the config no longer has."""
+    if destination == "mysql" and config.mysql is not None:
+        return _Rows(config)
+    if destination == "wecom" and config.wecom is not None and config.wecom.webhook is not None:
+        return _Messages(wecom.Robot(config.wecom))
+    if destination == "wecom_app" and config.wecom is not None and config.wecom.corp_id is not None:
+        return _Messages(wecom.App(config.wecom, config.state_dir))
+    raise DeliveryError(f"The config has no {destination} any more.", code="config", permanent=True)
+
+
+def channels(config: Config) -> list[str]:
+    """The destinations of an alert."""
+    if config.wecom is None:
+        return []
+    robot = ["wecom"] if config.wecom.webhook is not None else []
+    return robot + (["wecom_app"] if config.wecom.corp_id is not None else [])
+
+
+def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list[Tally]:
+    """Try what is pending, each destination beside the others but those to skip. Raises JournalError."""
+    with Journal.open(config.state_dir) as journal:
+        destinations = {item.destination for item in journal.undelivered()} - set(skip)
+    budget = RUN_BUDGET_S if which in (Which.DUE, Which.PENDING) else BY_HAND_BUDGET_S
+    return _side_by_side({name: partial(_drain, config, name, which, budget) for name in sorted(destinations)}, budget)
+
+
+def deliver_directly(config: Config, payloads: Iterable[tuple[str, Any]]) -> list[Tally]:
+    """Send once without the journal, for when it cannot be written."""
+    return _side_by_side({name: partial(_send_once, config, name, payload) for name, payload in payloads}, RUN_BUDGET_S)
+
+
+def _side_by_side(jobs: Mapping[str, Callable[[], Tally]], budget_s: float) -> list[Tally]:
+    """Run each job in a daemon thread and wait no longer than the budget: what hangs beyond it is left behind."""
+    results: dict[str, Tally] = {}
+    errors: list[BaseException] = []
+
+    def run(name: str, job: Callable[[], Tally]) -> None:
+        try:
+            results[name] = job()
+        except BaseException as error:  # noqa: BLE001 (handed to the thread that waits)
+            errors.append(error)
+
+    threads = {name: threading.Thread(target=run, args=(name, job), daemon=True) for name, job in jobs.items()}
+    for thread in threads.values():
+        thread.start()
+    deadline = clock.monotonic() + budget_s
+    for thread in threads.values():
+        thread.join(max(0.0, deadline - clock.monotonic()))
+    if errors:
+        raise errors[0]
+    late = f"did not answer within {budget_s:.0f} s."
+    return [results.get(name) or Tally(name, pending=1, said=(f"{name} {late}",)) for name in jobs]
+
+
+def _send_once(config: Config, destination: str, payload: Any) -> Tally:
+    try:
+        sender = open_sender(config, destination)
+        try:
+            note = sender.send(payload)
+        finally:
+            sender.close()
+    except DeliveryError as error:
+        return Tally(destination, pending=1, said=(config.redact(str(error)),))
+    return Tally(destination, delivered=1, said=(note,) if note else ())
+
+
+def _drain(config: Config, destination: str, which: Which, budget_s: float) -> Tally:
+    """Send a destination's items, oldest first, until one shows that the next would fare no better."""
+    try:
+        locked = held(config.state_dir, [f"deliver-{destination}"], what=f"Delivery to {destination}")
+        with locked, Journal.open(config.state_dir) as journal:
+            return _Drain(config, journal, destination, clock.monotonic() + budget_s * 0.9).run(which)
+    except BusyError as error:
+        return Tally(destination, said=(str(error),), busy=True)
+
+
+class _Drain:
+    """One pass over a destination's items."""
+
+    def __init__(self, config: Config, journal: Journal, destination: str, deadline: float) -> None:
+        self._config = config
+        self._journal = journal
+        self._destination = destination
+        self._deadline = deadline
+        self._sender: Sender | None = None
+        self._delivered = 0
+        self._said: list[str] = []
+
+    def run(self, which: Which) -> Tally:
+        """Send what is to be tried. A success proves that the destination is well: then blocked items get a try too."""
+        items = self._journal.undelivered(self._destination)
+        chosen = self._chosen(items, which)
+        try:
+            if self._send_all(chosen) and self._delivered:
+                tried = {item.id for item in chosen}
+                self._send_all([item for item in items if item.state == "blocked" and item.id not in tried])
+        finally:
+            if self._sender is not None:
+                self._sender.close()
+        states = Counter(item.state for item in self._journal.undelivered(self._destination))
+        said = tuple(dict.fromkeys(self._said))
+        return Tally(self._destination, self._delivered, states["pending"], states["blocked"], said)
+
+    def _chosen(self, items: list[Delivery], which: Which) -> list[Delivery]:
+        now = clock.now()
+        mark = config_mark(self._config, self._destination, self._journal) if _any_blocked(items) else ""
+        chosen = []
+        for item in items:
+            if item.state == "blocked":
+                wanted = which is Which.ALL or item.config_mark != mark
+            elif which is Which.DUE:
+                wanted = is_due(item.next_try, now, cap_s=DELIVERY_CAP_S)
+            else:
+                wanted = which is not Which.PENDING or is_due(item.not_before, now, cap_s=DELIVERY_CAP_S)
+            if wanted:
+                chosen.append(item)
+        return chosen
+
+    def _send_all(self, items: list[Delivery]) -> bool:
+        """Whether the destination took everything that can be taken."""
+        for item in items:
+            if clock.monotonic() > self._deadline:
+                return False
+            try:
+                if self._sender is None:
+                    self._sender = open_sender(self._config, self._destination)
+                note = self._sender.send(item.payload)
+            except DeliveryError as error:
+                self._keep(item, error)
+                if error.whole_destination:
+                    return False
+                continue
+            self._journal.delivered(item.id, clock.now())
+            self._delivered += 1
+            if note:
+                self._said.append(self._config.redact(note))
+        return True
+
+    def _keep(self, item: Delivery, error: DeliveryError) -> None:
+        text = self._config.redact(str(error))
+        self._said.append(text)
+        if error.permanent:
+            mark = config_mark(self._config, self._destination, self._journal)
+            self._journal.block(item.id, text, error.code, mark)
+            return
+        wait = max(delay(item.tries + 1, first_s=DELIVERY_FIRST_S, cap_s=DELIVERY_CAP_S), error.not_before_s)
+        now = clock.now()
+        silence = now + timedelta(seconds=error.not_before_s) if error.not_before_s else None
+        self._journal.failed(item.id, text, error.code, now + timedelta(seconds=wait), silence)
+
+
+def _any_blocked(items: list[Delivery]) -> bool:
+    return any(item.state == "blocked" for item in items)
+
+
+def config_mark(config: Config, destination: str, journal: Journal) -> str:
+    """A mark of a destination's config, secrets included, to notice that it changed.
+
+    Salted, slow and only 24 bits long: it tells a change but no password, should the journal get into other hands.
+    """
+    section = config.mysql if destination == "mysql" else config.wecom
+    text = "\0".join(_plain(section)) if section is not None else ""
+    return hashlib.scrypt(text.encode(), salt=journal.salt().encode(), n=2**13, r=8, p=1, dklen=3).hex()
+
+
+def _plain(section: msgspec.Struct) -> Iterable[str]:
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Secret):
+            try:
+                value = value.reveal()
+            except SecretError as error:
+                value = str(error)
+        yield f"{name}={value}"
+
+
+def lines(tallies: Iterable[Tally]) -> list[str]:
+    """What an operator should know after a delivery: notes, errors and what is left."""
+    said: list[str] = []
+    for tally in tallies:
+        said += tally.said
+        if tally.pending:
+            said.append(f"{tally.destination}: {tally.pending} not delivered yet; every later run tries again.")
+        if tally.blocked:
+            again = "when its config has changed, or by restart-guard deliver --all"
+            said.append(f"{tally.destination}: {tally.blocked} wait for a person; they are tried again {again}.")
+    return said

@@ -1,0 +1,42 @@
+"""When a person is told: once when something breaks, again after an interval while it stays broken, once when it is
+well. The incident so far × this outcome → the incident now and the notice to send."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Notice(StrEnum):
+    NONE = "none"
+    FIRST = "first"
+    REPEAT = "repeat"
+    RECOVERED = "recovered"
+
+
+class Incident(NamedTuple):
+    """Failures in a row. ``id`` is in every message about it; ``notices`` counts those that were queued."""
+
+    id: str
+    opened_at: datetime
+    failures: int
+    notices: int
+    last_notice_at: datetime | None
+
+
+def advance(
+    incident: Incident | None, *, ok: bool, now: datetime, repeat_interval_s: float, can_notify: bool, new_id: str
+) -> tuple[Incident | None, Notice]:
+    """The incident after an outcome (None: all is well) and what to send.
+
+    A last notice that lies in the future means that the wall clock was set back: it is due rather than silent.
+    """
+    if ok:
+        return None, Notice.RECOVERED if incident is not None and incident.notices and can_notify else Notice.NONE
+    failing = incident or Incident(new_id, now, 0, 0, None)
+    failing = failing._replace(failures=failing.failures + 1)
+    last = failing.last_notice_at
+    due = last is None or last > now or (now - last).total_seconds() >= repeat_interval_s
+    if not (due and can_notify):
+        return failing, Notice.NONE
+    notice = Notice.REPEAT if failing.notices else Notice.FIRST
+    return failing._replace(notices=failing.notices + 1, last_notice_at=now), notice

@@ -1,0 +1,55 @@
+"""Mutual exclusion between processes: flock(2), which the kernel releases however the holder dies."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from restart_guard.errors import BusyError
+
+
+@contextmanager
+def held(state_dir: Path, names: list[str], *, what: str) -> Iterator[None]:
+    """Hold the named locks of a state directory, all or none. Raises BusyError at once when another process has one.
+
+    Taken in the order of their names, so that two processes that want several never wait for each other. The
+    descriptors are close-on-exec (PEP 446): a program that is started meanwhile does not keep the lock.
+    """
+    with ExitStack() as stack:
+        for name in sorted(set(names)):
+            fd = _open(state_dir, name)
+            if fd is None:
+                continue
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    continue  # a file system without locks
+                raise BusyError(
+                    f"{what} is being done by another process{_holder(fd)}; nothing was changed."
+                ) from error
+            with suppress(OSError):
+                os.truncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+
+
+def _open(state_dir: Path, name: str) -> int | None:
+    """The lock's file; on a full or read-only disk the state directory itself, else nothing can be locked."""
+    with suppress(OSError):
+        (state_dir / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        file_name = name.replace("/", "_")
+        return os.open(state_dir / "locks" / file_name, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(OSError):
+        return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    return None
+
+
+def _holder(fd: int) -> str:
+    """`` (pid N)`` as the holder wrote it."""
+    with suppress(OSError, ValueError):
+        return f" (pid {int(os.pread(fd, 32, 0))})"
+    return ""

@@ -1,0 +1,294 @@
+"""The words of rows, alerts and result lines, in Chinese and English. Pure: values in, text out."""
+
+import shlex
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from restart_guard.errors import StoreError
+from restart_guard.freshness import span
+from restart_guard.incident import Incident, Notice
+from restart_guard.outcome import Attempt, Bad, Outcome
+
+Language = Literal["zh", "en"]
+
+TEXT_LIMIT = 2048
+"""Bytes of UTF-8 in a WeCom text, of a group robot (document 99110) and of an app message (document 90236) alike."""
+
+_FIELD_LIMIT = 160
+_CUT = "…"
+
+_REASONS: dict[str, tuple[str, str]] = {
+    "missing": ("不存在", "is missing"),
+    "type": ("类型是 {found}，应为 {wanted}", "is a {found}, expected a {wanted}"),
+    "empty": ("为空", "is empty"),
+    "small": ("大小为 {found}，至少应为 {wanted}", "has size {found}, expected at least {wanted}"),
+    "large": ("大小为 {found}，最多应为 {wanted}", "has size {found}, expected at most {wanted}"),
+    "ttl_low": ("还剩 {found} 过期，至少应为 {wanted}", "lives for {found} more, expected at least {wanted}"),
+    "ttl_high": ("还剩 {found} 过期，最多应为 {wanted}", "lives for {found} more, expected at most {wanted}"),
+    "no_ttl": ("没有过期时间", "has no expiry, expected one"),
+    "stale": (
+        "数据已有 {found}，不应超过 {wanted}；{left} 后过期",
+        "is {found} old, expected at most {wanted}; it will be gone in {left}",
+    ),
+    "json": ("不是有效的 JSON（{found}）", "is not JSON ({found})"),
+    "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {found} keys, expected at least {wanted}"),
+}
+
+# A server's own code or one of ours → what is wrong and what to do, after "Redis <server>".
+_TROUBLES: dict[str, tuple[str, str]] = {
+    "refused": ("拒绝连接：请确认 Redis 正在运行", "refuses connections: is it running?"),
+    "timeout": ("没有及时应答：可能已挂起或网络不通", "does not answer in time: it hangs, or the network does"),
+    "unreachable": ("无法访问：请检查地址和网络", "cannot be reached: check its address and the network"),
+    "closed": ("中断了连接", "closed the connection"),
+    "tls": ("TLS 握手失败：请检查证书和 ca_file", "fails the TLS handshake: check the certificate and ca_file"),
+    "LOADING": ("正在加载数据", "is still loading its data"),
+    "READONLY": ("是只读副本：可能正在切换主节点", "is a read-only replica: a failover may be under way"),
+    "MASTERDOWN": ("与主节点断开：可能正在切换主节点", "has lost its master: a failover may be under way"),
+    "no_master": ("Sentinel 当前没有主节点", "has no master at the moment, say the Sentinels"),
+    "CLUSTERDOWN": ("集群不可用", "is a cluster that is down"),
+    "TRYAGAIN": ("正在迁移槽位", "is moving slots"),
+    "NOREPLICAS": ("可用副本不足", "has too few good replicas"),
+    "BUSY": ("正在执行耗时脚本", "is busy running a script"),
+    "NOAUTH": ("需要密码：请设置 [redis] password", "wants a password: set [redis] password"),
+    "WRONGPASS": (
+        "拒绝了用户名或密码：请检查 [redis] username 和 password",
+        "refuses the user name or password: check [redis] username and password",
+    ),
+    "NOPERM": ("不允许该用户执行所需命令：请检查 ACL", "does not let this user run the commands needed: check its ACL"),
+    "MISCONF": ("无法保存到磁盘：请检查磁盘空间", "cannot save to disk: check its disk"),
+    "OOM": ("内存已满", "is out of memory"),
+    "cluster": (
+        "是 Redis Cluster：本工具读取单机或 Sentinel",
+        "is a Redis Cluster; single servers and Sentinel services can be read",
+    ),
+    "secret": ("的密码无法读取：{text}", "has no password to log in with: {text}"),
+    "slow": ("读取未能在限定时间内完成：{text}", "could not be read within the check's timeout: {text}"),
+}
+
+_ATTEMPTS: dict[str, tuple[str, str]] = {
+    "read_again": ("未配置恢复动作，仅重新读取", "no recovery is configured; read again"),
+    "exited": ("恢复命令已执行，退出码 {detail}", "the recovery command ended with exit status {detail}"),
+    "signalled": ("恢复命令被信号 {detail} 终止", "the recovery command was ended by {detail}"),
+    "timed_out": ("恢复命令超过 {detail} 未结束，已被终止", "the recovery command was killed after {detail}"),
+    "not_started": ("恢复命令无法启动：{detail}", "the recovery command could not be started: {detail}"),
+    "ready": ("等待 Redis 就绪", "waited until Redis was ready"),
+    "not_ready": ("等待 {detail} 后 Redis 仍未就绪", "Redis was not ready after {detail}"),
+    "unavailable": ("{detail}：此版本尚不支持，未执行", "{detail}: this version cannot do that yet; nothing was done"),
+    "refused": (
+        "拒绝执行 {action}：重启 Redis 可能丢失数据（{detail}）",
+        "{action} was refused, since restarting Redis could lose data: {detail}",
+    ),
+}
+
+_NOUNS = {"key": ("个键", "key", "keys"), "attempt": ("次重启尝试", "restart attempt", "restart attempts")}
+
+_WORDS: dict[str, tuple[str, str]] = {
+    "first": ("【故障】", "[DOWN] "),
+    "repeat": ("【仍未恢复】", "[STILL DOWN] "),
+    "recovered": ("【恢复】", "[UP] "),
+    "test": ("【测试】", "[TEST] "),
+    "subject": ("Redis 数据 {check}", "Redis data {check}"),
+    "bad_keys": ("{keys}中 {total} 个异常（{example}）", "{total} of {keys} bad ({example})"),
+    "attempts_failed": ("{attempts}均失败", "{attempts} failed"),
+    "not_attempted": ("未尝试重启", "no restart was attempted"),
+    "good": ("{keys}正常，用时 {took}", "{keys} good, read in {took}"),
+    "good_again": (
+        "{attempts}后恢复正常，{keys}，用时 {took}",
+        "good again after {attempts}, {keys}, took {took}",
+    ),
+    "server": ("服务器：{server}", "server: {server}"),
+    "when": ("时间：{at}，读取 {reads} 次，用时 {took}", "time: {at}, {reads} reads, took {took}"),
+    "since": ("首次失败：{at}，已连续失败 {failures} 次", "failing since {at}, {failures} runs in a row"),
+    "keys": ("异常键：", "bad keys:"),
+    "more": ("…… 共 {total} 个", "… {total} in all"),
+    "tried": ("重启尝试：", "restart attempts:"),
+    "lasted": (
+        "已恢复正常，故障持续 {lasted}，共失败 {failures} 次",
+        "is well again after {lasted}, {failures} failed runs",
+    ),
+    "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
+    "id": ("编号 {id}", "incident {id}"),
+    "description": ("Redis 数据检查 {check}", "Redis data check {check}"),
+    "unrecorded": ("本机日志库不可写，结果未记录", "the journal cannot be written, this outcome is not recorded"),
+    "why": ("日志库：{why}", "journal: {why}"),
+    "test_body": (
+        "这是一条测试消息，收到即表示报警通道可用。",
+        "This is a test message: the alert channel works when a person reads it.",
+    ),
+}
+
+
+class Row(NamedTuple):
+    """A row of ``task_monitor``. ``ok`` stands for the status label, which the table itself decides."""
+
+    run_id: str
+    ok: bool
+    task_description: str
+    task_command: str
+    task_execution_time: str
+    log_path: str
+    attempts: int
+    duration: float
+    host: str
+    detail: str
+
+
+def _say(table: dict[str, tuple[str, str]], word: str, language: Language, **values: object) -> str:
+    return table[word][language == "en"].format(**values)
+
+
+def reason(bad: Bad, language: Language) -> str:
+    """What is wrong with a key, without its name."""
+    return _say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
+
+
+def trouble(error: StoreError, server: str, language: Language) -> str:
+    """Why a server could not be read, with its own code, and what to do."""
+    if error.code not in _TROUBLES:
+        return f"{server}: {error}"
+    code = f" ({error.code})" if error.code.isupper() else ""
+    return f"{server} {_say(_TROUBLES, error.code, language, text=error)}{code}"
+
+
+def summary(outcome: Outcome, language: Language) -> str:
+    """What a check came to, without its name, on one line."""
+    count, took = len(outcome.attempts), span(outcome.duration_s)
+    if outcome.ok:
+        word = "good_again" if count else "good"
+        keys = _counted(outcome.reading.keys, "key", language)
+        return _say(_WORDS, word, language, keys=keys, took=took, attempts=_counted(count, "attempt", language))
+    done = "attempts_failed" if count else "not_attempted"
+    failed = _say(_WORDS, done, language, attempts=_counted(count, "attempt", language))
+    return what_is_wrong(outcome, language) + ("，" if language == "zh" else "; ") + failed
+
+
+def what_is_wrong(outcome: Outcome, language: Language) -> str:
+    """What a bad read found, without what was done about it."""
+    reading = outcome.reading
+    if reading.trouble is not None:
+        return trouble(reading.trouble, outcome.server, language)
+    first = reading.bad[0]
+    example = f"{_clip(first.key, 80)} {reason(first, language)}"
+    keys = _counted(reading.keys, "key", language)
+    return _say(_WORDS, "bad_keys", language, total=reading.bad_total, keys=keys, example=example)
+
+
+def attempt_text(attempt: Attempt, language: Language) -> str:
+    """What a restart attempt did and how it went."""
+    said = f": {attempt.said}" if attempt.said else ""
+    return _say(_ATTEMPTS, attempt.how, language, action=attempt.action, detail=attempt.detail) + said
+
+
+def _counted(count: int, noun: str, language: Language) -> str:
+    zh, one, many = _NOUNS[noun]
+    return f"{count} {zh}" if language == "zh" else f"{count} {one if count == 1 else many}"
+
+
+def row(outcome: Outcome, *, language: Language, log_path: str, at: datetime) -> Row:
+    """The row for ``task_monitor``; ``at`` is the host's local time, as the users' own scripts write it."""
+    return Row(
+        run_id=outcome.run_id,
+        ok=outcome.ok,
+        task_description=_say(_WORDS, "description", language, check=outcome.check),
+        task_command=shlex.join(["restart-guard", "check-redis", outcome.check]),
+        task_execution_time=at.strftime("%Y-%m-%d %H:%M:%S"),
+        log_path=log_path,
+        attempts=len(outcome.attempts),
+        duration=round(outcome.duration_s, 3),
+        host=outcome.host,
+        detail=summary(outcome, language),
+    )
+
+
+def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
+    """The text of an alert, a repeat or a recovery: its first line alone tells what broke, where and how badly.
+
+    At most TEXT_LIMIT bytes; only the list of keys and attempts is cut. ``at`` is local and aware.
+    """
+    head = headline(outcome, incident, kind, language=language, at=at)
+    since = incident.opened_at.astimezone(at.tzinfo)
+    lines = [
+        head,
+        _say(_WORDS, "server", language, server=_clip(outcome.server, _FIELD_LIMIT)),
+        _say(_WORDS, "when", language, at=_moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
+    ]
+    if kind is not Notice.RECOVERED and incident.failures > 1:
+        lines.append(_say(_WORDS, "since", language, at=_moment(since), failures=incident.failures))
+    number = "id" if kind is Notice.RECOVERED else "number"
+    tail = _say(_WORDS, number, language, id=incident.id, notices=incident.notices)
+    return fit("\n".join(lines) + "\n", "".join(f"{line}\n" for line in _particulars(outcome, language)), tail)
+
+
+def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
+    subject = _say(_WORDS, "subject", language, check=_clip(outcome.check, 80))
+    if kind is Notice.RECOVERED:
+        lasted = span((at - incident.opened_at).total_seconds())
+        what = " " + _say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
+    else:
+        what = ("：" if language == "zh" else ": ") + _clip(summary(outcome, language), 400)
+    return f"{_say(_WORDS, kind.value, language)}{subject}{what} | {_clip(outcome.host, 80)}"
+
+
+def _particulars(outcome: Outcome, language: Language) -> list[str]:
+    """The part of an alert that may be long: the bad keys, then what each restart attempt did."""
+    lines = []
+    if outcome.reading.bad:
+        lines.append(_say(_WORDS, "keys", language))
+        shown = outcome.reading.bad[:10]
+        lines += [f"- {_clip(bad.key, _FIELD_LIMIT)} {reason(bad, language)}" for bad in shown]
+        if outcome.reading.bad_total > len(shown):
+            lines.append(_say(_WORDS, "more", language, total=outcome.reading.bad_total))
+    if outcome.attempts:
+        lines.append(_say(_WORDS, "tried", language))
+        lines += [
+            f"{number}. {_clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)
+        ]
+    return lines
+
+
+def unrecorded(text: str, why: str, language: Language) -> str:
+    """An alert's text with the news, in its first line already, that the journal could not keep the outcome."""
+    head, _, rest = text.partition("\n")
+    what, separator, host = head.rpartition(" | ")
+    head = f"{what} | {_say(_WORDS, 'unrecorded', language)}{separator}{host}"
+    return fit(f"{head}\n{_say(_WORDS, 'why', language, why=_clip(why, 300))}\n", rest, "")
+
+
+def test_alert(host: str, at: datetime, language: Language) -> str:
+    head = f"{_say(_WORDS, 'test', language)}restart-guard | {host}"
+    return fit(f"{head}\n", _say(_WORDS, "test_body", language), f"\n{_moment(at)}")
+
+
+def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
+    """The three parts as one text of at most ``limit`` bytes of UTF-8, cutting only the variable part, visibly.
+
+    Text from elsewhere must not mention anybody (``<@userid>`` does) nor hold what UTF-8 cannot carry.
+    """
+    head, variable, tail = (_harmless(part) for part in (head, variable, tail))
+    room = limit - len((head + tail).encode())
+    if len(variable.encode()) > room:
+        variable = _cut(variable, room - 1) + "\n"
+    return _cut(head + variable + tail, limit)
+
+
+def _harmless(text: str) -> str:
+    return text.encode(errors="replace").decode().replace("\0", "").replace("<@", "< @")
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most ``limit`` bytes of UTF-8, never half a character, the cut marked where there is room for the mark."""
+    data = text.encode()
+    if len(data) <= limit:
+        return text
+    mark = _CUT if limit >= len(_CUT.encode()) else ""
+    return data[: max(0, limit - len(mark.encode()))].decode(errors="ignore") + mark
+
+
+def _clip(text: str, limit: int) -> str:
+    """Foreign text on one line and of bounded length, so that the fixed parts of a message always fit."""
+    return _cut(" ".join(text.encode(errors="replace").decode().split()), limit)
+
+
+def _moment(at: datetime) -> str:
+    """``2026-11-23 02:00:15 +08:00``"""
+    return at.isoformat(sep=" ", timespec="seconds")[:19] + " " + at.isoformat()[-6:]

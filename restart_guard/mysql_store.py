@@ -1,0 +1,266 @@
+"""MySQL or MariaDB: rows of ``task_monitor``, each exactly once.
+
+How a row arrives once depends on the table that is there, and is found out on every connection:
+
+- ``unique``: the table has a unique ``run_id``; a second insert is refused by the key, and that is success.
+- ``sidecar``: it has none; one transaction inserts the run_id into ``restart_guard_applied`` and the row.
+- ``look``: the sidecar may not be made, or the table is not transactional; under a named lock the row is looked for by
+  a mark in its description before it is inserted.
+
+The user's table is never altered; columns that it lacks are left out.
+"""
+
+import ssl
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, NamedTuple, Self
+
+import pymysql
+from pymysql.constants import CR, ER
+
+from restart_guard.errors import DeliveryError, SecretError
+from restart_guard.messages import Row
+from restart_guard.mysql_table import Table, read_table
+from restart_guard.settings import MySql
+
+SIDECAR = "restart_guard_applied"
+_LOCK_WAIT_S = 3
+
+# https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html; those that a person has to mend.
+_DENIED = {
+    ER.DBACCESS_DENIED_ERROR,
+    ER.ACCESS_DENIED_ERROR,
+    ER.TABLEACCESS_DENIED_ERROR,
+    ER.COLUMNACCESS_DENIED_ERROR,
+    ER.SPECIFIC_ACCESS_DENIED_ERROR,
+    1698,
+    1141,
+}
+_SCHEMA = {ER.BAD_DB_ERROR, ER.NO_SUCH_TABLE, ER.BAD_FIELD_ERROR, ER.PARSE_ERROR, ER.NO_DEFAULT_FOR_FIELD}
+_DATA = {
+    ER.DATA_TOO_LONG,
+    ER.TRUNCATED_WRONG_VALUE_FOR_FIELD,
+    ER.WARN_DATA_TRUNCATED,
+    ER.WARN_DATA_OUT_OF_RANGE,
+    ER.BAD_NULL_ERROR,
+    ER.DUP_ENTRY,
+    4025,
+    3819,
+}
+_TLS = {CR.CR_SSL_CONNECTION_ERROR}
+# What a server that is no MySQL makes the driver stumble over.
+_GARBAGE = (struct.error, IndexError, ValueError, AssertionError, KeyError, TypeError)
+
+
+class TaskMonitor:
+    """An open connection to the table; close it after use."""
+
+    def __init__(self, settings: MySql, connection: "pymysql.Connection[Any]", table: Table, mode: str) -> None:
+        self._settings = settings
+        self._connection = connection
+        self.table = table
+        self.mode = mode
+
+    @classmethod
+    def connect(cls, settings: MySql) -> Self:
+        """Connect and find out what the table is like. Raises DeliveryError."""
+        connection = _connect(settings)
+        try:
+            with _told(settings), connection.cursor() as cursor:
+                table = read_table(cursor, settings)
+                mode = _mode(cursor, settings, table)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(settings, connection, table, mode)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def insert(self, row: Row) -> None:
+        """Make sure that the row is there, once. Raises DeliveryError."""
+        with _told(self._settings), self._connection.cursor() as cursor:
+            try:
+                self._insert(cursor, row)
+                self._connection.commit()
+            except pymysql.err.IntegrityError as error:
+                self._connection.rollback()
+                if error.args[0] != ER.DUP_ENTRY or not self._is_there(cursor, row):
+                    raise
+            finally:
+                # A transaction that failed must not hold locks while the next row is tried.
+                if self._connection.open:
+                    self._connection.rollback()
+
+    def _insert(self, cursor: Any, row: Row) -> None:
+        if self.mode == "sidecar":
+            cursor.execute(f"INSERT INTO {SIDECAR} (run_id, at) VALUES (%s, %s)", (row.run_id, row.task_execution_time))
+        elif self.mode == "look":
+            row = self.table.marked(row)
+            cursor.execute("SELECT GET_LOCK(%s, %s)", (f"restart_guard:{row.run_id}", _LOCK_WAIT_S))
+            if cursor.fetchone()[0] != 1:
+                text = "an earlier connection is still writing this row; it is looked at again by the next run."
+                raise DeliveryError(f"MySQL {name(self._settings)}: {text}", code="locked")
+            if self._is_there(cursor, row):
+                return
+        values = self.table.values(row)
+        columns = ", ".join(f"`{column}`" for column in values)
+        marks = ", ".join(["%s"] * len(values))
+        table = f"`{self._settings.table}`"
+        cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+
+    def _is_there(self, cursor: Any, row: Row) -> bool:
+        """Whether this very row arrived earlier."""
+        if self.mode == "sidecar":
+            cursor.execute(f"SELECT 1 FROM {SIDECAR} WHERE run_id = %s", (row.run_id,))
+        elif self.mode == "unique":
+            column = self.table.columns["run_id"].name
+            cursor.execute(f"SELECT 1 FROM `{self._settings.table}` WHERE `{column}` = %s", (row.run_id,))
+        else:
+            column, mark = self.table.mark(row)
+            query = f"SELECT 1 FROM `{self._settings.table}` WHERE RIGHT(`{column}`, %s) = %s LIMIT 1"
+            cursor.execute(query, (len(mark), mark))
+        return cursor.fetchone() is not None
+
+
+class Created(NamedTuple):
+    """What ``create`` found or did."""
+
+    was_there: bool
+    mode: str
+    missing: tuple[str, ...]
+
+
+def create(settings: MySql) -> Created:
+    """Make the full table, or beside one that is there what exactly-once needs. Raises DeliveryError."""
+    task_monitor, _sidecar = statements(settings)
+    connection = _connect(settings)
+    try:
+        with _told(settings), connection.cursor() as cursor:
+            cursor.execute("SHOW TABLES LIKE %s", (settings.table.replace("_", r"\_"),))
+            was_there = cursor.fetchone() is not None
+            if not was_there:
+                cursor.execute(task_monitor)
+            table = read_table(cursor, settings)
+            mode = _mode(cursor, settings, table)
+    finally:
+        connection.close()
+    return Created(was_there, mode, table.missing)
+
+
+def statements(settings: MySql) -> tuple[str, str]:
+    """The statements that make the table and its sidecar, to be run by hand where we may not."""
+    script = (files("restart_guard") / "schema.sql").read_text(encoding="utf-8")
+    lines = [line for line in script.format(table=settings.table).splitlines() if not line.startswith("--")]
+    task_monitor, sidecar = "\n".join(lines).strip().rstrip(";").split(";\n")
+    return task_monitor.strip(), sidecar.strip()
+
+
+def name(settings: MySql) -> str:
+    """The table as an operator knows it: ``irmdata.task_monitor at localhost:3306``."""
+    where = str(settings.socket) if settings.socket else f"{settings.host}:{settings.port}"
+    return f"{settings.database}.{settings.table} at {where}"
+
+
+def _mode(cursor: Any, settings: MySql, table: Table) -> str:
+    if table.has_unique_run_id:
+        return "unique"
+    if not table.transactional:
+        return "look"
+    _task_monitor, sidecar = statements(settings)
+    try:
+        cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
+    except pymysql.err.MySQLError as error:
+        if error.args[0] not in _DENIED | {ER.NO_SUCH_TABLE}:
+            raise
+        try:
+            cursor.execute(sidecar)
+            cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
+        except pymysql.err.MySQLError as refused:
+            if refused.args[0] not in _DENIED:
+                raise
+            return "look"
+    return "sidecar"
+
+
+def _connect(settings: MySql) -> "pymysql.Connection[Any]":
+    """A connection with every wait bounded: connect_timeout alone does not cover the handshake."""
+    try:
+        password = settings.password.reveal().encode() if settings.password else b""
+    except SecretError as error:
+        raise DeliveryError(str(error), code="secret", permanent=True) from error
+    try:
+        with _told(settings):
+            return _login(settings, password)
+    except _GARBAGE as error:
+        raise DeliveryError(f"MySQL {name(settings)} speaks another protocol: {error!r}", code="protocol") from error
+
+
+def _login(settings: MySql, password: bytes) -> "pymysql.Connection[Any]":
+    connection = pymysql.connect(
+        host=settings.host,
+        port=settings.port,
+        unix_socket=str(settings.socket) if settings.socket else None,
+        user=settings.user,
+        password=password,
+        database=settings.database,
+        charset="utf8mb4",
+        connect_timeout=max(1, round(settings.timeout)),
+        read_timeout=float(settings.timeout),
+        write_timeout=float(settings.timeout),
+        **_tls(settings),
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (_LOCK_WAIT_S,))
+    return connection
+
+
+def _tls(settings: MySql) -> Mapping[str, Any]:
+    if settings.tls == "off" or settings.socket:
+        return {"ssl_disabled": True}
+    if settings.tls == "preferred":
+        return {}
+    context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    if settings.tls == "required":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if settings.client_cert:
+        context.load_cert_chain(settings.client_cert, settings.client_key)
+    return {"ssl": context}
+
+
+@contextmanager
+def _told(settings: MySql) -> Iterator[None]:
+    """Turns the driver's errors into ours, once: which are worth another try, and which need a person."""
+    try:
+        yield
+    except pymysql.err.MySQLError as error:
+        number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        text = str(error.args[1]) if len(error.args) > 1 else str(error)
+        raise DeliveryError(
+            f"MySQL {name(settings)}: {text or 'the connection was lost'} ({number}){_advice(number)}",
+            code=str(number),
+            permanent=number in _DENIED | _SCHEMA | _DATA | _TLS,
+            whole_destination=number not in _DATA,
+        ) from error
+    except (RuntimeError, ssl.SSLError, FileNotFoundError) as error:  # RuntimeError: cryptography is missing
+        raise DeliveryError(f"MySQL {name(settings)}: {error}", code="tls", permanent=True) from error
+    except OSError as error:
+        raise DeliveryError(f"MySQL {name(settings)}: {error}", code="network") from error
+    except _GARBAGE as error:
+        raise DeliveryError(
+            f"MySQL {name(settings)} answers in another protocol: {error!r}", code="protocol"
+        ) from error
+
+
+def _advice(number: int) -> str:
+    if number in _DENIED:
+        return ": check [mysql] user and password, and the user's INSERT and SELECT grants."
+    if number == ER.NO_SUCH_TABLE:
+        return ": make it with restart-guard init-db."
+    if number == ER.BAD_DB_ERROR:
+        return ": make the database, or correct [mysql] database."
+    if number in _TLS:
+        return ": check [mysql] tls and ca_file."
+    return ""

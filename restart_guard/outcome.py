@@ -1,0 +1,81 @@
+"""What a read of Redis found and what a check came to: values that decisions and words are made from."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from restart_guard.errors import Remedy, StoreError
+
+
+class Bad(NamedTuple):
+    """A key that is not as it should be. The last three are short texts of no language (``2d3h``, ``hash``)."""
+
+    key: str
+    code: str
+    found: str = ""
+    wanted: str = ""
+    left: str = ""
+
+
+class Reading(NamedTuple):
+    """One read of a check's data: ``bad`` holds the first ``bad_total`` of them, ``trouble`` what ended it early."""
+
+    keys: int
+    bad: tuple[Bad, ...] = ()
+    bad_total: int = 0
+    trouble: StoreError | None = None
+
+    @property
+    def good(self) -> bool:
+        return not self.bad_total and self.trouble is None
+
+    @property
+    def remedy(self) -> Remedy:
+        """What may help after a read that was not good.
+
+        Restarting whatever fills Redis cannot change a key's type, so data that is bad by type alone needs a person.
+        """
+        if self.trouble is not None:
+            return self.trouble.remedy
+        only_types = self.bad_total == len(self.bad) and all(bad.code == "type" for bad in self.bad)
+        return Remedy.PERSON if only_types else Remedy.RETRY
+
+
+class Attempt(NamedTuple):
+    """One restart attempt, between two reads. ``action`` is what was done, ``how`` a word for how it went.
+
+    ``detail`` is of no language (an exit status, a duration); ``said`` is the end of what a command printed.
+    """
+
+    action: str
+    how: str
+    detail: str = ""
+    said: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return (self.how, self.detail) == ("exited", "0") or self.how in ("read_again", "ready")
+
+
+class Outcome(NamedTuple):
+    """What one run of a check came to."""
+
+    run_id: str
+    check: str
+    started_at: datetime
+    duration_s: float
+    reading: Reading
+    attempts: tuple[Attempt, ...]
+    server: str
+    host: str
+
+    @property
+    def ok(self) -> bool:
+        return self.reading.good
+
+    @property
+    def status(self) -> str:
+        return "success" if self.ok else "failure"
+
+    @property
+    def reads(self) -> int:
+        return 1 + len(self.attempts)

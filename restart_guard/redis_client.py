@@ -1,0 +1,207 @@
+"""Redis as a server: connecting to it, its errors in our words, and what it says of itself.
+
+The driver's own retries are off everywhere (``redis.Redis()`` would make ten): the check is the one place that tries
+again. RESP2 is spoken, since a server or proxy without HELLO refuses RESP3 and nothing here needs it. Every call opens
+a connection of its own, so that after a failover the next one asks the Sentinels again.
+"""
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from restart_guard import clock
+from restart_guard.errors import Remedy, SecretError, StoreError
+from restart_guard.settings import Redis
+from restart_guard.values import RedisAddress, Secret, parse_redis_url
+
+# The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
+_REMEDIES = {
+    "LOADING": Remedy.WAIT,
+    "READONLY": Remedy.WAIT,
+    "MASTERDOWN": Remedy.WAIT,
+    "CLUSTERDOWN": Remedy.WAIT,
+    "TRYAGAIN": Remedy.WAIT,
+    "NOREPLICAS": Remedy.WAIT,
+    "BUSY": Remedy.WAIT,
+    "NOAUTH": Remedy.PERSON,
+    "WRONGPASS": Remedy.PERSON,
+    "NOPERM": Remedy.PERSON,
+    "MISCONF": Remedy.PERSON,
+    "OOM": Remedy.PERSON,
+    "ERR": Remedy.PERSON,
+    "DENIED": Remedy.PERSON,
+}
+_CLUSTER_WORDS = {"MOVED", "ASK", "CROSSSLOT"}
+
+
+def name(settings: Redis) -> str:
+    """The server as an operator knows it, without secrets: ``redis localhost:6379/0``."""
+    if settings.sentinels:
+        return f"redis {settings.service}/{settings.database or 0} (Sentinel)"
+    try:
+        address = _address(settings)
+    except StoreError:
+        return "redis"
+    where = address.socket or f"{address.host}:{address.port}"
+    return f"redis {where}/{address.database}"
+
+
+@contextmanager
+def connected(settings: Redis) -> Iterator[redis.Redis]:
+    """A client of the server, or of the service's present master. Driver errors leave it as StoreError."""
+    with _told():
+        client = _client(settings)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def wait_until_ready(settings: Redis, seconds: float) -> bool:
+    """Wait while the server is loading or failing over; False when it still is after the given time."""
+    deadline = clock.monotonic() + seconds
+    while True:
+        try:
+            with connected(settings) as client:
+                client.ping()
+                return True
+        except StoreError as error:
+            if error.remedy is not Remedy.WAIT:
+                return True
+        if clock.monotonic() >= deadline:
+            return False
+        clock.sleep(0.5)
+
+
+def danger(settings: Redis) -> str | None:
+    """Why restarting this server could lose data, as a clause, or None. Raises StoreError when it cannot be asked.
+
+    A master without persistence comes back empty and its replicas empty themselves after it (replication.md of the
+    Redis documentation, "Safety of replication when master has persistence turned off").
+    """
+    with connected(settings) as client:
+        try:
+            persistence, replication = client.info("persistence"), client.info("replication")
+        except redis.exceptions.NoPermissionError:
+            return None
+        unsaved = persistence.get("rdb_changes_since_last_save", 0)
+        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"):
+            if persistence.get(field, "ok") != "ok":
+                return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
+        replicas = replication.get("connected_slaves", 0)
+        if replication.get("role") == "master" and replicas and not persistence.get("aof_enabled"):
+            try:
+                snapshots = client.config_get("save").get("save")
+            except redis.exceptions.ResponseError:
+                return None
+            if snapshots == "":
+                return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
+    return None
+
+
+def _client(settings: Redis) -> redis.Redis:
+    common: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": float(settings.timeout),
+        "socket_connect_timeout": float(settings.timeout),
+    }
+    address = _address(settings)
+    if settings.sentinels:
+        places = [(place.rpartition(":")[0].strip("[]"), int(place.rpartition(":")[2])) for place in settings.sentinels]
+        login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
+        sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
+        host, port = sentinel.discover_master(settings.service)
+        address = address._replace(host=host, port=port)
+    where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
+    if address.socket:
+        where = {"unix_socket_path": address.socket}
+    return redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
+
+
+def _address(settings: Redis) -> RedisAddress:
+    try:
+        address = parse_redis_url(_reveal(settings.url) or "redis://localhost:6379/0")
+    except ValueError as error:
+        raise StoreError(f"redis.url: {error}", code="secret", remedy=Remedy.PERSON) from error
+    return address._replace(
+        database=address.database if settings.database is None else settings.database,
+        username=settings.username or address.username,
+        password=_reveal(settings.password) or address.password,
+        tls=settings.tls or address.tls,
+    )
+
+
+def _reveal(secret: Secret | None) -> str | None:
+    try:
+        return None if secret is None else str(secret.reveal())
+    except SecretError as error:
+        raise StoreError(str(error), code="secret", remedy=Remedy.PERSON) from error
+
+
+def _tls(settings: Redis, address: RedisAddress) -> dict[str, Any]:
+    if not address.tls:
+        return {}
+    files = {"ssl_ca_certs": settings.ca_file, "ssl_certfile": settings.client_cert, "ssl_keyfile": settings.client_key}
+    return {"ssl": True} | {option: str(path) for option, path in files.items() if path is not None}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns the driver's errors into ours, once.
+
+    The order matters: refused passwords, loading and missing masters are all subclasses of ConnectionError there.
+    """
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        word = error_word(error) if error_word(error) in _REMEDIES else "WRONGPASS"
+        raise StoreError(str(error), code="WRONGPASS" if word == "ERR" else word, remedy=Remedy.PERSON) from error
+    except redis.BusyLoadingError as error:
+        raise StoreError(str(error), code="LOADING", remedy=Remedy.WAIT) from error
+    except MasterNotFoundError as error:
+        raise StoreError(str(error), code="no_master", remedy=Remedy.WAIT) from error
+    except redis.TimeoutError as error:
+        raise StoreError(str(error), code="timeout", remedy=Remedy.RETRY) from error
+    except redis.ConnectionError as error:
+        code = _transport(error)
+        remedy = Remedy.PERSON if code == "tls" else Remedy.RETRY
+        raise StoreError(str(error), code=code, remedy=remedy) from error
+    except redis.RedisError as error:
+        word = error_word(error)
+        if word in _CLUSTER_WORDS:
+            raise StoreError(str(error), code="cluster", remedy=Remedy.PERSON) from error
+        raise StoreError(str(error), code=word, remedy=_REMEDIES.get(word, Remedy.RETRY)) from error
+    except OSError as error:  # a certificate file that is not there
+        raise StoreError(str(error), code="tls", remedy=Remedy.PERSON) from error
+
+
+def error_word(error: redis.RedisError) -> str:
+    """The server's own error code; redis-py cuts the known ones off the text and keeps them apart."""
+    text = str(error)
+    first = text.split(" ", 1)[0]
+    return str(error.status_code or (first if first.isupper() and first.isalpha() else "ERR"))
+
+
+def _transport(error: BaseException | None) -> str:
+    """The reason of a connection that failed, from the chain of causes."""
+    while error is not None:
+        match error:
+            case ssl.SSLError():
+                return "tls"
+            case ConnectionRefusedError() | FileNotFoundError():
+                return "refused"
+            case socket.gaierror() | PermissionError():
+                return "unreachable"
+            case OSError() if error.errno is not None:
+                return "unreachable" if error.errno not in (errno.EPIPE, errno.ECONNRESET) else "closed"
+        error = error.__cause__ or error.__context__
+    return "closed"

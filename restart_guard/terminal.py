@@ -1,0 +1,89 @@
+"""Where lines go: results to stdout, diagnostics to stderr; off a terminal each with its time, so that it can be a log.
+
+A stream that cannot be written (full disk, closed pipe) must not stop the job that writes to it: the failure is kept
+and told by the exit code.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import msgspec
+
+from restart_guard import clock
+
+
+class Terminal:
+    """The process's two output streams. ``redact`` is set as soon as the config is known."""
+
+    def __init__(self, *, verbosity: int = 0) -> None:
+        self.verbosity = verbosity
+        self.redact: Callable[[str], str] = str
+        self.write_error: OSError | None = None
+        for stream in (sys.stdout, sys.stderr):
+            # A file name may hold bytes that are not UTF-8, and cron's locale may be anything.
+            getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+
+    def result(self, text: str) -> None:
+        """What the command was asked to do, done. Not shown with -q."""
+        if self.verbosity >= 0:
+            self._write(sys.stdout, text, stamped=not sys.stdout.isatty())
+
+    def note(self, text: str) -> None:
+        """What happens meanwhile. Not shown with -q."""
+        if self.verbosity >= 0:
+            self.error(text)
+
+    def detail(self, text: str) -> None:
+        """Shown with -v only."""
+        if self.verbosity > 0:
+            self.error(text)
+
+    def error(self, text: str) -> None:
+        self._write(sys.stderr, text, stamped=not sys.stderr.isatty())
+
+    def report(self, text: str) -> None:
+        """A line of an answer that is no log: never stamped, shown with -q too."""
+        self._write(sys.stdout, text, stamped=False)
+
+    def document(self, value: object) -> None:
+        """The one JSON document of --json."""
+        self.report(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows for a person to look at: drawn on a terminal, else tab-separated without the heads."""
+        if sys.stdout.isatty():
+            _screen().table(heads, [[self.redact(cell) for cell in row] for row in rows])
+            return
+        for row in rows:
+            self.report("\t".join(" ".join(cell.split()) for cell in row))
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """A bar on stderr while a terminal shows it, else nothing."""
+        if self.verbosity < 0 or not sys.stderr.isatty():
+            yield lambda _done, _total: None
+            return
+        with _screen().progress(what) as advance:
+            yield advance
+
+    def _write(self, stream: IO[str], text: str, *, stamped: bool) -> None:
+        prefix = clock.local(clock.now()).isoformat(timespec="seconds") + " " if stamped else ""
+        try:
+            for line in self.redact(text).splitlines() or [""]:
+                stream.write(f"{prefix}{line}\n")
+            stream.flush()
+        except OSError as error:
+            self.write_error = error
+            if error.errno == errno.EPIPE:
+                # Else the interpreter complains once more when it flushes at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _screen() -> Any:
+    """rich costs five times a bare start, so it is loaded only where a person looks at its output."""
+    return importlib.import_module("restart_guard.screen")

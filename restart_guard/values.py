@@ -1,0 +1,194 @@
+"""The values that config options are made of: durations, paths, secrets. Each says what it expects in ``wanted``."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from restart_guard.errors import SecretError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|[smhdw]))+", re.ASCII)
+_PART = re.compile(r"([\d.]+)(ms|[smhdw])", re.ASCII)
+_LONGEST_S = 100 * 365 * 86400.0
+
+
+class Duration(float):
+    """A span in seconds, written as ``500ms``, ``30s``, ``5m`` or ``7d1h``."""
+
+    wanted = 'a duration such as "30s" or "7d1h"'
+
+    @classmethod
+    def parse(cls, text: object) -> "Duration":
+        """Raises ValueError when the text is no duration or longer than a century."""
+        if not isinstance(text, str) or not _DURATION.fullmatch(text):
+            raise ValueError(text)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+        if seconds > _LONGEST_S:
+            raise ValueError(text)
+        return cls(seconds)
+
+
+class Secret:
+    """A text that is never shown: given plainly, or as ``{ env = "NAME" }`` or ``{ file = "path" }``.
+
+    Where it comes from is looked up when it is used and not when the config is loaded, so that a command that does
+    not need a password runs without it.
+    """
+
+    __slots__ = ("_env", "_file", "_key", "_text")
+    wanted = 'text, { env = "NAME" } or { file = "path" }'
+
+    def __init__(self, *, key: str, text: str | None = None, env: str | None = None, file: Path | None = None) -> None:
+        self._key, self._text, self._env, self._file = key, text, env, file
+
+    @classmethod
+    def parse(cls, value: object, *, key: str, base: Path) -> "Secret":
+        """``key`` is the dotted key for errors; a relative file starts at ``base``. Raises ValueError."""
+        match value:
+            case str() if value:
+                return cls(key=key, text=value)
+            case {"env": str(name), **rest} if not rest and name and "=" not in name and "\0" not in name:
+                return cls(key=key, env=name)
+            case {"file": str(path), **rest} if not rest:
+                return cls(key=key, file=parse_path(path, base))
+        raise ValueError
+
+    def __repr__(self) -> str:
+        return f"<secret {self._key}>"
+
+    @property
+    def is_plain(self) -> bool:
+        """The text stands in the config itself and holds something that must not be read by others."""
+        return self._text is not None and any(True for _ in sensitive_parts(self._text))
+
+    @property
+    def text(self) -> str | None:
+        """The text when it stands in the config itself."""
+        return self._text
+
+    @property
+    def file(self) -> Path | None:
+        return self._file
+
+    def reveal(self) -> str:
+        """The text. Raises SecretError naming the option and the place where it was looked for."""
+        if self._text is not None:
+            return self._text
+        if self._file is None:
+            text = os.environ.get(self._env or "", "")
+            if not text:
+                raise SecretError(
+                    f"{self._key}: the environment variable {self._env} is not set; set it and try again."
+                )
+            return text
+        try:
+            # A final newline is the editor's, not the secret's.
+            text = self._file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise SecretError(f"{self._key}: the secret file {self._file} cannot be read: {reason}.") from error
+        if not text:
+            raise SecretError(f"{self._key}: the secret file {self._file} is empty.")
+        return text
+
+
+def parse_path(value: object, base: Path) -> Path:
+    """A path as an absolute one; a relative path starts at ``base``. Raises ValueError."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(value)
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:  # ~nobody-of-that-name
+        raise ValueError(value) from error
+    return Path(os.path.normpath(base / path))
+
+
+def sensitive_parts(secret: str) -> Iterator[str]:
+    """What of a secret must not be shown: the whole, or of a URL its password and the values of its query."""
+    if "://" not in secret:
+        yield secret
+        return
+    try:
+        url = urlsplit(secret)
+        password, query = url.password, parse_qsl(url.query)
+    except ValueError:
+        yield secret
+        return
+    if password:
+        yield from {password, unquote(password)}
+    yield from (value for _, value in query)
+
+
+class Redactor:
+    """Replaces every known secret in a text by ``***``: the last net under all output, journal rows and alerts.
+
+    Secrets shorter than four characters are left alone, since they would garble every sentence.
+    """
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        self._secrets = tuple(secrets)
+        self._pattern: re.Pattern[str] | None = None
+
+    def __call__(self, text: str) -> str:
+        if self._pattern is None:
+            self._pattern = self._compile()
+        return self._pattern.sub("***", text)
+
+    def _compile(self) -> re.Pattern[str]:
+        parts: set[str] = set()
+        for secret in self._secrets:
+            try:
+                found = [part for part in sensitive_parts(secret.reveal()) if len(part) >= 4]
+            except SecretError:
+                continue
+            for part in found:
+                parts |= {part, quote(part, safe=""), repr(part)[1:-1]}
+        longest_first = sorted(parts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+class RedisAddress(NamedTuple):
+    """Where a Redis URL points."""
+
+    host: str
+    port: int
+    socket: str | None
+    database: int
+    username: str | None
+    password: str | None
+    tls: bool
+
+
+def parse_redis_url(url: str) -> RedisAddress:
+    """``redis://`` or ``rediss://[user[:password]@]host[:port][/database]``, ``unix://[user[:password]@]/path[?db=N]``.
+
+    Raises ValueError with a reason that does not show the password.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError as error:
+        raise ValueError("its host or port cannot be read") from error
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("expected it to start with redis://, rediss:// or unix://")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    path = unquote(parts.path)
+    database = query.pop("db", "") or ("" if parts.scheme == "unix" else path.strip("/")) or "0"
+    if query or parts.fragment:
+        raise ValueError("expected no ?option other than db in it (a # in a password is written %23)")
+    if not database.isascii() or not database.isdecimal() or len(database) > 5:
+        raise ValueError("expected a database number at its end")
+    if parts.scheme == "unix" and not path.startswith("/"):
+        raise ValueError("expected unix:// and an absolute path")
+    return RedisAddress(
+        host=parts.hostname or "localhost",
+        port=port,
+        socket=path if parts.scheme == "unix" else None,
+        database=int(database),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        tls=parts.scheme == "rediss",
+    )

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Installs what the tests need and runs them all: ruff, mypy, pytest. Arguments go to pytest (sbin/test.sh -m "not slow").
+# As root on Debian or Ubuntu the missing servers are installed; elsewhere the one line that does it is printed and the
+# tests that need them are skipped with that reason. With CI=true a test that cannot run is a failure.
+set -eu
+cd -- "$(dirname -- "$0")/.."
+
+missing=
+need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+need redis-server redis-server
+need redis-sentinel redis-sentinel
+need mariadbd mariadb-server
+need mariadb-install-db mariadb-server
+need cron cron
+need openssl openssl
+need sqlite3 sqlite3
+if [ -n "$missing" ]; then
+    missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "installing $missing"
+        # The packages' services must not start: the tests run servers of their own.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e $policy ]; then
+            printf '#!/bin/sh\nexit 101\n' >$policy
+            chmod 755 $policy
+            trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        fi
+        apt-get update -qq
+        # shellcheck disable=SC2086 # a list of words
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+    else
+        echo "Some tests need packages that are not installed. As root: apt-get install $missing"
+    fi
+fi
+
+sh sbin/bootstrap.sh test
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest -n 4 --dist worksteal "$@"

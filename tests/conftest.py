@@ -1,0 +1,138 @@
+"""Fixtures: real servers, made once for each worker and emptied for each test; the command line as a subprocess."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.fake_wecom import FakeWeCom
+from tests.servers import MariaDb, RedisServer
+
+SIX_COLUMNS = (
+    "CREATE TABLE task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "
+    "task_command VARCHAR(255), task_status ENUM('成功','失败'), task_execution_time DATETIME, log_path VARCHAR(255)) "
+    "DEFAULT CHARSET=utf8mb4"
+)
+
+
+@pytest.fixture(scope="session")
+def _redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server.start()
+
+
+@pytest.fixture
+def redis_server(_redis_server: RedisServer) -> RedisServer:
+    """A running, empty Redis without a password."""
+    with _redis_server.client() as client:
+        client.flushall()
+    return _redis_server
+
+
+@pytest.fixture(scope="session")
+def _mariadb() -> Iterator[MariaDb]:
+    with MariaDb() as server:
+        yield server.start()
+
+
+class Database(NamedTuple):
+    """A database of the test's own."""
+
+    server: MariaDb
+    name: str
+
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        return self.server.run(*statements, database=self.name)
+
+    def make_six_columns(self) -> "Database":
+        """The table that users already have."""
+        self.run(SIX_COLUMNS)
+        return self
+
+    def statuses(self) -> list[str]:
+        return [row[0] for row in self.run("SELECT task_status FROM task_monitor ORDER BY task_id")]
+
+
+@pytest.fixture
+def database(_mariadb: MariaDb) -> Iterator[Database]:
+    name = f"irm_{uuid.uuid4().hex[:12]}"
+    _mariadb.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    yield Database(_mariadb, name)
+    _mariadb.run(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def wecom() -> Iterator[FakeWeCom]:
+    with FakeWeCom() as fake:
+        yield fake
+
+
+class Done(NamedTuple):
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Guard:
+    """restart-guard as an operator runs it: in a directory with a config.toml, as a process of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = directory / "config.toml"
+        self.state = directory / "state"
+        self.environ = {"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8", "TZ": "Asia/Shanghai"}
+
+    def configure(self, text: str) -> "Guard":
+        self.config.write_text(f'state_dir = "state"\n{text}', encoding="utf-8")
+        self.config.chmod(0o600)
+        return self
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "restart_guard", "-c", str(self.config), *arguments]
+
+    def popen(self, *arguments: str, environ: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.directory,
+            env=self.environ | dict(environ or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+
+    def __call__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Done:
+        with self.popen(*arguments, environ=environ) as process:
+            out, err = process.communicate(timeout=120)
+        return Done(process.returncode, out, err)
+
+    def history(self) -> Any:
+        return self("history", "--json", "-n", "1000").json
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> Guard:
+    return Guard(tmp_path)
+
+
+def job(redis_server: RedisServer, database: Database | None, wecom: FakeWeCom | None, check: str = "") -> str:
+    """The config of the usual job: one string key, no waiting between attempts."""
+    text = f'[redis]\nurl = "{redis_server.url}"\n'
+    if database is not None:
+        text += f'[mysql]\nsocket = "{database.server.socket}"\nuser = "root"\ndatabase = "{database.name}"\n'
+        text += 'password = "mysql-password-0001"\n'
+    if wecom is not None:
+        text += f'[wecom]\nwebhook = "{wecom.webhook}"\nmentioned_mobiles = ["13800001111"]\n'
+    return text + f'[checks.metadata]\nkeys = ["your_data_key"]\nretry_delay = "10ms"\n{check}\n'

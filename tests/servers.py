@@ -1,0 +1,243 @@
+"""Real servers for the tests, each in a directory of its own, on a unix socket or a free loopback port."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import pymysql
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+
+def find_program(name: str) -> str:
+    """The program's path; without it the test is skipped with that reason, or fails where CI=true."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found:
+        return found
+    reason = f"{name} is not installed; sbin/test.sh as root installs it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def wait_until(condition: Callable[[], Any], *, timeout: float = 20.0, what: str = "a condition") -> Any:
+    """Wait for a condition to hold and give its value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {timeout} s")
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A process with a directory; stopped by its pid, its directory removed."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        # Not pytest's tmp_path: the path of a unix socket is limited to 107 bytes.
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="rg-"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self, *command: str) -> None:
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def log(self) -> str:
+        return (self.directory / "server.log").read_text(errors="replace")[-2000:]
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once; also one that is stopped."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class RedisServer(Server):
+    def __init__(self, *options: str, tls: Path | None = None) -> None:
+        super().__init__()
+        self.options = options
+        self.port = free_port()
+        self.socket = self.directory / "redis.sock"
+        self.tls = tls
+
+    def start(self) -> Self:
+        listen = ["--port", str(self.port)]
+        if self.tls:
+            listen = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            for option, name in (("cert", "server.crt"), ("key", "server.key"), ("ca-cert", "ca.crt")):
+                listen += [f"--tls-{option}-file", str(self.tls / name)]
+        self.launch(
+            find_program("redis-server"),
+            *("--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--dir", str(self.directory)),
+            *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
+            *listen,
+            *self.options,
+        )
+        wait_until(self.answers, what=f"redis-server: {self.log()}")
+        return self
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                client.execute_command("PING")
+        except redis.ResponseError:
+            return True
+        except (redis.AuthenticationError, redis.BusyLoadingError):
+            return True
+        except redis.RedisError:
+            return False
+        return True
+
+    def client(self, **options: Any) -> "redis.Redis":
+        return redis.Redis(
+            unix_socket_path=str(self.socket), protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=5, **options
+        )
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+class Sentinels(Server):
+    """Three Sentinels that watch one master as ``mymaster``."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self.ports = [free_port() for _ in range(3)]
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for port in self.ports:
+            config = self.directory / f"sentinel-{port}.conf"
+            config.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {self.directory}\n"
+                f"sentinel monitor mymaster 127.0.0.1 {master.port} 2\n"
+                "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 3000\n"
+            )
+            with (self.directory / "server.log").open("ab") as log:
+                command = [find_program("redis-sentinel"), str(config)]
+                self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    @property
+    def places(self) -> list[str]:
+        return [f"127.0.0.1:{port}" for port in self.ports]
+
+    def ask(self, *command: str) -> Any:
+        with redis.Redis(port=self.ports[0], protocol=2, retry=Retry(NoBackoff(), 0)) as client:
+            return client.execute_command(*command)
+
+    def wait_for_quorum(self) -> None:
+        def known() -> bool:
+            try:
+                others = self.ask("SENTINEL", "SENTINELS", "mymaster")
+                replicas = self.ask("SENTINEL", "REPLICAS", "mymaster")
+            except redis.RedisError:
+                return False
+            return len(others) == 2 and len(replicas) >= 1
+
+        wait_until(known, what="the Sentinels to know each other and a replica")
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+class MariaDb(Server):
+    """A MariaDB. Without accounts it is up in 0.2 s and everybody is root; with them it has real grants."""
+
+    BASE = (
+        "--no-defaults --skip-log-bin --skip-name-resolve --performance-schema=OFF --innodb-flush-method=nosync "
+        "--innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=16M --innodb-log-file-size=4M"
+    )
+
+    def __init__(self, *options: str, accounts: bool = False) -> None:
+        super().__init__()
+        self.options = options
+        self.accounts = accounts
+        self.port = free_port()
+        self.socket = self.directory / "mysql.sock"
+        self.data = self.directory / "data"
+        self.data.mkdir()
+
+    def start(self) -> Self:
+        # mariadbd refuses to run as root unless told to, with any other user it takes the present one.
+        user = ["--user=root"] if os.geteuid() == 0 else [f"--user={pwd.getpwuid(os.geteuid()).pw_name}"]
+        if self.accounts and not any(self.data.iterdir()):
+            subprocess.run(
+                [
+                    *(find_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
+                    *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", *user),
+                ],
+                check=True,
+                capture_output=True,
+            )
+        self.launch(
+            find_program("mariadbd"),
+            *self.BASE.split(),
+            *user,
+            f"--datadir={self.data}",
+            f"--socket={self.socket}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            *([] if self.accounts else ["--skip-grant-tables", "--skip-networking=0"]),
+            *self.options,
+        )
+        wait_until(self.answers, what=f"mariadbd: {self.log()}")
+        return self
+
+    def answers(self) -> bool:
+        try:
+            self.connect().close()
+        except pymysql.err.MySQLError:
+            return False
+        return True
+
+    def connect(self, database: str | None = None) -> "pymysql.Connection[Any]":
+        return pymysql.connect(
+            unix_socket=str(self.socket), user="root", database=database, charset="utf8mb4", autocommit=True
+        )
+
+    def run(self, *statements: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Run statements; the rows of the last."""
+        connection = self.connect(database)
+        try:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+                return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+
+def resume(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None:
+        process.send_signal(signal.SIGCONT)
