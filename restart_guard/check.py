@@ -176,7 +176,7 @@ def _advance(
         now=now,
         repeat_interval_s=config.wecom.repeat_interval if config.wecom else 0,
         can_notify=bool(delivery.channels(config)),
-        new_id=outcome.run_id[:8],
+        fresh=Incident(outcome.run_id[:8], outcome.started_at, 0, 0, None),
     )
 
 

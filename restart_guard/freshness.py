@@ -93,7 +93,7 @@ def span(seconds: float) -> str:
 def least_left(full_ttl_s: float, slots: Iterable[datetime]) -> tuple[float, datetime]:
     """Of data loaded at each slot with its full TTL: the fewest seconds left at the following slot, and when that is.
 
-    Slots are aware; the spans between them are real ones, so that a week that ends daylight saving time has an hour
-    more. Raises ValueError for fewer than two slots.
+    The spans are real ones, so that a week that ends daylight saving time has an hour more: two moments of one zone
+    subtract as wall clocks, hence the timestamps. Raises ValueError for fewer than two slots.
     """
-    return min((full_ttl_s - (later - earlier).total_seconds(), later) for earlier, later in pairwise(slots))
+    return min((full_ttl_s - (later.timestamp() - earlier.timestamp()), later) for earlier, later in pairwise(slots))

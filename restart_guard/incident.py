@@ -24,15 +24,15 @@ class Incident(NamedTuple):
 
 
 def advance(
-    incident: Incident | None, *, ok: bool, now: datetime, repeat_interval_s: float, can_notify: bool, new_id: str
+    incident: Incident | None, *, ok: bool, now: datetime, repeat_interval_s: float, can_notify: bool, fresh: Incident
 ) -> tuple[Incident | None, Notice]:
-    """The incident after an outcome (None: all is well) and what to send.
+    """The incident after an outcome (None: all is well) and what to send; ``fresh`` is the one that begins if none has.
 
     A last notice that lies in the future means that the wall clock was set back: it is due rather than silent.
     """
     if ok:
         return None, Notice.RECOVERED if incident is not None and incident.notices and can_notify else Notice.NONE
-    failing = incident or Incident(new_id, now, 0, 0, None)
+    failing = incident or fresh
     failing = failing._replace(failures=failing.failures + 1)
     last = failing.last_notice_at
     due = last is None or last > now or (now - last).total_seconds() >= repeat_interval_s

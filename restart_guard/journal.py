@@ -1,10 +1,4 @@
-"""The journal: an SQLite file that holds every outcome first, and what of it has still to reach a destination.
-
-Durability. The rollback journal with ``synchronous = EXTRA``: a commit has returned only when the database file, the
-rollback journal and, after its removal, the directory are on disk, so an outcome survives kill -9 and power loss
-(https://www.sqlite.org/pragma.html#pragma_synchronous). WAL would save one fsync and let readers in during a commit,
-but even reading it needs write access to the directory: with the disk full or read-only, at the very time when an
-operator asks for ``history``, it could not be read.
+"""The journal: every outcome first, and what of it has still to reach a destination.
 
 Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another's.
 
@@ -12,12 +6,10 @@ Bounds. ``prune`` removes events that are older than 400 days or beyond the newe
 have nothing pending: what was not delivered is never removed. Events are append-only; a trigger refuses to change one.
 """
 
-import errno
-import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,56 +17,11 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from restart_guard.clock import stamp
-from restart_guard.errors import JournalError
 from restart_guard.incident import Incident
+from restart_guard.journal_file import open_file, open_file_to_read, told, transaction
 
-SCHEMA_VERSION = 1
 KEEP_DAYS = 400
 KEEP_EVENTS = 10_000
-_WAIT_S = 10.0
-
-_SCHEMA = """
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    run_id TEXT NOT NULL UNIQUE,
-    at TEXT NOT NULL,                -- ISO 8601, UTC
-    kind TEXT NOT NULL,              -- check, target, refresh, ...
-    subject TEXT NOT NULL,           -- the check's or target's name
-    status TEXT NOT NULL,            -- success or failure
-    detail TEXT NOT NULL,
-    data TEXT NOT NULL               -- JSON: what the kind has more to say
-);
-CREATE INDEX events_by_subject ON events (kind, subject, id);
-CREATE TRIGGER events_are_append_only BEFORE UPDATE ON events
-    BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
-CREATE TABLE deliveries (
-    id INTEGER PRIMARY KEY,
-    event_id INTEGER NOT NULL REFERENCES events (id),
-    destination TEXT NOT NULL,       -- mysql, wecom, wecom_app
-    payload TEXT NOT NULL,           -- JSON, complete: a resend sends the same
-    state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'blocked', 'delivered')),
-    tries INTEGER NOT NULL DEFAULT 0,
-    next_try TEXT,                   -- the tick waits for it
-    not_before TEXT,                 -- the destination asked for silence until then
-    error TEXT,
-    error_code TEXT,
-    config_mark TEXT,                -- blocked: the mark of the config that did not work
-    delivered_at TEXT
-);
-CREATE INDEX deliveries_open ON deliveries (destination, id) WHERE state != 'delivered';
-CREATE INDEX deliveries_by_event ON deliveries (event_id);
-CREATE TABLE incidents (
-    kind TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    id TEXT NOT NULL,
-    opened_at TEXT NOT NULL,
-    failures INTEGER NOT NULL,
-    notices INTEGER NOT NULL,
-    last_notice_at TEXT,
-    PRIMARY KEY (kind, subject)
-);
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);  -- the newest of each only
-"""
 
 
 class Event(NamedTuple):
@@ -111,36 +58,13 @@ class Journal:
     @classmethod
     def open(cls, state_dir: Path) -> Self:
         """Open the journal in the state directory, making both where they are missing."""
-        path = state_dir / "journal.db"
-        with _told(path):
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():
-                path.touch(mode=0o600)
-            connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
-            try:
-                connection.execute("PRAGMA synchronous = EXTRA")
-                connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA temp_store = MEMORY")
-                _make_schema(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+        return cls(*open_file(state_dir))
 
     @classmethod
     def open_to_read(cls, state_dir: Path) -> Self | None:
-        """Open one that is there, also on a full or read-only disk (SQLite then only reads); None without one."""
-        path = state_dir / "journal.db"
-        with _told(path):
-            if not path.exists() or path.stat().st_size == 0:
-                return None
-            connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", timeout=_WAIT_S, isolation_level=None, uri=True)
-            try:
-                _refuse_newer(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+        """Open one that is there, also on a full or read-only disk; None without one."""
+        opened = open_file_to_read(state_dir)
+        return cls(*opened) if opened else None
 
     def __enter__(self) -> Self:
         return self
@@ -148,22 +72,12 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, and on disk when it ends."""
-        with _told(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # A failed COMMIT (full disk) may have rolled back by itself already.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        return transaction(self.path, self._connection)
 
     def _run(self, sql: str, *values: object) -> sqlite3.Cursor:
-        with _told(self.path):
+        with told(self.path):
             return self._connection.execute(sql, values)
 
     def append(self, event: Event, deliveries: Sequence[tuple[str, Any]]) -> None:
@@ -315,80 +229,6 @@ class Journal:
     def check_integrity(self) -> str:
         """``ok``, or what SQLite finds damaged."""
         return str(self._run("PRAGMA quick_check(1)").fetchone()[0])
-
-
-def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
-    if _refuse_newer(connection, path) == SCHEMA_VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Looked at again under the lock: another process may have made it meanwhile.
-        if _refuse_newer(connection, path) == 0:
-            for statement in _statements(_SCHEMA):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise JournalError(
-            f"The journal {path} was written by a newer restart-guard (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}); nothing was changed. Upgrade restart-guard."
-        )
-    return version
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: executescript() would commit the transaction that is open."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turns what the disk and SQLite say into a sentence."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise JournalError(f"The journal {path} {_why(error, path)}") from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        advice = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise JournalError(f"The journal {path} cannot be opened: {reason}.{advice}") from error
-
-
-def _why(error: sqlite3.Error, path: Path) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return "cannot be written: the disk is full. Free some space."
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"cannot be written: no permission, or a read-only file system. Look at {path.parent}."
-    if name.startswith("SQLITE_BUSY"):
-        return f"is locked by another process for more than {_WAIT_S:.0f} s. Look for one that holds it: fuser {path}"
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"is damaged ({error}). Move it away to start a new one; sqlite3 {path} .recover may save its rows."
-    if name.startswith("SQLITE_IOERR"):
-        space = _free_bytes(path)
-        return "cannot be written: the disk is full. Free some space." if space == 0 else f"met a disk error: {name}."
-    return f"cannot be used: {error}."
-
-
-def _free_bytes(path: Path) -> int | None:
-    try:
-        found = os.statvfs(path.parent)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize
 
 
 def _json(value: object) -> str:

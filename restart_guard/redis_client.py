@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -79,6 +79,41 @@ def wait_until_ready(settings: Redis, seconds: float) -> bool:
         if clock.monotonic() >= deadline:
             return False
         clock.sleep(0.5)
+
+
+class Health(NamedTuple):
+    """What a server says of itself. ``clock_ahead_s`` is its clock less ours; the rest is as INFO has it."""
+
+    version: str
+    role: str
+    link: str
+    evicted: int
+    policy: str
+    clock_ahead_s: float
+
+
+def health(settings: Redis) -> Health:
+    """Ask a server how it is. Raises StoreError."""
+    with connected(settings) as client:
+        client.ping()
+        seconds, micros = client.time()
+        ahead = seconds + micros / 1e6 - clock.now().timestamp()
+        info = client.info()
+    return Health(
+        version=str(info.get("redis_version", "?")),
+        role=str(info.get("role", "?")),
+        link=str(info.get("master_link_status", "")),
+        evicted=int(info.get("evicted_keys", 0)),
+        policy=str(info.get("maxmemory_policy", "")),
+        clock_ahead_s=ahead,
+    )
+
+
+def ttl_left(settings: Redis, key: str) -> float | None:
+    """Seconds until a key expires; None when it is missing or never expires. Raises StoreError."""
+    with connected(settings) as client:
+        left = client.pttl(key.encode("utf-8", "surrogateescape"))
+    return left / 1000 if isinstance(left, int) and left >= 0 else None
 
 
 def danger(settings: Redis) -> str | None:

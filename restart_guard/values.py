@@ -70,6 +70,10 @@ class Secret:
         return self._text
 
     @property
+    def key(self) -> str:
+        return self._key
+
+    @property
     def file(self) -> Path | None:
         return self._file
 

@@ -1,0 +1,11 @@
+import click
+
+from restart_guard import demo
+from restart_guard.session import Session, pass_session
+
+
+@click.command("demo")
+@pass_session
+def command(session: Session) -> int:
+    """Show the weekly job on a real Redis of its own, with a local alert receiver; nothing is left behind."""
+    return demo.run(session.terminal.report)
