@@ -16,7 +16,7 @@ def judge(check: Check) -> Judge:
 
     The bounds are bound once: it runs a million times. The size is None where the type has no notion of it.
     """
-    wanted_type = None if check.type == "any" else check.type
+    wanted_type = _wanted_type(check)
     least, most = check.min_size, check.max_size
     bounds_ttl = check.min_ttl is not None or check.max_ttl is not None or check.max_age is not None
     least_ms, most_ms, freshest_ms = _milliseconds(check)
@@ -44,6 +44,13 @@ def judge(check: Check) -> Judge:
     return verdict
 
 
+def _wanted_type(check: Check) -> str | None:
+    """Only a string can be decoded."""
+    if check.format == "json":
+        return "string"
+    return None if check.type == "any" else check.type
+
+
 def _milliseconds(check: Check) -> tuple[float | None, float | None, float | None]:
     """The TTL bounds in ms. Data gets ``full_ttl`` when loaded, so its age is full_ttl - ttl, and data that is at most
     ``max_age`` old has at least full_ttl - max_age left."""
@@ -59,7 +66,7 @@ def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | Non
     left = span(pttl / 1000)
     match code:
         case "type":
-            return Bad(key, code, kind, check.type)
+            return Bad(key, code, kind, _wanted_type(check) or "")
         case "small":
             return Bad(key, code, str(size), str(check.min_size))
         case "large":

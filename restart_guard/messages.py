@@ -41,6 +41,7 @@ _TROUBLES: dict[str, tuple[str, str]] = {
     "unreachable": ("无法访问：请检查地址和网络", "cannot be reached: check its address and the network"),
     "closed": ("中断了连接", "closed the connection"),
     "tls": ("TLS 握手失败：请检查证书和 ca_file", "fails the TLS handshake: check the certificate and ca_file"),
+    "tls_file": ("的证书文件无法读取：{text}", "needs a certificate file for TLS: {text}"),
     "LOADING": ("正在加载数据", "is still loading its data"),
     "READONLY": ("是只读副本：可能正在切换主节点", "is a read-only replica: a failover may be under way"),
     "MASTERDOWN": ("与主节点断开：可能正在切换主节点", "has lost its master: a failover may be under way"),

@@ -6,6 +6,7 @@ a connection of its own, so that after a failover the next one asks the Sentinel
 """
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from restart_guard.settings import Redis
 from restart_guard.values import RedisAddress, Secret, parse_redis_url
 
 # The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
-_REMEDIES = {
+REMEDIES = {
     "LOADING": Remedy.WAIT,
     "READONLY": Remedy.WAIT,
     "MASTERDOWN": Remedy.WAIT,
@@ -186,6 +187,9 @@ def _tls(settings: Redis, address: RedisAddress) -> dict[str, Any]:
     if not address.tls:
         return {}
     files = {"ssl_ca_certs": settings.ca_file, "ssl_certfile": settings.client_cert, "ssl_keyfile": settings.client_key}
+    for path in files.values():
+        if path is not None and not os.access(path, os.R_OK):
+            raise StoreError(f"{path} cannot be read", code="tls_file", remedy=Remedy.PERSON)
     return {"ssl": True} | {option: str(path) for option, path in files.items() if path is not None}
 
 
@@ -198,7 +202,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except redis.AuthenticationError as error:
-        word = error_word(error) if error_word(error) in _REMEDIES else "WRONGPASS"
+        word = error_word(error) if error_word(error) in REMEDIES else "WRONGPASS"
         raise StoreError(str(error), code="WRONGPASS" if word == "ERR" else word, remedy=Remedy.PERSON) from error
     except redis.BusyLoadingError as error:
         raise StoreError(str(error), code="LOADING", remedy=Remedy.WAIT) from error
@@ -214,8 +218,8 @@ def _told() -> Iterator[None]:
         word = error_word(error)
         if word in _CLUSTER_WORDS:
             raise StoreError(str(error), code="cluster", remedy=Remedy.PERSON) from error
-        raise StoreError(str(error), code=word, remedy=_REMEDIES.get(word, Remedy.RETRY)) from error
-    except OSError as error:  # a certificate file that is not there
+        raise StoreError(str(error), code=word, remedy=REMEDIES.get(word, Remedy.RETRY)) from error
+    except OSError as error:  # a certificate file that is none
         raise StoreError(str(error), code="tls", remedy=Remedy.PERSON) from error
 
 

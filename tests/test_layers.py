@@ -1,0 +1,81 @@
+"""The import direction: every module has a rank and imports only modules of a strictly lower one."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "restart_guard"
+
+RANKS = [
+    ["restart_guard"],
+    ["errors", "clock"],
+    ["values"],
+    ["settings"],
+    ["config", "outcome", "backoff", "incident"],
+    ["freshness"],
+    ["messages"],
+    ["journal_file", "lock", "redis_client", "mysql_table", "wecom"],
+    ["journal", "redis_store", "mysql_store"],
+    ["delivery", "recovery"],
+    ["check", "demo", "doctor"],
+    ["screen"],
+    ["terminal"],
+    ["session"],
+    ["commands"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+PURE = {"values", "settings", "config", "outcome", "backoff", "incident", "freshness", "messages"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    """The name in RANKS; the files of a folder share the folder's."""
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else "restart_guard" if inside.stem == "__init__" else inside.stem
+
+
+def imports(path: Path) -> set[str]:
+    """The package's own modules that a file imports, those that it names for importlib included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "restart_guard":
+            rest = (node.module or "").split(".")[1:]
+            found |= {rest[0]} if rest else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("restart_guard."):
+            found.add(str(node.value).split(".")[1])
+    return {name for name in found if name in RANK}
+
+
+@pytest.mark.parametrize("path", FILES, ids=layer)
+def test_a_module_imports_only_lower_ranks(path: Path) -> None:
+    """Every file has a rank, and every import points lower."""
+    own = RANK[layer(path)]
+    assert [name for name in imports(path) if RANK[name] >= own] == []
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_decisions_do_no_io(name: str) -> None:
+    """Modules that decide or hold values read no clock and open nothing but the config's own files."""
+    banned = {"socket", "subprocess", "sqlite3", "redis", "pymysql", "requests", "time", "threading"}
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    named = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert named & banned == set()
+    assert "clock" not in imports(PACKAGE / f"{name}.py")
+
+
+def test_no_import_hides_inside_a_function() -> None:
+    """A module's needs stand at its top; what is loaded late goes through importlib by name."""
+    hidden = [
+        f"{path.name}:{inner.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert hidden == []
