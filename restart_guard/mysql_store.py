@@ -236,6 +236,10 @@ def _told(settings: MySql) -> Iterator[None]:
     try:
         yield
     except pymysql.err.MySQLError as error:
+        # PyMySQL calls a certificate that is not trusted 2003, as if the server were down.
+        if isinstance(getattr(error, "original_exception", None), ssl.SSLError):
+            text = f"MySQL {name(settings)}: {error.args[1]}{_advice(CR.CR_SSL_CONNECTION_ERROR)}"
+            raise DeliveryError(text, code="tls", permanent=True) from error
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
         text = str(error.args[1]) if len(error.args) > 1 else str(error)
         raise DeliveryError(

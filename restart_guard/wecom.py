@@ -201,7 +201,7 @@ class _Wire:
             session.trust_env = not self._proxies and host not in ("localhost", "127.0.0.1", "::1")
             session.auth = _no_login
             try:
-                answer = session.request(
+                with session.request(
                     method,
                     url,
                     data=data,
@@ -211,8 +211,8 @@ class _Wire:
                     stream=True,
                     verify=self._verify,
                     proxies=self._proxies,
-                )
-                return _parse(host, answer.status_code, _body(answer))
+                ) as answer:
+                    return _parse(host, answer.status_code, _body(answer))
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 raise _transport(host, error) from error
 
@@ -226,7 +226,8 @@ def _body(answer: requests.Response) -> bytes:
     """The body, bounded in size and time: each read may be short and the whole still endless."""
     deadline = clock.monotonic() + _TOTAL_S
     body = b""
-    for chunk in answer.iter_content(8192):
+    # read1, since iter_content would wait until a whole chunk is there, however slowly it comes.
+    while chunk := answer.raw.read1(8192, decode_content=True):
         body += chunk
         if len(body) > _LARGEST_REPLY:
             break

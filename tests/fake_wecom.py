@@ -26,6 +26,7 @@ class FakeWeCom:
         self.messages: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
         self.tokens: set[str] = set()
         self.tokens_made = 0
         self.on_request: Callable[[str], None] = lambda _path: None
@@ -70,6 +71,7 @@ class FakeWeCom:
                 url = urlsplit(self.path)
                 fake.requests.append((self.command, url.path))
                 fake.bodies.append(body)
+                fake.headers.append(dict(self.headers))
                 fake.on_request(url.path)
                 fault = fake.script.popleft() if fake.script else 0
                 if isinstance(fault, str):

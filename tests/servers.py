@@ -192,14 +192,16 @@ class MariaDb(Server):
         # mariadbd refuses to run as root unless told to, with any other user it takes the present one.
         user = ["--user=root"] if os.geteuid() == 0 else [f"--user={pwd.getpwuid(os.geteuid()).pw_name}"]
         if self.accounts and not any(self.data.iterdir()):
-            subprocess.run(
+            made = subprocess.run(
                 [
                     *(find_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
                     *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", *user),
                 ],
-                check=True,
+                check=False,
                 capture_output=True,
+                encoding="utf-8",
             )
+            assert made.returncode == 0, made.stdout + made.stderr
         self.launch(
             find_program("mariadbd"),
             *self.BASE.split(),
@@ -215,6 +217,10 @@ class MariaDb(Server):
         return self
 
     def answers(self) -> bool:
+        # Asked of the socket first: PyMySQL leaves its socket open when a unix socket refuses it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self.socket)) != 0:
+                return False
         try:
             self.connect().close()
         except pymysql.err.MySQLError:
