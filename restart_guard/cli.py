@@ -90,9 +90,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _finish(terminal: Terminal, code: int) -> int:
     """The command's own code, or failure when its output could not be written."""
+    terminal.close()
     if terminal.write_error is None or isinstance(terminal.write_error, BrokenPipeError):
         return code
     terminal.error(f"The output could not be written: {terminal.write_error.strerror}.")
+    terminal.close()
     return code or ExitCode.FAILED
 
 

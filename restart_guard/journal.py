@@ -226,6 +226,11 @@ class Journal:
         self._run("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM pruned)")
         self._run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
 
+    def probe(self) -> None:
+        """Write something, to know that it can be."""
+        with self.transaction():
+            self._run("INSERT OR REPLACE INTO facts VALUES ('probe', ?)", secrets.token_hex(4))
+
     def check_integrity(self) -> str:
         """``ok``, or what SQLite finds damaged."""
         return str(self._run("PRAGMA quick_check(1)").fetchone()[0])

@@ -4,12 +4,11 @@ A stream that cannot be written (full disk, closed pipe) must not stop the job t
 and told by the exit code.
 """
 
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import msgspec
@@ -79,9 +78,16 @@ class Terminal:
             stream.flush()
         except OSError as error:
             self.write_error = error
-            if error.errno == errno.EPIPE:
-                # Else the interpreter complains once more when it flushes at its end.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    def close(self) -> None:
+        """Flush; what cannot be written is dropped, else the interpreter complains once more at its end."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError as error:
+                self.write_error = error
+                with suppress(OSError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _screen() -> Any:

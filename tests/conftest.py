@@ -115,7 +115,11 @@ class Guard:
 
     def __call__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Done:
         with self.popen(*arguments, environ=environ) as process:
-            out, err = process.communicate(timeout=120)
+            try:
+                out, err = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         return Done(process.returncode, out, err)
 
     def history(self) -> Any:
