@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from restart_guard import __version__, clock
+from restart_guard.config import suggestion
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
 from restart_guard.terminal import Terminal
@@ -39,6 +40,13 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"restart_guard.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"There is no command {args[0]}{suggestion(args[0], list(COMMANDS))}.", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

@@ -31,7 +31,7 @@ def reads(redis_server: RedisServer) -> int:
 
 
 def test_the_whole_job(guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom) -> None:
-    """Good: one 成功 row, no alert, exit 0. Missing: 4 reads, one 失败 row, one alert, exit 1. Good again: one recovery."""
+    """Good: a 成功 row, no alert, exit 0. Missing: 4 reads, a 失败 row, an alert, exit 1. Good again: a recovery."""
     database.make_six_columns()
     guard.configure(job(redis_server, database, wecom, COMMAND))
     put(redis_server)
@@ -72,7 +72,8 @@ def test_a_recovery_that_helps_ends_the_attempts(
     database.make_six_columns()
     loader = guard.directory / "load data.sh"
     loader.write_text(
-        f"echo attempt >> attempts\n[ $(wc -l < attempts) -lt 2 ] || redis-cli -s {redis_server.socket} set your_data_key x\n"
+        "echo attempt >> attempts\n"
+        f"[ $(wc -l < attempts) -lt 2 ] || redis-cli -s {redis_server.socket} set your_data_key x\n"
     )
     guard.configure(job(redis_server, database, wecom, "recover = \"command:sh 'load data.sh'\""))
     done = guard("check-redis", "--json")

@@ -119,7 +119,8 @@ def test_a_row_that_no_table_takes_does_not_hold_up_the_next(
     guard: Guard, redis_server: RedisServer, database: Database
 ) -> None:
     database.run(
-        "CREATE TABLE task_monitor (task_description VARCHAR(255), task_status ENUM('成功','失败'), CHECK (task_status = '成功')) CHARSET=utf8mb4"
+        "CREATE TABLE task_monitor (task_description VARCHAR(255), task_status ENUM('成功','失败'), "
+        "CHECK (task_status = '成功')) CHARSET=utf8mb4"
     )
     guard.configure(job(redis_server, database, None, FAILING))
     assert guard("check-redis", "--json").json[0]["delivered"] == {"mysql": False}

@@ -1,5 +1,6 @@
 """When a person is told, and when to try again."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -60,7 +61,7 @@ def test_each_incident_is_told_once_at_its_start_and_once_at_its_end(outcomes: l
         incident, notice = advance(incident, ok=ok, now=now, repeat_interval_s=FOUR_HOURS, can_notify=True, fresh=fresh)
         if notice is not Notice.NONE:
             told.append((notice, now))
-    for (before, at), (after, then) in zip(told, told[1:], strict=False):
+    for (before, at), (after, then) in itertools.pairwise(told):
         assert (before is Notice.RECOVERED) == (after is Notice.FIRST)
         if after is Notice.REPEAT:
             assert then - at >= timedelta(seconds=FOUR_HOURS)

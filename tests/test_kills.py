@@ -1,4 +1,4 @@
-"""kill -9 at every step: each outcome that was journalled arrives, rows once, alerts at least once, nothing is stuck."""
+"""kill -9 at every step: each journalled outcome arrives, rows once, alerts at least once, nothing is stuck."""
 
 import os
 import random

@@ -148,8 +148,9 @@ def test_labels_and_columns_can_be_configured(database: Database) -> None:
 def test_values_are_made_to_fit(database: Database) -> None:
     """Too long is cut with a mark, what the character set lacks is replaced; strict mode refuses neither."""
     database.run(
-        "CREATE TABLE task_monitor (task_description VARCHAR(12) CHARACTER SET utf8mb4, task_command VARCHAR(9) CHARACTER "
-        "SET latin1, task_status ENUM('成功','失败') CHARACTER SET utf8mb4, detail VARCHAR(50) CHARACTER SET utf8mb3)"
+        "CREATE TABLE task_monitor (task_description VARCHAR(12) CHARACTER SET utf8mb4, task_command VARCHAR(9) "
+        "CHARACTER SET latin1, task_status ENUM('成功','失败') CHARACTER SET utf8mb4, "
+        "detail VARCHAR(50) CHARACTER SET utf8mb3)"
     )
     insert(where(database), ROW._replace(task_command="检查 long command", detail="键 😀 x"))
     assert database.run("SELECT task_description, task_command, detail FROM task_monitor") == [
@@ -163,8 +164,10 @@ def test_values_are_made_to_fit(database: Database) -> None:
         ("", "is not there"),
         ("CREATE TABLE task_monitor (a INT)", "has no column task_status"),
         (
-            "CREATE TABLE task_monitor (task_status ENUM('成功','失败'), task_description TEXT, owner INT NOT NULL) "
-            "CHARSET=utf8mb4",
+            (
+                "CREATE TABLE task_monitor (task_status ENUM('成功','失败'), task_description TEXT, "
+                "owner INT NOT NULL) CHARSET=utf8mb4"
+            ),
             "wants a value for owner",
         ),
     ],

@@ -61,7 +61,8 @@ def test_missing_empty_and_undecodable_values_are_told_apart(redis_server: Redis
         client.hset("hash", "a", "b")
     found = read(at(redis_server.url), keys=("gone", "empty", "json", "broken", "latin", "deep", "hash"), format="json")
     assert reasons(found) == [
-        ("gone", "missing"), ("empty", "empty"), ("hash", "type"), ("broken", "json"), ("latin", "json"), ("deep", "json")
+        ("gone", "missing"), ("empty", "empty"), ("hash", "type"),
+        ("broken", "json"), ("latin", "json"), ("deep", "json"),
     ]  # fmt: skip
 
 

@@ -6,27 +6,28 @@ the events are counted into the file ``RG_COUNT_TO``. No code of the product tak
 """
 
 import atexit
+import itertools
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 _MODULES = tuple(f"/restart_guard/{name}.py" for name in os.environ.get("RG_KILL_IN", "").split(",") if name)
 _AT = int(os.environ.get("RG_KILL_AT", "0"))
 _lock = threading.Lock()
-_seen = 0
+_events = itertools.count(1)
 _first: dict[tuple[str, int], int] = {}
 
 
 def _line(frame: FrameType, event: str, _argument: Any) -> Any:
-    global _seen
     if event == "line":
         with _lock:
-            _seen += 1
-            _first.setdefault((frame.f_code.co_filename, frame.f_lineno), _seen)
-            if _seen == _AT:
+            number = next(_events)
+            _first.setdefault((frame.f_code.co_filename, frame.f_lineno), number)
+            if number == _AT:
                 os.kill(os.getpid(), signal.SIGKILL)
     return _line
 
@@ -36,8 +37,7 @@ def _call(frame: FrameType, _event: str, _argument: Any) -> Any:
 
 
 def _report() -> None:
-    with open(os.environ["RG_COUNT_TO"], "w", encoding="utf-8") as file:
-        file.writelines(f"{number}\n" for number in sorted(_first.values()))
+    Path(os.environ["RG_COUNT_TO"]).write_text("".join(f"{number}\n" for number in sorted(_first.values())))
 
 
 if _MODULES:

@@ -1,0 +1,142 @@
+"""The command line: help, usage, exit codes, output that a pipe or a terminal gets, and what is not imported."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import click
+import pexpect
+import pytest
+
+from restart_guard.cli import COMMANDS
+from tests.conftest import Guard, job
+from tests.servers import RedisServer
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(guard: Guard, command: str) -> None:
+    """The list's short text and the command's own help exist, and the module's command has the listed name."""
+    done = guard(command, "--help")
+    assert done.code == 0
+    assert (
+        done.out.startswith(f"Usage: restart-guard [OPTIONS] {command}") or f" {command} " in done.out.splitlines()[0]
+    )
+    module = importlib.import_module(f"restart_guard.commands.{COMMANDS[command][0]}")
+    assert isinstance(module.command, click.Command)
+    assert module.command.name == command
+
+
+def test_help_without_a_command(guard: Guard) -> None:
+    done = guard("--help")
+    assert done.code == 0
+    assert all(command in done.out for command in COMMANDS)
+    bare = subprocess.run([sys.executable, "-m", "restart_guard"], capture_output=True, encoding="utf-8", check=False)
+    assert (bare.returncode, bare.stdout) == (2, done.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chek-redis"], "There is no command chek-redis (did you mean check-redis?)."),
+        (["check-redis", "--jsn"], "--json"),
+        (["history", "-n", "0"], "-n"),
+        (["history", "--check", "a", "--target", "b"], "exclude each other"),
+    ],
+)
+def test_wrong_usage_is_two(guard: Guard, arguments: list[str], words: str) -> None:
+    done = guard.configure("")(*arguments)
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_no_config_is_two_and_names_the_places(guard: Guard) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "restart_guard", "history"],
+        cwd=guard.directory, env=guard.environ, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "looked for config.toml" in done.stderr
+
+
+def test_a_wrong_config_is_two_with_a_line_each(guard: Guard) -> None:
+    done = guard.configure("[redis]\ntimeout = 5\nur = 1\n")("check-redis")
+    assert (done.code, done.out) == (2, "")
+    assert [line.split(f"{guard.config}: ")[1].split(":")[0] for line in done.err.splitlines()] == [
+        "redis.ur", "redis.timeout"
+    ]  # fmt: skip
+
+
+def test_quiet_says_only_what_went_wrong(guard: Guard, redis_server: RedisServer) -> None:
+    guard.configure(job(redis_server, None, None))
+    done = guard("-q", "check-redis")
+    assert (done.code, done.out, done.err) == (1, "", "")
+    assert json.loads(guard("-q", "check-redis", "--json").out)
+
+
+def test_a_closed_pipe_is_no_error(guard: Guard, redis_server: RedisServer) -> None:
+    guard.configure(job(redis_server, None, None))
+    guard("check-redis")
+    process = guard.popen("history")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+def test_a_terminal_gets_a_table_and_no_stamps(guard: Guard, redis_server: RedisServer) -> None:
+    guard.configure(job(redis_server, None, None, "retries = 0"))
+    check = pexpect.spawn(
+        sys.executable,
+        guard.command("check-redis")[1:],
+        env=guard.environ,
+        cwd=str(guard.directory),
+        encoding="utf-8",
+        dimensions=(40, 200),
+    )
+    check.expect(pexpect.EOF)
+    assert "metadata: FAILED: 1 of 1 key bad" in check.before
+    assert "T" not in check.before.split("metadata: FAILED")[0].splitlines()[-1]
+    check.close(force=True)
+    history = pexpect.spawn(
+        sys.executable,
+        guard.command("history")[1:],
+        env=guard.environ,
+        cwd=str(guard.directory),
+        encoding="utf-8",
+        dimensions=(40, 200),
+    )
+    history.expect(pexpect.EOF)
+    assert "at" in history.before.splitlines()[0]
+    assert "check metadata" in history.before
+    history.close(force=True)
+
+
+HEAVY = {"redis", "pymysql", "requests", "rich", "cryptography", "urllib3"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["history"], ["history", "--json"]])
+def test_light_commands_import_no_driver(guard: Guard, redis_server: RedisServer, arguments: list[str]) -> None:
+    """What cron starts each minute must not pay for redis, pymysql, requests or rich."""
+    guard.configure(job(redis_server, None, None))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *guard.command(*arguments)[1:]],
+        env=guard.environ, cwd=guard.directory, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "click" in imported
+    assert imported & HEAVY == set()
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "zh_CN.GBK"])
+def test_any_locale_prints_chinese(guard: Guard, redis_server: RedisServer, locale: str) -> None:
+    """cron has no LANG at all; a name in Chinese is no reason to fail."""
+    guard.configure(job(redis_server, None, None).replace("checks.metadata", 'checks."文章统计"'))
+    guard.environ |= {"LC_ALL": locale}
+    done = guard("check-redis")
+    assert done.code == 1
+    assert "文章统计: FAILED" in done.out
