@@ -87,7 +87,7 @@ def test_all_problems_are_told_at_once_each_with_its_key(tmp_path: Path) -> None
     [
         ("[checks.a]\n", "checks.a.keys: expected keys, patterns or both; neither is there."),
         (CHECK + 'max_age = "1d"', "checks.a.full_ttl: expected the TTL"),
-        (CHECK + 'recover = "restart:wb"\n[targets.web]\nprogram="p"', "checks.a.recover: there is no [targets.wb] (did"),
+        (CHECK + 'recover = "restart:wb"\n[targets.web]\nprogram="p"', "checks.a.recover: there is no [targets.wb]"),
         (CHECK + 'recover = "reboot"', 'checks.a.recover: expected "restart:TARGET"'),
         (CHECK + "recover = \"command:sh -c 'x\"", "checks.a.recover: the command cannot be split into words"),
         (CHECK + 'type = "hash"\nformat = "json"', 'checks.a.format: expected type = "string"'),

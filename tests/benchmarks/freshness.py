@@ -121,9 +121,7 @@ def compare(server: RedisServer, keys: int, directory: Path, *, slow: bool) -> N
     for way, found in runs.items():
         wall = statistics.median(wall for wall, _, _ in found)
         peak = max(peak for _, peak, _ in found)
-        print(
-            f"  {way:<12} {wall:8.2f} s  {wall / yardstick:6.2f} x pipeline  {keys / wall:10,.0f} keys/s  {peak:6.1f} MiB"
-        )
+        print(f"  {way:<12} {wall:8.2f} s  {wall / yardstick:6.2f} x pipeline  {keys / wall:10,.0f}/s  {peak:6.1f} MiB")
 
 
 def main() -> None:
