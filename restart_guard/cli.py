@@ -19,6 +19,11 @@ from restart_guard.session import Session
 from restart_guard.terminal import Terminal
 
 COMMANDS = {
+    "start": ("start", "Start programs and guard them from now on."),
+    "stop": ("stop", "Stop programs gently; they stay down."),
+    "kill": ("kill", "Kill programs; the next tick brings them back."),
+    "restart": ("restart", "Bring back what should run and does not: the tick, for cron."),
+    "status": ("status", "Show every program: state, pid, uptime."),
     "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
     "deliver": ("deliver", "Try to deliver rows and alerts that are pending."),
     "history": ("history", "Show what happened, newest first."),

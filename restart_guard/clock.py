@@ -20,6 +20,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def boottime() -> float:
+    """Seconds since boot, time in suspend included, as the kernel stamps processes (proc(5)). Linux."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
 

@@ -191,6 +191,13 @@ class Journal:
             **msgspec.json.decode(data),
         }
 
+    def relaunches(self) -> dict[str, int]:
+        """How often each target was relaunched, as far back as the journal goes."""
+        rows = self._run(
+            "SELECT subject, count(*) FROM events WHERE kind = 'target' AND json_extract(data, '$.relaunch') GROUP BY 1"
+        )
+        return {str(subject): int(count) for subject, count in rows}
+
     def last_delivery(self, destination: str) -> datetime | None:
         row = self._run(
             "SELECT max(delivered_at) FROM deliveries WHERE destination = ? AND state = 'delivered'", destination

@@ -1,13 +1,17 @@
 """What every command starts from: the config, loaded when first asked for, and the terminal."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from restart_guard import config as config_file
+from restart_guard.errors import ExitCode
 from restart_guard.settings import Config
+from restart_guard.target import Done, exit_code
 from restart_guard.terminal import Terminal
+from restart_guard.values import Duration
 
 
 class Session:
@@ -34,6 +38,24 @@ class Session:
     def state_dir(self) -> Path:
         """The state directory, also when the config could not be loaded."""
         return self._config.state_dir if self._config else config_file.default_state_dir(os.environ)
+
+    def told(self, results: Iterable[Done], *, tick: bool = False) -> int:
+        """Print what was done to each target as it comes; the exit code."""
+        done_all = []
+        for done in results:
+            done_all.append(done)
+            say = self.terminal.result if done.ok and not done.busy else self.terminal.error
+            if done.text and not (tick and done.busy):
+                say(f"{done.name}: {done.text}")
+        return ExitCode.DONE if tick and all(done.ok for done in done_all) else exit_code(done_all)
+
+
+def duration(_context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:
+    """A click callback: a duration as the config writes it."""
+    try:
+        return None if value is None else Duration.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(f"expected {Duration.wanted}, was {value}", param=parameter) from error
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -15,10 +15,11 @@ RANKS = [
     ["config", "outcome", "backoff", "incident"],
     ["freshness"],
     ["messages"],
-    ["journal_file", "lock", "redis_client", "mysql_table", "wecom"],
-    ["journal", "redis_store", "mysql_store"],
-    ["delivery", "recovery"],
-    ["check", "demo", "doctor"],
+    ["lifecycle", "process", "journal_file", "lock", "redis_client", "mysql_table", "wecom"],
+    ["pidlock", "journal", "redis_store", "mysql_store"],
+    ["target", "delivery"],
+    ["recovery"],
+    ["check", "guard", "demo", "doctor"],
     ["screen"],
     ["terminal"],
     ["session"],
@@ -27,7 +28,7 @@ RANKS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-PURE = {"values", "settings", "config", "outcome", "backoff", "incident", "freshness", "messages"}
+PURE = {"lifecycle", "values", "settings", "config", "outcome", "backoff", "incident", "freshness", "messages"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

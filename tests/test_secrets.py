@@ -55,7 +55,7 @@ def leaks(text: str) -> list[str]:
 COMMANDS = [
     ["check-redis"], ["check-redis", "--json"], ["-v", "check-redis"], ["check-redis", "--dry-run"], ["deliver"],
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
-    ["doctor", "--send-test-alert"], ["init-db"],
+    ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"], ["kill"], ["stop"],
 ]  # fmt: skip
 
 

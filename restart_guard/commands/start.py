@@ -1,0 +1,17 @@
+import click
+
+from restart_guard import guard
+from restart_guard.lifecycle import Command
+from restart_guard.session import Session, pass_session
+
+
+@click.command("start")
+@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@pass_session
+def command(session: Session, *, names: tuple[str, ...]) -> int:
+    """Start each TARGET (default: all) and guard it from now on.
+
+    One that runs already is only guarded. Exit code: 0 all run, 1 one does not stay up, 75 somebody else is at it.
+    """
+    targets = guard.chosen(session.config, names)
+    return session.told(guard.run(session.config, targets, Command.START))

@@ -1,0 +1,32 @@
+import click
+
+from restart_guard import guard, target
+from restart_guard.freshness import span
+from restart_guard.process import uptime_s
+from restart_guard.session import Session, pass_session
+from restart_guard.target import Guarded, Seen
+
+
+@click.command("status")
+@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@pass_session
+def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
+    """Show each TARGET (default: all): state, pid, uptime, relaunches.
+
+    Exit code as init scripts have it: 0 all run, 1 one is dead with its pid lock there, 3 one is stopped, 4 unknown.
+    """
+    found = guard.status(session.config, guard.chosen(session.config, names))
+    if as_json:
+        session.terminal.document([target.shown(one, seen, restarts) for one, seen, restarts in found])
+    else:
+        for one, seen, restarts in found:
+            session.terminal.report(_line(one, seen, restarts))
+    return guard.lsb_code([seen.state for _, seen, _ in found])
+
+
+def _line(one: Guarded, seen: Seen, restarts: int) -> str:
+    alive = f"  pid {seen.who.pid}  up {span(uptime_s(seen.who))}" if seen.who else ""
+    again = f"  relaunched {restarts} times" if restarts else ""
+    why = f"  ({seen.why})" if seen.why else ""
+    return f"{one.name}: {seen.state.value}{alive}{again}{why}"

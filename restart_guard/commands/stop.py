@@ -1,0 +1,20 @@
+import click
+
+from restart_guard import guard
+from restart_guard.lifecycle import Command
+from restart_guard.session import Session, duration, pass_session
+from restart_guard.target import Stop
+
+
+@click.command("stop")
+@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.option("--timeout", type=str, callback=duration, help="How long to wait (default: stop_timeout of each).")
+@click.option("--force", is_flag=True, help="Kill what still runs then.")
+@pass_session
+def command(session: Session, *, names: tuple[str, ...], timeout: float | None, force: bool) -> int:
+    """Stop each TARGET (default: all) gently: no relaunch from now on, TERM, and wait until all of it has ended.
+
+    Exit code: 0 all are down, 1 one still runs, 75 somebody else is at it.
+    """
+    targets = guard.chosen(session.config, names)
+    return session.told(guard.run(session.config, targets, Command.STOP, Stop(timeout, force)))

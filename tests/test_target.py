@@ -1,0 +1,274 @@
+"""Guarding real processes: never two, never the wrong one, and every command does what the table says."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restart_guard import process
+from restart_guard.lifecycle import Action, Command, State, decide
+from tests.conftest import Guard
+from tests.servers import wait_until
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+class Service:
+    """A guarded copy of tests/programs/service.py in the test's own directory."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.program = guard.directory / "server 服务" / "service.py"
+        self.program.parent.mkdir()
+        shutil.copy(PROGRAMS / "service.py", self.program)
+        self.lock = Path(f"{self.program}.pid")
+        self.log = guard.directory / "logs/web.log"
+
+    def configure(self, arguments: str = "", options: str = "") -> "Service":
+        self.guard.configure(
+            f'[targets.web]\nprogram = "server 服务/service.py"\ncommand = "{{python}} {{program}} {arguments}"\n'
+            f'log_file = "logs/web.log"\nmin_uptime = "100ms"\n{options}\n'
+        )
+        return self
+
+    def pids(self) -> list[int]:
+        """Every living process that runs the program."""
+        found = []
+        for one in process.everybody():
+            if one.dead:
+                continue
+            try:
+                words = Path(f"/proc/{one.pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(self.program).encode() in words:
+                found.append(one.pid)
+        return found
+
+    def ready(self) -> None:
+        wait_until(lambda: self.log.exists() and "ready" in self.log.read_text(), what="the program to be ready")
+
+    def status(self) -> Any:
+        return self.guard("status", "--json").json[0]
+
+
+@pytest.fixture
+def service(guard: Guard) -> Iterator[Service]:
+    one = Service(guard)
+    yield one
+    for pid in one.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_every_cell_of_the_table_is_filled() -> None:
+    """Each command has an answer for each state; what may not be looked at is never launched, killed or drained."""
+    for command in Command:
+        for state in State:
+            assert decide(command, state) in Action
+        assert decide(command, State.UNKNOWN) in (Action.REFUSE, Action.NOTHING)
+    assert decide(Command.TICK, State.STOPPED) is Action.NOTHING
+
+
+def test_start_tick_kill_tick_stop(service: Service) -> None:
+    """The life of a program; the pid lock holds the pid and a newline, and a tick with nothing to do prints nothing."""
+    service.configure()
+    guard = service.guard
+    assert guard("status").code == 3
+    started = guard("start")
+    assert started.code == 0
+    (pid,) = service.pids()
+    assert service.lock.read_text() == f"{pid}\n"
+    assert (service.status()["state"], service.status()["pid"]) == ("running", pid)
+    assert guard("status").code == 0
+    idle = guard("restart")
+    assert (idle.code, idle.out, idle.err) == (0, "", "")
+    assert guard("start").code == 0
+    assert service.pids() == [pid]
+    assert guard("kill").code == 0
+    assert (service.pids(), service.lock.exists(), guard("status").code) == ([], True, 1)
+    assert "relaunched" in guard("restart").out
+    (again,) = service.pids()
+    assert again != pid
+    assert service.status()["restarts"] == 1
+    assert guard("stop").code == 0
+    assert (service.pids(), service.lock.exists()) == ([], False)
+    assert guard("restart").out == ""
+    assert service.pids() == []
+    assert [event["target"] for event in guard.history()] == ["web"] * 4
+    assert len(guard("history", "--target", "web", "--json").json) == 4
+
+
+def test_twenty_starts_and_ticks_at_once_make_one_instance(service: Service, tmp_path: Path) -> None:
+    """Also by another config with another state directory: the exclusion belongs to the program."""
+    service.configure()
+    other = tmp_path / "other.toml"
+    other.write_text(service.guard.config.read_text().replace('"state"', '"state2"'))
+    other.chmod(0o600)
+    commands = ["start", "restart", "start", "restart"] * 5
+    processes = []
+    for number, command in enumerate(commands):
+        config = service.guard.config if number % 2 else other
+        arguments = [sys.executable, "-m", "restart_guard", "-c", str(config), command]
+        processes.append(subprocess.Popen(arguments, env=service.guard.environ, stdout=subprocess.DEVNULL))
+    codes = {one.wait(60) for one in processes}
+    assert codes <= {0, 75}
+    assert len(service.pids()) == 1
+    assert service.lock.read_text() == f"{service.pids()[0]}\n"
+
+
+def test_a_failed_start_shows_how_it_ended_and_the_end_of_its_log(service: Service) -> None:
+    done = service.configure("fail").guard("start")
+    assert done.code == 1
+    assert "ended within 100ms with exit status 1" in done.err
+    assert "the port is taken" in done.err
+    assert not service.lock.exists()
+    missing = service.configure("", "shell = false\n").guard.configure(
+        '[targets.web]\nprogram = "none.py"\ncommand = "/no/such/interpreter {program}"\n'
+    )("start")
+    assert missing.code == 1
+    assert "could not be started: No such file or directory" in missing.err
+
+
+def test_a_stop_waits_while_the_program_drains(service: Service) -> None:
+    """It succeeds after the time that the program takes, and no tick brings up a rival meanwhile."""
+    service.configure("slow-stop 1")
+    service.guard("start")
+    service.ready()
+    with service.guard.popen("stop") as stopping:
+        while stopping.poll() is None:
+            assert service.guard("restart").out == ""
+            assert len(service.pids()) <= 1
+        out, _ = stopping.communicate()
+    assert stopping.returncode == 0
+    assert "web: stopped in 1" in out
+    assert service.pids() == []
+
+
+def test_one_that_ignores_term_fails_to_stop_and_is_not_relaunched(service: Service) -> None:
+    service.configure("ignore-term", 'stop_timeout = "300ms"')
+    service.guard("start")
+    service.ready()
+    (pid,) = service.pids()
+    done = service.guard("stop")
+    assert done.code == 1
+    assert f"(pid {pid}); stop --force kills it" in done.err
+    assert service.guard("restart").out == ""
+    assert service.pids() == [pid]
+    assert service.status()["state"] == "unguarded"
+    assert service.guard("stop", "--timeout", "100ms", "--force").code == 0
+    assert service.pids() == []
+
+
+def test_children_never_outlive_a_stop(service: Service) -> None:
+    """A child that ignores TERM is waited for and named; with --force nothing is left of the session."""
+    service.program.write_text(
+        "import subprocess, sys, time\n"
+        "child = 'import signal, time; signal.signal(15, 1); print(\"child\", flush=True); time.sleep(300)'\n"
+        "subprocess.Popen([sys.executable, '-c', child, __file__])\nprint('ready', flush=True)\ntime.sleep(300)\n"
+    )
+    service.configure("", 'stop_timeout = "300ms"')
+    service.guard("start")
+    wait_until(lambda: "child" in service.log.read_text(), what="the child")
+    assert len(service.pids()) == 2
+    assert service.guard("stop").code == 1
+    assert len(service.pids()) == 1
+    service.guard("stop", "--timeout", "100ms", "--force")
+    kill = service.guard("status", "--json").json
+    assert kill[0]["state"] == "stopped"
+
+
+def test_a_program_started_by_hand_is_adopted(service: Service) -> None:
+    """Its shell and the shell's other jobs are none of ours."""
+    service.configure()
+    with subprocess.Popen(
+        [sys.executable, "service.py"], cwd=service.program.parent, stdout=subprocess.DEVNULL
+    ) as hand:
+        wait_until(lambda: service.status()["state"] == "unguarded", what="the program to be seen")
+        assert service.guard("start").code == 0
+        assert service.lock.read_text() == f"{hand.pid}\n"
+        assert service.guard("stop").code == 0
+        assert hand.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("content", ["", "garbage\n", "1\n", "bystander", "99999999999999\n", "-5\n"])
+def test_a_pid_lock_that_names_nobody_or_a_bystander(service: Service, content: str) -> None:
+    """The bystander is untouched, the program is relaunched, and the lock is true again."""
+    service.configure()
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        service.lock.write_text(f"{bystander.pid}\n" if content == "bystander" else content)
+        assert service.status()["state"] == "dead"
+        assert service.guard("restart").code == 0
+        (pid,) = service.pids()
+        assert service.lock.read_text() == f"{pid}\n"
+        assert bystander.poll() is None
+        service.lock.write_text(f"{bystander.pid}\n" if content == "bystander" else content)
+        assert "its pid lock is repaired" in service.guard("restart").out
+        assert service.pids() == [pid]
+        assert service.lock.read_text() == f"{pid}\n"
+        assert service.guard("stop").code == 0
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_a_zombie_is_dead(service: Service) -> None:
+    """A parent that does not collect its child leaves its pid behind; the program is relaunched all the same."""
+    service.configure()
+    with subprocess.Popen([sys.executable, service.program], cwd="/", stdout=subprocess.DEVNULL) as unreaped:
+        wait_until(lambda: service.status()["state"] == "unguarded", what="the program")
+        service.guard("start")
+        os.kill(unreaped.pid, signal.SIGKILL)
+        wait_until(lambda: (process.facts(unreaped.pid) or process.Facts(0, "", "Z", 0, 0, 0, 0)).dead, what="death")
+        assert service.status()["state"] == "dead"
+        assert "relaunched" in service.guard("restart").out
+
+
+def test_the_target_holds_nothing_of_ours(service: Service) -> None:
+    """Descriptors 0 to 2 only, a session of its own, default signals also when we ignore them."""
+    service.configure()
+    shell = f"trap '' HUP INT QUIT PIPE; exec {sys.executable} -m restart_guard -c '{service.guard.config}' start"
+    subprocess.run(["sh", "-c", shell], env=service.guard.environ, check=True, stdout=subprocess.DEVNULL)
+    (pid,) = service.pids()
+    assert sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir()) == ["0", "1", "2"]
+    assert os.getsid(pid) == pid
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    ignored = int(next(line for line in lines if line.startswith("SigIgn")).split()[1], 16)
+    # Python itself ignores PIPE (13) and XFSZ (25); the others were ignored by the shell before.
+    assert not ignored & (1 << signal.SIGHUP - 1 | 1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1)
+
+
+def test_kill_nine_at_any_step_leaves_one_instance(service: Service) -> None:
+    """After each kill the next tick or start leaves exactly one instance and a true pid lock."""
+    service.configure()
+    environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": "guard,target,pidlock"}
+    count = service.guard.directory / "count"
+    service.guard("start", environ=environ | {"RG_COUNT_TO": str(count)})
+    steps = [int(line) for line in count.read_text().splitlines()]
+    for step in steps[:: max(1, len(steps) // 20)]:
+        service.guard("kill")
+        service.guard("restart", environ=environ | {"RG_KILL_AT": str(step)})
+        assert service.guard("restart").code == 0
+        assert len(service.pids()) == 1, step
+        assert service.lock.read_text() == f"{service.pids()[0]}\n"
+
+
+def test_a_slow_target_delays_no_other(guard: Guard) -> None:
+    service = Service(guard)
+    guard.configure(
+        "".join(
+            f'[targets.{name}]\nprogram = "{name}.py"\ncommand = "{{python}} {{program}}"\nmin_uptime = "{uptime}"\n'
+            for name, uptime in (("slow", "2s"), ("a", "10ms"), ("b", "10ms"))
+        )
+    )
+    for name in ("slow", "a", "b"):
+        shutil.copy(service.program, guard.directory / f"{name}.py")
+    begun = time.monotonic()
+    assert guard("start").code == 0
+    assert time.monotonic() - begun < 3.5
+    assert guard("kill").code == 0
