@@ -6,7 +6,6 @@ silence the alert, so the outcome then goes to its destinations directly and the
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from restart_guard.config import suggestion
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.freshness import span
 from restart_guard.incident import Incident, Notice, advance
-from restart_guard.journal import Event, Journal
+from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.lock import held
 from restart_guard.messages import Language, attempt_text, notice, reason, row, summary, unrecorded, what_is_wrong
 from restart_guard.outcome import Attempt, Outcome, Reading
@@ -103,7 +102,7 @@ def _heal(config: Config, name: str, check: Check, *, progress: redis_store.Prog
         clock.sleep(check.retry_delay)
         reading = redis_store.read(config.redis, check, progress=progress)
     outcome = _outcome(config, name, (began_at, begun), reading, tuple(attempts))
-    return outcome._replace(run_id=str(uuid.uuid4()))
+    return outcome._replace(run_id=new_run_id())
 
 
 def _attempt(config: Config, name: str, check: Check, remedy: Remedy) -> Attempt:

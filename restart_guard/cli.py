@@ -6,7 +6,6 @@ A command's module is imported only when that command runs, so that a tick impor
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,7 +121,7 @@ def _bug(context: click.Context | None, terminal: Terminal, error: Exception) ->
     session = context.obj if context is not None else None
     state_dir = (session or Session(None, terminal)).state_dir
     log = state_dir / "restart-guard.log"
-    text = terminal.redact("".join(traceback.format_exception(error)))
+    text = terminal.redact("".join(importlib.import_module("traceback").format_exception(error)))
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -3,11 +3,8 @@
 Spans and deadlines use ``monotonic``; stamps are aware UTC and may jump with the wall clock.
 """
 
-import os
 import time
-from datetime import UTC, datetime, tzinfo
-from pathlib import Path
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 
 def now() -> datetime:
@@ -32,21 +29,6 @@ def sleep(seconds: float) -> None:
 def local(moment: datetime) -> datetime:
     """The same moment with the host's offset."""
     return moment.astimezone()
-
-
-def local_zone() -> tzinfo:
-    """The host's time zone with its future changes, which an offset alone does not know.
-
-    From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
-    """
-    name = os.environ.get("TZ", "").removeprefix(":")
-    try:
-        if name:
-            return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
-        return datetime.now(UTC).astimezone().tzinfo or UTC
 
 
 def stamp(moment: datetime) -> str:

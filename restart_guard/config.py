@@ -5,7 +5,6 @@ that does; secrets are looked up when they are used.
 """
 
 import difflib
-import json
 import os
 import shlex
 import signal
@@ -161,7 +160,11 @@ class _Reader:
 def _key(key: str) -> str:
     """A key as TOML writes it: bare where it may be."""
     bare = key and all(character.isalnum() or character in "-_" for character in key)
-    return key if bare else json.dumps(key, ensure_ascii=False)
+    return key if bare else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
 
 
 def _shown(value: object) -> str:
@@ -169,7 +172,7 @@ def _shown(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return json.dumps(value if len(value) <= 60 else value[:57] + "…", ensure_ascii=False)
+            return _quoted(value if len(value) <= 60 else value[:57] + "…")
         case dict():
             return "a table"
         case list():
@@ -188,7 +191,7 @@ def _wanted(kind: Any) -> str:
     if origin is Annotated:
         return next(meta.description for meta in get_args(kind) if isinstance(meta, Meta) and meta.description)
     if origin is Literal:
-        return "one of " + ", ".join(json.dumps(word) for word in get_args(kind))
+        return "one of " + ", ".join(_quoted(word) for word in get_args(kind))
     if origin in (Union, UnionType):
         return next(_wanted(part) for part in get_args(kind) if part is not NoneType)
     return str(getattr(kind, "wanted", _WORDS.get(kind)))

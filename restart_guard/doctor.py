@@ -4,10 +4,12 @@ unless a test alert is asked for; a robot has no call that would not be a messag
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from enum import StrEnum
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -146,7 +148,7 @@ def _ttl(config: Config, name: str, check: Check) -> Iterator[Finding]:
     """What is left of the data's TTL at the scheduled hours of the coming year, in the host's time zone."""
     timer = config.timer or Timer()
     now = clock.now()
-    here = now.astimezone(clock.local_zone())
+    here = now.astimezone(_local_zone())
     try:
         slots = [slot for slot in islice(CronSim(timer.check_redis, here), 500) if slot - here < timedelta(days=400)]
     except CronSimError as error:
@@ -243,3 +245,18 @@ def _test_alert(config: Config) -> Iterator[Finding]:
 def shown(finding: Finding) -> Mapping[str, str]:
     """The object of ``doctor --json``."""
     return {"status": finding.level.value, "what": finding.what, "advice": finding.advice}
+
+
+def _local_zone() -> tzinfo:
+    """The host's time zone with its future changes, which an offset alone does not know.
+
+    From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
+    """
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return clock.local(clock.now()).tzinfo or UTC

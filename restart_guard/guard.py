@@ -2,23 +2,22 @@
 
 import importlib
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from restart_guard import clock, process, target
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
 from restart_guard.config import suggestion
 from restart_guard.errors import UsageError
-from restart_guard.journal import Event, Journal
+from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.lifecycle import Command, State
 from restart_guard.settings import Config
 from restart_guard.target import Done, Guarded, Seen, Stop
 
 KIND = "target"
 _BY_HAND_WAIT_S = 10.0
-_AT_ONCE = 32
 
 # The init-script standard of the Linux Standard Base, section "Init Script Actions".
 _LSB = {State.RUNNING: 0, State.UNGUARDED: 0, State.DEAD: 1, State.STOPPED: 3, State.UNKNOWN: 4}
@@ -76,12 +75,23 @@ def _side_by_side(config: Config, targets: Sequence[Guarded], act: Callable[[Gua
     if not targets:
         return
     happened: list[Done] = []
-    with ThreadPoolExecutor(min(len(targets), _AT_ONCE)) as pool:
-        for future in as_completed([pool.submit(act, one) for one in targets]):
-            done = future.result()
-            if done.event is not None:
-                happened.append(done)
-            yield done
+    finished: SimpleQueue[Done | BaseException] = SimpleQueue()
+
+    def work(one: Guarded) -> None:
+        try:
+            finished.put(act(one))
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
+            finished.put(error)
+
+    for one in targets:
+        Thread(target=work, args=(one,), daemon=True).start()
+    for _ in targets:
+        done = finished.get()
+        if isinstance(done, BaseException):
+            raise done
+        if done.event is not None:
+            happened.append(done)
+        yield done
     if happened:
         with Journal.open(config.state_dir) as journal, journal.transaction():
             for done in happened:
@@ -93,7 +103,7 @@ def _event(config: Config, done: Done) -> Event:
     detail = config.redact(done.event or "")
     status = "success" if done.ok else "failure"
     more = {"host": os.uname().nodename, "relaunch": (done.event or "").startswith("relaunched")}
-    return Event(str(uuid.uuid4()), clock.now(), KIND, done.name, status, detail, more)
+    return Event(new_run_id(), clock.now(), KIND, done.name, status, detail, more)
 
 
 def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:

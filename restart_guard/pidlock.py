@@ -7,11 +7,12 @@ launched, which a pid alone is not. It is never removed: a lock on a removed fil
 
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import msgspec
 
 from restart_guard import clock
 from restart_guard.errors import BusyError, GuardError
@@ -102,7 +103,7 @@ class PidLock:
     def recorded(self) -> Identity | None:
         """The identity of the process that was launched or adopted last; None where none is known."""
         with suppress(OSError, ValueError, TypeError, KeyError):
-            record = json.loads(self.guard_path.read_text())
+            record = msgspec.json.decode(self.guard_path.read_bytes())
             return Identity(int(record["pid"]), int(record["started"]), str(record["boot"]))
         return None
 
@@ -112,7 +113,7 @@ class PidLock:
         Written in place and not renamed over, since the file is what others lock; a torn write is no JSON.
         """
         with suppress(OSError), self.guard_path.open("r+") as file:
-            file.write(json.dumps(who._asdict()) + "\n")
+            file.write(msgspec.json.encode(who._asdict()).decode() + "\n")
             file.truncate()
             file.flush()
             os.fsync(file.fileno())

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from restart_guard import config as config_file
 from restart_guard.errors import ExitCode
 from restart_guard.settings import Config
-from restart_guard.target import Done, exit_code
 from restart_guard.terminal import Terminal
 from restart_guard.values import Duration
+
+if TYPE_CHECKING:
+    from restart_guard.target import Done
 
 
 class Session:
@@ -39,15 +42,17 @@ class Session:
         """The state directory, also when the config could not be loaded."""
         return self._config.state_dir if self._config else config_file.default_state_dir(os.environ)
 
-    def told(self, results: Iterable[Done], *, tick: bool = False) -> int:
+    def told(self, results: "Iterable[Done]", *, tick: bool = False) -> int:
         """Print what was done to each target as it comes; the exit code."""
-        done_all = []
+        done_all: list[Done] = []
         for done in results:
             done_all.append(done)
             say = self.terminal.result if done.ok and not done.busy else self.terminal.error
             if done.text and not (tick and done.busy):
                 say(f"{done.name}: {done.text}")
-        return ExitCode.DONE if tick and all(done.ok for done in done_all) else exit_code(done_all)
+        if not all(done.ok for done in done_all):
+            return ExitCode.FAILED
+        return ExitCode.BUSY if any(done.busy for done in done_all) and not tick else ExitCode.DONE
 
 
 def duration(_context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:

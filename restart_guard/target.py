@@ -8,12 +8,12 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from restart_guard import process
-from restart_guard.errors import BusyError, ExitCode, GuardError
+from restart_guard.errors import BusyError, GuardError
 from restart_guard.freshness import span
 from restart_guard.lifecycle import Action, Command, State, decide, state_of
 from restart_guard.pidlock import PidLock
@@ -268,13 +268,6 @@ def _tail(path: Path | None, start: int) -> str:
     except OSError as error:
         return f"; its log {path} cannot be read: {error.strerror}"
     return f"; the end of {path}:\n{said}" if said else f"; it wrote nothing to {path}"
-
-
-def exit_code(results: Sequence[Done]) -> ExitCode:
-    """1 when one failed, 75 when all that was not done is in other hands, else 0."""
-    if not all(done.ok for done in results):
-        return ExitCode.FAILED
-    return ExitCode.BUSY if any(done.busy for done in results) else ExitCode.DONE
 
 
 def shown(target: Guarded, seen: Seen, restarts: int) -> Mapping[str, Any]:

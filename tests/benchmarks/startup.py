@@ -23,7 +23,7 @@ def main() -> None:
         config = directory / "config.toml"
         config.write_text(f'state_dir = "{directory}/state"\n[targets.sleeper]\nprogram = "sleeper.py"\n')
         config.chmod(0o600)
-        guard = [sys.executable, "-m", "restart_guard", "-c", str(config)]
+        guard = [str(Path(sys.executable).with_name("restart-guard")), "-c", str(config)]
         subprocess.run([*guard, "-q", "start"], env=environ, check=True)
         try:
             ways = {
