@@ -237,7 +237,10 @@ def _unrecorded(config: Config, outcome: Outcome, why: str, say: Say) -> Result:
     incident = Incident(outcome.run_id[:8], now, 1, 1, now)
     language: Language = config.wecom.language if config.wecom else "zh"
     sent = [
-        (destination, payload | {"text": unrecorded(payload["text"], why, language)} if "text" in payload else payload)
+        (
+            destination,
+            payload | {"text": unrecorded(payload["text"], why, outcome, language)} if "text" in payload else payload,
+        )
         for destination, payload in payloads(config, outcome, incident, Notice.FIRST, now)
     ]
     tallies = delivery.deliver_directly(config, sent)

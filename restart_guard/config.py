@@ -5,12 +5,14 @@ that does; secrets are looked up when they are used.
 """
 
 import difflib
+import ipaddress
 import os
 import shlex
 import signal
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -30,12 +32,13 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     """The config file to use, in the documented order. Raises ConfigError naming every place that was looked at."""
     named = option or (Path(environ["RESTART_GUARD_CONFIG"]) if environ.get("RESTART_GUARD_CONFIG") else None)
     if named is not None:
-        return named.absolute()
-    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        return _absolute(named)
+    home = Path(environ.get("XDG_CONFIG_HOME") or _home() / ".config")
     places = [Path("config.toml"), home / "restart-guard/config.toml", Path("/etc/restart-guard/config.toml")]
     for place in places:
-        if place.is_file():
-            return place.absolute()
+        with suppress(OSError):
+            if place.is_file():
+                return _absolute(place)
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(f"No config was found: looked for {looked}. Name one with -c FILE or RESTART_GUARD_CONFIG.")
 
@@ -64,8 +67,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
     sections = {name: reader.section(kind, data[name], name) for name, kind in SECTIONS.items() if name in data}
     named = {name: reader.named(kind, data.get(name, {}), name) for name, kind in NAMED_SECTIONS.items()}
     state_dir = reader.value(Path, data["state_dir"], "state_dir") if "state_dir" in data else None
-    if not reader.problems:
-        reader.problems += [f"{path}: {problem}" for problem in cross_checks(sections, named)]
+    reader.problems += [f"{path}: {problem}" for problem in cross_checks(sections, named)]
     if reader.problems:
         raise ConfigError(*reader.problems)
     exposed = [secret for secret in reader.secrets if secret.is_plain] if mode & (stat.S_IRGRP | stat.S_IROTH) else []
@@ -89,7 +91,22 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"]) / "restart-guard"
-    return Path("/var/lib/restart-guard") if os.geteuid() == 0 else Path.home() / ".local/state/restart-guard"
+    return Path("/var/lib/restart-guard") if os.geteuid() == 0 else _home() / ".local/state/restart-guard"
+
+
+def _home() -> Path:
+    """The user's home; in a container a user may have neither HOME nor an entry in passwd."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ConfigError(f"{path}: the working directory is gone; name the config by its full path.") from error
 
 
 def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
@@ -198,15 +215,22 @@ def _wanted(kind: Any) -> str:
 
 
 def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong between options that are each right: dotted key, what was expected, what was there."""
+    """What is wrong between options that are each right: dotted key, what was expected, what was there.
+
+    A section that could not be read is None, and was told of already.
+    """
     yield from _redis_problems(sections.get("redis") or Redis())
     if sections.get("mysql"):
         yield from _mysql_problems(sections["mysql"])
     if sections.get("wecom"):
         yield from _wecom_problems(sections["wecom"])
     for name, target in named["targets"].items():
+        if target is None:
+            continue
         yield from _target_problems(f"targets.{_key(name)}", target)
     for name, check in named["checks"].items():
+        if check is None:
+            continue
         yield from _check_problems(f"checks.{_key(name)}", check, named)
 
 
@@ -218,6 +242,9 @@ def _target_problems(where: str, target: Target) -> Iterator[str]:
 
 
 def _redis_problems(redis: Redis) -> Iterator[str]:
+    yield from _timeout_problems("redis.timeout", redis.timeout)
+    if redis.sentinels == ():
+        yield "redis.sentinels: expected at least one, was an empty list."
     if redis.url is not None and redis.sentinels:
         yield "redis.sentinels: expected either url or sentinels, but both are given."
     if redis.sentinels and not redis.service:
@@ -235,7 +262,13 @@ def _redis_problems(redis: Redis) -> Iterator[str]:
             yield f'redis.sentinels: expected "host:port" in each, was {_shown(place)}.'
 
 
+def _timeout_problems(where: str, timeout: Duration) -> Iterator[str]:
+    if not 0.01 <= timeout <= 3600:
+        yield f"{where}: expected a time from 10ms to 1h."
+
+
 def _mysql_problems(mysql: MySql) -> Iterator[str]:
+    yield from _timeout_problems("mysql.timeout", mysql.timeout)
     for option, known in (("columns", list(COLUMNS)), ("status_values", ["success", "failure"])):
         for word in getattr(mysql, option):
             if word not in known:
@@ -264,7 +297,10 @@ def http_is_allowed(url: str, wecom: WeCom) -> bool:
         host = urlsplit(url).hostname or ""
     except ValueError:
         return False
-    loopback = host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
     return url.startswith("https://") or wecom.allow_http or loopback
 
 

@@ -150,13 +150,21 @@ def _send_once(config: Config, destination: str, payload: Any) -> Tally:
 
 
 def _drain(config: Config, destination: str, which: Which, budget_s: float) -> Tally:
-    """Send a destination's items, oldest first, until one shows that the next would fare no better."""
-    try:
-        locked = held(config.state_dir, [f"deliver-{destination}"], what=f"Delivery to {destination}")
-        with locked, Journal.open(config.state_dir) as journal:
-            return _Drain(config, journal, destination, clock.monotonic() + budget_s * 0.9).run(which)
-    except BusyError as error:
-        return Tally(destination, said=(str(error),), busy=True)
+    """Send a destination's items, oldest first, until one shows that the next would fare no better.
+
+    A job's run waits for a process that is delivering: its own message may have come too late to be seen by that.
+    """
+    deadline = clock.monotonic() + budget_s * 0.9
+    while True:
+        try:
+            what = f"Delivery to {destination}"
+            locked = held(config.state_dir, [f"deliver-{destination}"], what=what, fallback=False)
+            with locked, Journal.open(config.state_dir) as journal:
+                return _Drain(config, journal, destination, deadline).run(which)
+        except BusyError as error:
+            if which is not Which.PENDING or clock.monotonic() > deadline:
+                return Tally(destination, said=(str(error),), busy=True)
+        clock.sleep(0.1)
 
 
 class _Drain:
@@ -172,13 +180,8 @@ class _Drain:
         self._said: list[str] = []
 
     def run(self, which: Which) -> Tally:
-        """Send what is to be tried. A success proves that the destination is well: then blocked items get a try too."""
-        items = self._journal.undelivered(self._destination)
-        chosen = self._chosen(items, which)
         try:
-            if self._send_all(chosen) and self._delivered:
-                tried = {item.id for item in chosen}
-                self._send_all([item for item in items if item.state == "blocked" and item.id not in tried])
+            self._send_all(self._chosen(self._journal.undelivered(self._destination), which))
         finally:
             if self._sender is not None:
                 self._sender.close()
@@ -187,25 +190,24 @@ class _Drain:
         return Tally(self._destination, self._delivered, states["pending"], states["blocked"], said)
 
     def _chosen(self, items: list[Delivery], which: Which) -> list[Delivery]:
-        now = clock.now()
-        mark = config_mark(self._config, self._destination, self._journal) if _any_blocked(items) else ""
-        chosen = []
-        for item in items:
-            if item.state == "blocked":
-                wanted = which is Which.ALL or item.config_mark != mark
-            elif which is Which.DUE:
-                wanted = is_due(item.next_try, now, cap_s=DELIVERY_CAP_S)
-            else:
-                wanted = which is not Which.PENDING or is_due(item.not_before, now, cap_s=DELIVERY_CAP_S)
-            if wanted:
-                chosen.append(item)
-        return chosen
+        """What to try, oldest first: a person must not hear of a recovery before the alert.
 
-    def _send_all(self, items: list[Delivery]) -> bool:
-        """Whether the destination took everything that can be taken."""
+        Backoff and silence are the destination's, not the item's. One that is blocked is tried again when the config
+        changed, and as the first of all when there is something new: it may have been mended elsewhere.
+        """
+        now = clock.now()
+        moments = [item.next_try if which is Which.DUE else item.not_before for item in items]
+        if which in (Which.DUE, Which.PENDING) and not all(is_due(at, now, cap_s=DELIVERY_CAP_S) for at in moments):
+            return []
+        if which is Which.ALL or any(item.state == "pending" for item in items):
+            return items
+        mark = config_mark(self._config, self._destination, self._journal) if items else ""
+        return [item for item in items if item.config_mark != mark]
+
+    def _send_all(self, items: list[Delivery]) -> None:
         for item in items:
             if clock.monotonic() > self._deadline:
-                return False
+                return
             try:
                 if self._sender is None:
                     self._sender = open_sender(self._config, self._destination)
@@ -213,13 +215,12 @@ class _Drain:
             except DeliveryError as error:
                 self._keep(item, error)
                 if error.whole_destination:
-                    return False
+                    return
                 continue
             self._journal.delivered(item.id, clock.now())
             self._delivered += 1
             if note:
                 self._said.append(self._config.redact(note))
-        return True
 
     def _keep(self, item: Delivery, error: DeliveryError) -> None:
         text = self._config.redact(str(error))
@@ -232,10 +233,6 @@ class _Drain:
         now = clock.now()
         silence = now + timedelta(seconds=error.not_before_s) if error.not_before_s else None
         self._journal.failed(item.id, text, error.code, now + timedelta(seconds=wait), silence)
-
-
-def _any_blocked(items: list[Delivery]) -> bool:
-    return any(item.state == "blocked" for item in items)
 
 
 def config_mark(config: Config, destination: str, journal: Journal) -> str:

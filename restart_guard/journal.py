@@ -2,8 +2,9 @@
 
 Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another's.
 
-Bounds. ``prune`` removes events that are older than 400 days or beyond the newest 10,000, and of these only such as
-have nothing pending: what was not delivered is never removed. Events are append-only; a trigger refuses to change one.
+Bounds. ``prune`` removes events beyond the newest 10,000, and those older than 400 days but for the newest 1,000 (so
+that a clock that is wrong once does not empty it), and of these only such as have nothing pending. Events are
+append-only; a trigger refuses to change one.
 """
 
 import os
@@ -18,10 +19,12 @@ import msgspec
 
 from restart_guard.clock import stamp
 from restart_guard.incident import Incident
-from restart_guard.journal_file import open_file, open_file_to_read, told, transaction
+from restart_guard.journal_file import open_file, open_file_to_read, readable, told, transaction
+from restart_guard.values import printable, printable_all
 
 KEEP_DAYS = 400
 KEEP_EVENTS = 10_000
+KEEP_ANYWAY = 1_000
 
 
 def new_run_id() -> str:
@@ -94,7 +97,15 @@ class Journal:
         """Add an event and its (destination, payload) pairs; only inside a transaction."""
         cursor = self._run(
             "INSERT INTO events (run_id, at, kind, subject, status, detail, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(event.run_id, stamp(event.at), event.kind, event.subject, event.status, event.detail, _json(event.data)),
+            *(
+                event.run_id,
+                stamp(event.at),
+                event.kind,
+                event.subject,
+                event.status,
+                printable(event.detail),
+                _json(event.data),
+            ),
         )
         for destination, payload in deliveries:
             self._run(
@@ -109,7 +120,8 @@ class Journal:
         ).fetchone()
         if row is None:
             return None
-        return Incident(row[0], datetime.fromisoformat(row[1]), row[2], row[3], _moment(row[4]))
+        with readable(self.path):
+            return Incident(row[0], datetime.fromisoformat(row[1]), row[2], row[3], _moment(row[4]))
 
     def set_incident(self, kind: str, subject: str, incident: Incident | None) -> None:
         if incident is None:
@@ -129,13 +141,14 @@ class Journal:
             f"FROM deliveries WHERE state != 'delivered' {where} ORDER BY id",
             *values,
         )
-        return [
-            Delivery(
-                *(row[0], row[1], msgspec.json.decode(row[2]), row[3], row[4]),
-                *(_moment(row[5]), _moment(row[6]), row[7], row[8]),
-            )
-            for row in rows
-        ]
+        with readable(self.path):
+            return [
+                Delivery(
+                    *(row[0], row[1], msgspec.json.decode(row[2]), row[3], row[4]),
+                    *(_moment(row[5]), _moment(row[6]), row[7], row[8]),
+                )
+                for row in rows
+            ]
 
     def delivered(self, delivery_id: int, at: datetime) -> None:
         with self.transaction():
@@ -170,13 +183,15 @@ class Journal:
             "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3",
             *(kind, subject, limit),
         ).fetchall()
-        return [self._shown(*row) for row in rows]
+        with readable(self.path):
+            return [self._shown(*row) for row in rows]
 
     def event(self, run_id: str) -> dict[str, Any] | None:
         row = self._run(
             "SELECT id, run_id, at, kind, subject, status, detail, data FROM events WHERE run_id = ?", run_id
         ).fetchone()
-        return self._shown(*row) if row else None
+        with readable(self.path):
+            return self._shown(*row) if row else None
 
     def _shown(self, *row: Any) -> dict[str, Any]:
         event_id, run_id, at, kind, subject, status, detail, data = row
@@ -236,9 +251,10 @@ class Journal:
         self._run("DELETE FROM pruned")
         self._run(
             "INSERT INTO pruned SELECT id FROM events WHERE "
-            "(at < ?1 OR id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?2)) AND NOT EXISTS "
+            "((at < ?1 AND id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?3)) "
+            "OR id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?2)) AND NOT EXISTS "
             "(SELECT 1 FROM deliveries WHERE event_id = events.id AND state != 'delivered') ORDER BY id LIMIT 500",
-            *(old, KEEP_EVENTS),
+            *(old, KEEP_EVENTS, KEEP_ANYWAY),
         )
         self._run("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM pruned)")
         self._run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
@@ -254,7 +270,7 @@ class Journal:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(printable_all(value)).decode()
 
 
 def _moment(text: str | None) -> datetime | None:

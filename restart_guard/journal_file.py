@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from restart_guard.errors import JournalError
 
 SCHEMA_VERSION = 1
@@ -151,6 +153,16 @@ def told(path: Path) -> Iterator[None]:
         reason = error.strerror or type(error).__name__
         advice = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise JournalError(f"The journal {path} cannot be opened: {reason}.{advice}") from error
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns a stored value that makes no sense into a JournalError."""
+    try:
+        yield
+    except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        text = f"The journal {path} holds a value that cannot be read ({error}). Move it away to start a new one."
+        raise JournalError(text) from error
 
 
 def _why(error: sqlite3.Error, path: Path) -> str:

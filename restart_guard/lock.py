@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,15 +12,20 @@ from restart_guard.errors import BusyError
 
 
 @contextmanager
-def held(state_dir: Path, names: list[str], *, what: str) -> Iterator[None]:
+def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True) -> Iterator[None]:
     """Hold the named locks of a state directory, all or none. Raises BusyError at once when another process has one.
+
+    Where no lock file can be made (a full or read-only disk), the ``fallback`` locks the directory itself, else
+    nothing is excluded.
 
     Taken in the order of their names, so that two processes that want several never wait for each other. The
     descriptors are close-on-exec (PEP 446): a program that is started meanwhile does not keep the lock.
     """
     with ExitStack() as stack:
-        for name in sorted(set(names)):
-            fd = _open(state_dir, name)
+        fds = [_open(state_dir, name) for name in sorted(set(names))]
+        if None in fds and fallback:
+            fds.append(_open_directory(state_dir))
+        for fd in fds:
             if fd is None:
                 continue
             stack.callback(os.close, fd)
@@ -38,11 +44,15 @@ def held(state_dir: Path, names: list[str], *, what: str) -> Iterator[None]:
 
 
 def _open(state_dir: Path, name: str) -> int | None:
-    """The lock's file; on a full or read-only disk the state directory itself, else nothing can be locked."""
     with suppress(OSError):
         (state_dir / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
-        file_name = name.replace("/", "_")
-        return os.open(state_dir / "locks" / file_name, os.O_RDWR | os.O_CREAT, 0o600)
+        # A file's name is limited to 255 bytes, a check's is not.
+        short = name if len(name.encode()) < 200 else hashlib.sha256(name.encode()).hexdigest()
+        return os.open(state_dir / "locks" / short, os.O_RDWR | os.O_CREAT, 0o600)
+    return None
+
+
+def _open_directory(state_dir: Path) -> int | None:
     with suppress(OSError):
         return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
     return None

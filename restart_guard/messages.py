@@ -62,6 +62,8 @@ _TROUBLES: dict[str, tuple[str, str]] = {
         "是 Redis Cluster：本工具读取单机或 Sentinel",
         "is a Redis Cluster; single servers and Sentinel services can be read",
     ),
+    "protocol": ("的应答无法理解：{text}", "gives an answer that makes no sense: {text}"),
+    "sentinel": ("无法通过 Sentinel 访问：{text}", "cannot be reached through its Sentinels: {text}"),
     "secret": ("的密码无法读取：{text}", "has no password to log in with: {text}"),
     "slow": ("读取未能在限定时间内完成：{text}", "could not be read within the check's timeout: {text}"),
 }
@@ -111,6 +113,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "id": ("编号 {id}", "incident {id}"),
     "description": ("Redis 数据检查 {check}", "Redis data check {check}"),
     "unrecorded": ("本机日志库不可写，结果未记录", "the journal cannot be written, this outcome is not recorded"),
+    "journal_down": (
+        "【故障】restart-guard 日志库不可写，结果未记录（Redis 数据 {check} 正常） | {host}",
+        "[DOWN] restart-guard cannot write its journal (Redis data {check} is good, but not recorded) | {host}",
+    ),
     "why": ("日志库：{why}", "journal: {why}"),
     "test_body": (
         "这是一条测试消息，收到即表示报警通道可用。",
@@ -146,9 +152,9 @@ def reason(bad: Bad, language: Language) -> str:
 def trouble(error: StoreError, server: str, language: Language) -> str:
     """Why a server could not be read, with its own code, and what to do."""
     if error.code not in _TROUBLES:
-        return f"{server}: {error}"
+        return f"{server}: {_clip(str(error), 300)}"
     code = f" ({error.code})" if error.code.isupper() else ""
-    return f"{server} {_say(_TROUBLES, error.code, language, text=error)}{code}"
+    return f"{server} {_say(_TROUBLES, error.code, language, text=_clip(str(error), 300))}{code}"
 
 
 def summary(outcome: Outcome, language: Language) -> str:
@@ -223,7 +229,7 @@ def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Lang
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
     subject = _say(_WORDS, "subject", language, check=_clip(outcome.check, 80))
     if kind is Notice.RECOVERED:
-        lasted = span((at - incident.opened_at).total_seconds())
+        lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
         what = " " + _say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
     else:
         what = ("：" if language == "zh" else ": ") + _clip(summary(outcome, language), 400)
@@ -247,11 +253,14 @@ def _particulars(outcome: Outcome, language: Language) -> list[str]:
     return lines
 
 
-def unrecorded(text: str, why: str, language: Language) -> str:
+def unrecorded(text: str, why: str, outcome: Outcome, language: Language) -> str:
     """An alert's text with the news, in its first line already, that the journal could not keep the outcome."""
     head, _, rest = text.partition("\n")
-    what, separator, host = head.rpartition(" | ")
-    head = f"{what} | {_say(_WORDS, 'unrecorded', language)}{separator}{host}"
+    if outcome.ok:
+        head = _say(_WORDS, "journal_down", language, check=_clip(outcome.check, 80), host=_clip(outcome.host, 80))
+    else:
+        what, separator, host = head.rpartition(" | ")
+        head = f"{what} | {_say(_WORDS, 'unrecorded', language)}{separator}{host}"
     return fit(f"{head}\n{_say(_WORDS, 'why', language, why=_clip(why, 300))}\n", rest, "")
 
 

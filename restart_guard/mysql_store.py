@@ -10,6 +10,7 @@ How a row arrives once depends on the table that is there, and is found out on e
 The user's table is never altered; columns that it lacks are left out.
 """
 
+import os
 import ssl
 import struct
 from collections.abc import Iterator, Mapping
@@ -222,6 +223,9 @@ def _tls(settings: MySql) -> Mapping[str, Any]:
         return {"ssl_disabled": True}
     if settings.tls == "preferred":
         return {}
+    for path in (settings.ca_file, settings.client_cert, settings.client_key):
+        if path is not None and not os.access(path, os.R_OK):
+            raise DeliveryError(f"[mysql] {path} cannot be read; TLS needs it.", code="tls", permanent=True)
     context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
     if settings.tls == "required":
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -92,6 +92,9 @@ def read_table(cursor: Any, settings: MySql) -> Table:
         if column.lower() not in by_name:
             raise _unfit(settings, f"has no column {column}, which [mysql] columns.{own} names.")
     columns = {own: by_name[column.lower()] for own, column in wanted.items() if column.lower() in by_name}
+    columns = {own: column for own, column in columns.items() if own in settings.columns or _can_hold(own, column)}
+    if len({column.name for column in columns.values()}) < len(columns):
+        raise _unfit(settings, "would get two of our values in one column; correct [mysql] columns.")
     for own in ("task_status", "task_description"):
         if own not in columns:
             raise _unfit(settings, f"has no column {own}; name the right one in [mysql] columns.")
@@ -108,6 +111,16 @@ def read_table(cursor: Any, settings: MySql) -> Table:
     )
 
 
+def _can_hold(own: str, column: Column) -> bool:
+    """Whether a column that happens to have our name is of a kind that takes our value; else it is somebody else's."""
+    is_text = column.kind.endswith(("char", "text"))
+    if own == "run_id":
+        return is_text and (column.length or 0) >= 36
+    if own in ("attempts", "duration"):
+        return is_text or column.kind in _NUMBERS | {"decimal", "float", "double"}
+    return own in ("task_status", "task_execution_time") or is_text
+
+
 def _labels(status: Column, settings: MySql) -> tuple[str | int, str | int]:
     """What stands for success and failure: as configured, else by the column's own ENUM."""
     labels = re.findall(r"'((?:[^']|'')*)'", status.full_kind) if status.kind == "enum" else []
@@ -116,16 +129,23 @@ def _labels(status: Column, settings: MySql) -> tuple[str | int, str | int]:
         chosen = (settings.status_values["success"], settings.status_values["failure"])
         if labels and not set(chosen) <= set(labels):
             raise _unfit(settings, f"knows only the labels {', '.join(labels)}; correct [mysql] status_values.")
-        return chosen
+        return _whole(status, chosen, settings)
     if status.kind in _NUMBERS:
         return (1, 0)
     if status.kind != "enum":
-        return ("success", "failure")
+        return _whole(status, ("success", "failure"), settings)
     folded = {label.casefold(): label for label in labels}
     for good, bad in _LABELS:
         if good in folded and bad in folded:
             return (folded[good], folded[bad])
     raise _unfit(settings, f"has the labels {', '.join(labels)}; say in [mysql] status_values which is which.")
+
+
+def _whole(status: Column, labels: tuple[str, str], settings: MySql) -> tuple[str, str]:
+    """The labels, if the column keeps them as they are: cut or replaced they would look alike."""
+    if any(status.fit(label) != label for label in labels):
+        raise _unfit(settings, f"cannot hold the labels {'/'.join(labels)}; choose others in [mysql] status_values.")
+    return labels
 
 
 def _is_transactional(cursor: Any, settings: MySql) -> bool:
@@ -145,7 +165,7 @@ def _is_unique(cursor: Any, settings: MySql, column: str) -> bool:
         "AND TABLE_NAME = %s AND NON_UNIQUE = 0 GROUP BY INDEX_NAME",
         (settings.database, settings.table),
     )
-    return any(count == 1 and name.lower() == column.lower() for name, count in cursor.fetchall())
+    return any(count == 1 and (name or "").lower() == column.lower() for name, count in cursor.fetchall())
 
 
 def _unfit(settings: MySql, text: str) -> DeliveryError:

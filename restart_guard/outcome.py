@@ -17,12 +17,16 @@ class Bad(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One read of a check's data: ``bad`` holds the first ``bad_total`` of them, ``trouble`` what ended it early."""
+    """One read of a check's data.
+
+    ``bad`` holds the first of ``bad_total``, ``codes`` what was wrong with any, ``trouble`` what ended the read.
+    """
 
     keys: int
     bad: tuple[Bad, ...] = ()
     bad_total: int = 0
     trouble: StoreError | None = None
+    codes: frozenset[str] = frozenset()
 
     @property
     def good(self) -> bool:
@@ -36,8 +40,7 @@ class Reading(NamedTuple):
         """
         if self.trouble is not None:
             return self.trouble.remedy
-        only_types = self.bad_total == len(self.bad) and all(bad.code == "type" for bad in self.bad)
-        return Remedy.PERSON if only_types else Remedy.RETRY
+        return Remedy.PERSON if self.codes == {"type"} else Remedy.RETRY
 
 
 class Attempt(NamedTuple):

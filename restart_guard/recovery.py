@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,8 @@ from restart_guard.freshness import span
 from restart_guard.outcome import Attempt
 from restart_guard.settings import Check, Config
 
-_TAIL_BYTES = 500
+_READ_BYTES = 65536
+_TAIL_CHARACTERS = 500
 
 
 def recover(config: Config, name: str, check: Check) -> Attempt:
@@ -31,7 +33,7 @@ def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
     Its output goes to a file and not to a pipe: a daemon that it starts may hold a pipe open for ever.
     """
     environment = os.environ | {"RESTART_GUARD_CHECK": name}
-    with tempfile.TemporaryFile() as output:
+    with _output() as output:
         try:
             process = subprocess.Popen(
                 shlex.split(command),
@@ -48,12 +50,37 @@ def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
         try:
             status = process.wait(check.recover_timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return Attempt("command", "timed_out", span(check.recover_timeout), _tail(output))
+            _end(process)
+            return Attempt("command", "timed_out", span(check.recover_timeout), _tail(config, output))
+        except KeyboardInterrupt:
+            _end(process)
+            raise
         if status < 0:
-            return Attempt("command", "signalled", signal.Signals(-status).name, _tail(output))
-        return Attempt("command", "exited", str(status), _tail(output))
+            return Attempt("command", "signalled", _signal_name(-status), _tail(config, output))
+        return Attempt("command", "exited", str(status), _tail(config, output))
+
+
+def _output() -> IO[bytes]:
+    """A nameless file; where none can be made, as on a full disk, what the command says is dropped."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return Path(os.devnull).open("r+b")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the command's group; one that became another user (sudo) cannot be killed and is left."""
+    with suppress(PermissionError, ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(2)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a realtime signal
+        return f"signal {number}"
 
 
 def _program(command: str) -> str:
@@ -61,8 +88,12 @@ def _program(command: str) -> str:
     return Path(shlex.split(command)[0]).name
 
 
-def _tail(output: IO[bytes]) -> str:
-    """The end of what the command said, on one line."""
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - _TAIL_BYTES))
-    return " ".join(output.read().decode(errors="replace").split())
+def _tail(config: Config, output: IO[bytes]) -> str:
+    """The end of what the command said, on one line; redacted before it is cut, so that no part of a secret is left."""
+    try:
+        size = output.seek(0, os.SEEK_END)
+        output.seek(max(0, size - _READ_BYTES))
+        said = config.redact(output.read().decode(errors="replace"))
+    except OSError:
+        return ""
+    return " ".join(said[-_TAIL_CHARACTERS:].split())

@@ -100,14 +100,14 @@ def health(settings: Redis) -> Health:
         seconds, micros = client.time()
         ahead = seconds + micros / 1e6 - clock.now().timestamp()
         info = client.info()
-    return Health(
-        version=str(info.get("redis_version", "?")),
-        role=str(info.get("role", "?")),
-        link=str(info.get("master_link_status", "")),
-        evicted=int(info.get("evicted_keys", 0)),
-        policy=str(info.get("maxmemory_policy", "")),
-        clock_ahead_s=ahead,
-    )
+        return Health(
+            version=str(info.get("redis_version", "?")),
+            role=str(info.get("role", "?")),
+            link=str(info.get("master_link_status", "")),
+            evicted=int(info.get("evicted_keys", 0)),
+            policy=str(info.get("maxmemory_policy", "")),
+            clock_ahead_s=ahead,
+        )
 
 
 def ttl_left(settings: Redis, key: str) -> float | None:
@@ -155,12 +155,37 @@ def _client(settings: Redis) -> redis.Redis:
         places = [(place.rpartition(":")[0].strip("[]"), int(place.rpartition(":")[2])) for place in settings.sentinels]
         login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
         sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
-        host, port = sentinel.discover_master(settings.service)
+        host, port = _master(sentinel, settings.service or "")
         address = address._replace(host=host, port=port)
     where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
     if address.socket:
         where = {"unix_socket_path": address.socket}
     return redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
+
+
+def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
+    """The service's master. The driver tells every reason as "no master": of them only one is worth waiting for."""
+    try:
+        host, port = sentinel.discover_master(service)
+    except MasterNotFoundError:
+        errors = []
+        for one in sentinel.sentinels:
+            try:
+                if service in one.sentinel_masters():
+                    raise
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if isinstance(error, MasterNotFoundError):
+                    raise
+                errors.append(error)
+        refused = [error for error in errors if isinstance(error, redis.AuthenticationError)]
+        if refused:
+            text = "a Sentinel refuses the password: check [redis] sentinel_username and sentinel_password"
+            raise StoreError(text, code="sentinel", remedy=Remedy.PERSON) from refused[0]
+        if len(errors) == len(sentinel.sentinels):
+            raise StoreError("no Sentinel answers", code="sentinel", remedy=Remedy.RETRY) from errors[0]
+        text = f"the Sentinels know no service {service}: check [redis] service"
+        raise StoreError(text, code="sentinel", remedy=Remedy.PERSON) from None
+    return str(host), int(port)
 
 
 def _address(settings: Redis) -> RedisAddress:
@@ -219,6 +244,8 @@ def _told() -> Iterator[None]:
         if word in _CLUSTER_WORDS:
             raise StoreError(str(error), code="cluster", remedy=Remedy.PERSON) from error
         raise StoreError(str(error), code=word, remedy=REMEDIES.get(word, Remedy.RETRY)) from error
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # an answer of another shape than asked for
+        raise StoreError(repr(error)[:300], code="protocol", remedy=Remedy.RETRY) from error
     except OSError as error:  # a certificate file that is none
         raise StoreError(str(error), code="tls", remedy=Remedy.PERSON) from error
 

@@ -43,7 +43,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
                 _read_pattern(client, check, pattern, tally)
     except StoreError as error:
         tally.trouble = error
-    return Reading(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble)
+    return Reading(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes))
 
 
 class _Tally:
@@ -57,18 +57,23 @@ class _Tally:
         self.keys = 0
         self.bad: list[Bad] = []
         self.bad_total = 0
+        self.codes: set[str] = set()
         self.trouble: StoreError | None = None
 
     def count(self, keys: int) -> None:
         """Keys were read. Raises StoreError when the check's time is up."""
         self.keys += keys
         self.progress(self.keys, self.total)
+        self.check_time()
+
+    def check_time(self) -> None:
         if clock.monotonic() > self.deadline:
             text = f"{self.keys} keys in {span(self.check.timeout)}"
             raise StoreError(text, code="slow", remedy=Remedy.RETRY)
 
     def note(self, bad: Bad) -> None:
         self.bad_total += 1
+        self.codes.add(bad.code)
         if len(self.bad) < EXAMPLES:
             self.bad.append(bad)
 
@@ -87,6 +92,7 @@ def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally
     while cursor != 0:
         cursor, found = client.scan(cursor=max(cursor, 0), match=pattern, count=BATCH)
         page += [key for key in found if isinstance(key, bytes)]
+        tally.check_time()
         if len(page) >= BATCH or cursor == 0:
             # A key may expire between SCAN and its turn: that is no fault, it is only not counted.
             present = _judge(client, page, tally, must_exist=False)
@@ -139,8 +145,7 @@ def _facts(client: redis.Redis, keys: list[bytes], check: Check) -> list[tuple[s
     kinds = [_text(answer) for answer in answers[0::width]]
     pttls = [_number(answer) for answer in answers[1::width]]
     if asks_size:
-        # An error here means another type than the guess, and the type is judged first.
-        sizes = [answer if isinstance(answer, int) else None for answer in answers[2::width]]
+        sizes = [_size(answer) for answer in answers[2::width]]
     elif guess == "any":
         sizes = _sizes(client, keys, kinds)
     else:
@@ -155,10 +160,9 @@ def _sizes(client: redis.Redis, keys: list[bytes], kinds: list[str]) -> list[int
         pipeline.execute_command(_SIZE_COMMANDS[kinds[index]], keys[index])
     sizes: list[int | None] = [None] * len(keys)
     for index, answer in zip(asked, pipeline.execute(raise_on_error=False), strict=True):
-        # Gone or of another type since its type was asked: the next read will tell.
-        sizes[index] = answer if isinstance(answer, int) and answer else None
-        if answer == 0 and kinds[index] == "string":
-            sizes[index] = 0
+        # A collection of size 0 is one that is gone since its type was asked.
+        size = _size(answer)
+        sizes[index] = size if size or kinds[index] == "string" else None
     return sizes
 
 
@@ -193,6 +197,13 @@ def _judge_json(client: redis.Redis, keys: list[bytes], tally: _Tally) -> None:
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
                 tally.note(Bad(_shown(key), "json", reason))
+
+
+def _size(answer: Any) -> int | None:
+    """None for a key of another type than expected: the type is judged first. Any other error ends the read."""
+    if isinstance(answer, redis.ResponseError) and error_word(answer) == "WRONGTYPE":
+        return None
+    return _number(answer)
 
 
 def _text(answer: Any) -> str:

@@ -208,7 +208,7 @@ def _ended_early(target: Guarded, status: int, word: str, log_size: int) -> Done
         if who is not None:
             _adopt(target, who)
             return Done(target.name, ok=True, text=f"{word}, pid {who.pid}", event=f"{word}, pid {who.pid}")
-    ended = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+    ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
     tail = _tail(target.settings.log_file, log_size)
     within = f"ended within {span(target.settings.min_uptime)} with {ended}"
     return Done(target.name, ok=False, text=f"{within}{tail}", event=f"failed to start: {ended}")

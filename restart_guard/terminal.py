@@ -14,6 +14,10 @@ from typing import IO, Any
 import msgspec
 
 from restart_guard import clock
+from restart_guard.values import printable, printable_all
+
+# A server's error text could otherwise steer the operator's terminal.
+_CONTROLS = {code: " " for code in [*range(32), 127, *range(128, 160)] if code not in (9, 10)}
 
 
 class Terminal:
@@ -31,6 +35,13 @@ class Terminal:
         """What the command was asked to do, done. Not shown with -q."""
         if self.verbosity >= 0:
             self._write(sys.stdout, text, stamped=not sys.stdout.isatty())
+
+    def failure(self, text: str) -> None:
+        """What the command was asked to do, failed: a result, and with -q an error."""
+        if self.verbosity >= 0:
+            self.result(text)
+        else:
+            self.error(text)
 
     def note(self, text: str) -> None:
         """What happens meanwhile. Not shown with -q."""
@@ -50,8 +61,14 @@ class Terminal:
         self._write(sys.stdout, text, stamped=False)
 
     def document(self, value: object) -> None:
-        """The one JSON document of --json."""
-        self.report(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        """The one JSON document of --json, in UTF-8 whatever the locale. Texts are redacted before they are encoded."""
+        clean = printable_all(value, lambda text: self.redact(printable(text)))
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(clean), indent=2) + b"\n")
+            sys.stdout.flush()
+        except OSError as error:
+            self.write_error = error
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Rows for a person to look at: drawn on a terminal, else tab-separated without the heads."""
@@ -73,7 +90,7 @@ class Terminal:
     def _write(self, stream: IO[str], text: str, *, stamped: bool) -> None:
         prefix = clock.local(clock.now()).isoformat(timespec="seconds") + " " if stamped else ""
         try:
-            for line in self.redact(text).splitlines() or [""]:
+            for line in self.redact(text).translate(_CONTROLS).rstrip("\n").split("\n"):
                 stream.write(f"{prefix}{line}\n")
             stream.flush()
         except OSError as error:

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from restart_guard.errors import SecretError
@@ -79,6 +79,12 @@ class Secret:
 
     def reveal(self) -> str:
         """The text. Raises SecretError naming the option and the place where it was looked for."""
+        text = self._look_up()
+        if printable(text) != text:
+            raise SecretError(f"{self._key}: the secret is not UTF-8 text.")
+        return text
+
+    def _look_up(self) -> str:
         if self._text is not None:
             return self._text
         if self._file is None:
@@ -97,6 +103,23 @@ class Secret:
         if not text:
             raise SecretError(f"{self._key}: the secret file {self._file} is empty.")
         return text
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can carry: a byte of a file name that is none is shown as ``\\udcNN``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable_all(value: Any, change: Callable[[str], str] = printable) -> Any:
+    """A JSON-like value with each text in it changed, keys apart."""
+    match value:
+        case str():
+            return change(value)
+        case Mapping():
+            return {printable(str(key)): printable_all(inner, change) for key, inner in value.items()}
+        case list() | tuple():
+            return [printable_all(inner, change) for inner in value]
+    return value
 
 
 def parse_path(value: object, base: Path) -> Path:

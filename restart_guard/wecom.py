@@ -72,6 +72,7 @@ class Robot:
         secret = settings.webhook
         webhook = _reveal(secret).strip() if secret is not None else ""
         if not webhook.startswith(("https://", "http://")):
+            webhook = webhook.rpartition("key=")[2]  # the URL without its https:// is a usual mistake
             webhook = f"{settings.api_base.rstrip('/')}/cgi-bin/webhook/send?key={quote(webhook, safe='')}"
         self._url = webhook
         self._users = list(settings.mentioned_users)
@@ -144,7 +145,7 @@ class App:
         token, lifetime = reply.get("access_token"), reply.get("expires_in")
         if not isinstance(token, str) or not token or not isinstance(lifetime, int):
             raise _failure("the app's login", "the answer holds no access token", code="reply")
-        self._cache.save(token, lifetime)
+        self._cache.save(token, max(0, min(lifetime, 7200)))
         return token
 
 
@@ -181,6 +182,8 @@ class _Wire:
         proxy = _reveal(settings.proxy) if settings.proxy is not None else None
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._verify = str(settings.ca_file) if settings.ca_file else True
+        if settings.ca_file and not os.access(settings.ca_file, os.R_OK):
+            raise DeliveryError(f"wecom.ca_file: {settings.ca_file} cannot be read.", code="tls", permanent=True)
 
     def post(self, url: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._ask("POST", url, msgspec.json.encode(body))

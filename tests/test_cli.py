@@ -71,7 +71,8 @@ def test_a_wrong_config_is_two_with_a_line_each(guard: Guard) -> None:
 def test_quiet_says_only_what_went_wrong(guard: Guard, redis_server: RedisServer) -> None:
     guard.configure(job(redis_server, None, None))
     done = guard("-q", "check-redis")
-    assert (done.code, done.out, done.err) == (1, "", "")
+    assert (done.code, done.out) == (1, "")
+    assert "metadata: FAILED" in done.err
     assert json.loads(guard("-q", "check-redis", "--json").out)
 
 

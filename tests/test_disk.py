@@ -85,7 +85,7 @@ def test_a_read_only_state_directory(
     assert "cannot be written" in done.err
     assert "Traceback" not in done.err
     assert database.statuses() == ["失败", "成功"]
-    assert "本机日志库不可写" in wecom.texts[1].splitlines()[0]
+    assert wecom.texts[1].startswith("【故障】restart-guard 日志库不可写，结果未记录（Redis 数据 metadata 正常）")
     assert len(guard.history()) == 1
     assert guard("deliver").code in (0, 1)
     doctor = guard("doctor")

@@ -47,9 +47,9 @@ def test_a_key_is_judged(options: dict[str, object], facts: tuple[str, int, int 
 def test_data_of_the_wrong_type_alone_needs_a_person() -> None:
     """A restart cannot change a type; beside a missing key it can still help with that one."""
     wrong, missing = Bad("a", "type", "hash", "string"), Bad("b", "missing")
-    assert Reading(1, (wrong,), 1).remedy is Remedy.PERSON
-    assert Reading(2, (wrong, missing), 2).remedy is Remedy.RETRY
-    assert Reading(500, (wrong,) * 100, 200).remedy is Remedy.RETRY
+    assert Reading(1, (wrong,), 1, codes=frozenset({"type"})).remedy is Remedy.PERSON
+    assert Reading(2, (wrong, missing), 2, codes=frozenset({"type", "missing"})).remedy is Remedy.RETRY
+    assert Reading(500, (wrong,) * 100, 200, codes=frozenset({"type", "missing"})).remedy is Remedy.RETRY
     assert Reading(0, trouble=StoreError("", code="LOADING", remedy=Remedy.WAIT)).remedy is Remedy.WAIT
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from restart_guard.errors import JournalError
 from restart_guard.incident import Incident
-from restart_guard.journal import KEEP_EVENTS, Event, Journal
+from restart_guard.journal import KEEP_ANYWAY, KEEP_EVENTS, Event, Journal
 
 NOW = datetime(2026, 11, 23, 2, tzinfo=UTC)
 
@@ -81,22 +81,39 @@ def test_an_incident_is_kept_and_ended(tmp_path: Path) -> None:
 
 
 def test_old_delivered_events_are_pruned_and_pending_ones_never(tmp_path: Path) -> None:
-    """Older than 400 days or beyond the newest 10,000, unless something of it has still to arrive."""
+    """Beyond the newest 10,000, or older than 400 days beyond the newest 1,000, unless something is pending."""
+
+    def kept(journal: Journal) -> list[str]:
+        return [found["run_id"] for found in journal.history(kind=None, subject=None, limit=KEEP_EVENTS + 9)]
+
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql", at=NOW - timedelta(days=500))
         add(journal, 2, at=NOW - timedelta(days=500))
-        add(journal, 3, at=NOW - timedelta(days=399))
         with journal.transaction():
             journal.prune(NOW)
-        assert [found["run_id"] for found in journal.history(kind=None, subject=None, limit=9)] == ["run-3", "run-1"]
+        assert kept(journal) == ["run-2", "run-1"]
         with journal.transaction():
-            for number in range(10, 10 + KEEP_EVENTS):
+            for number in range(10, 10 + KEEP_ANYWAY):
                 journal.append(event(number), [])
             journal.prune(NOW)
-        assert [found["run_id"] for found in journal.history(kind=None, subject=None, limit=KEEP_EVENTS + 9)][-2:] == [
-            "run-10",
-            "run-1",
-        ]
+        assert kept(journal)[-2:] == ["run-10", "run-1"]
+        with journal.transaction():
+            for number in range(2000, 2000 + KEEP_EVENTS - KEEP_ANYWAY + 5):
+                journal.append(event(number), [])
+            journal.prune(NOW)
+        assert kept(journal)[-2:] == ["run-15", "run-1"]
+
+
+@pytest.mark.parametrize("damage", ["deliveries SET payload = 'x'", "deliveries SET next_try = 'soon'"])
+def test_a_damaged_value_is_a_sentence(tmp_path: Path, damage: str) -> None:
+    with Journal.open(tmp_path) as journal:
+        add(journal, 1, "mysql")
+    connection = sqlite3.connect(tmp_path / "journal.db")
+    connection.execute(f"UPDATE {damage}")
+    connection.commit()
+    connection.close()
+    with Journal.open(tmp_path) as journal, pytest.raises(JournalError, match="holds a value that cannot be read"):
+        journal.undelivered()
 
 
 def test_a_fact_keeps_its_newest_value_only(tmp_path: Path) -> None:

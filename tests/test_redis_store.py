@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -266,11 +267,27 @@ def test_sentinel_names_the_master_and_follows_a_failover(
     assert redis_client.health(at(replica.url)).role == "master"
 
 
-def test_an_unknown_service_is_no_master() -> None:
+def test_sentinels_that_are_down_or_know_no_such_service_are_told(redis_server: RedisServer) -> None:
+    """Of all reasons for "no master" only a failover is worth waiting for."""
     where = Redis(sentinels=(f"127.0.0.1:{free_port()}",), service="none", timeout=Duration(0.5))
-    trouble = read(where).trouble
-    assert trouble is not None
-    assert (trouble.code, trouble.remedy) == ("no_master", Remedy.WAIT)
+    down = read(where).trouble
+    assert down is not None
+    assert (down.code, down.remedy, str(down)) == ("sentinel", Remedy.RETRY, "no Sentinel answers")
+    with RedisServer() as master:
+        master.start()
+        with Sentinels(master) as sentinels:
+            wait_until(lambda: _answers(sentinels), what="a Sentinel")
+            unknown = read(Redis(sentinels=tuple(sentinels.places[:1]), service="none")).trouble
+    assert unknown is not None
+    assert (unknown.code, unknown.remedy) == ("sentinel", Remedy.PERSON)
+    assert "know no service none" in str(unknown)
+
+
+def _answers(sentinels: Sentinels) -> bool:
+    try:
+        return bool(sentinels.ask("PING"))
+    except redis.RedisError:
+        return False
 
 
 def test_a_failed_save_makes_a_restart_dangerous(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
         for result in found:
             results.append(result)
             if not as_json:
-                verdict = "good" if result.outcome.ok else "FAILED"
-                terminal.result(f"{result.outcome.check}: {verdict}: {summary(result.outcome, 'en')}")
+                verdict, tell = ("good", terminal.result) if result.outcome.ok else ("FAILED", terminal.failure)
+                tell(f"{result.outcome.check}: {verdict}: {summary(result.outcome, 'en')}")
             if result.journal_error:
                 terminal.error(result.journal_error)
     if as_json:

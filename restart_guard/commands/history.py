@@ -5,12 +5,13 @@ import click
 from restart_guard.errors import UsageError
 from restart_guard.journal import Journal
 from restart_guard.session import Session, pass_session
+from restart_guard.values import printable
 
 
 @click.command("history")
 @click.option("--check", help="Only this check.")
 @click.option("--target", help="Only this target.")
-@click.option("-n", "limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("-n", "limit", type=click.IntRange(1, 10**9), default=20, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_session
 def command(session: Session, *, check: str | None, target: str | None, limit: int, as_json: bool) -> None:
@@ -19,7 +20,9 @@ def command(session: Session, *, check: str | None, target: str | None, limit: i
         raise UsageError("--check and --target exclude each other.")
     kind = "check" if check is not None else "target" if target is not None else None
     journal = Journal.open_to_read(session.config.state_dir)
-    events = journal.history(kind=kind, subject=check or target, limit=limit) if journal else []
+    events = (
+        journal.history(kind=kind, subject=printable(check or target or "") or None, limit=limit) if journal else []
+    )
     if as_json:
         session.terminal.document(events)
     elif events:

@@ -1,0 +1,187 @@
+"""What a hostile or broken world does: servers that answer nonsense, names that are no UTF-8, users without rights."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from restart_guard import redis_client, redis_store
+from restart_guard.errors import StoreError
+from restart_guard.outcome import Reading
+from restart_guard.settings import Check, Redis
+from restart_guard.values import Duration, Secret
+from tests.conftest import Database, Guard, job
+from tests.fake_wecom import FakeWeCom
+from tests.servers import RedisServer
+
+
+@contextmanager
+def scripted_redis(answer: bytes) -> Iterator[str]:
+    """A server that greets the driver as Redis does and then gives the same answer to everything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    while data := client.recv(65536):
+                        greeting = data.count(b"SETINFO") + data.count(b"SELECT")
+                        client.sendall(b"+OK\r\n" * greeting + answer * max(0, data.count(b"*") - greeting))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"$-1\r\n",
+        b":7\r\n",
+        b"*0\r\n",
+        b"+\xff\xfe\r\n",
+        b"*2\r\n$1\r\nx\r\n$-1\r\n",
+        b"-ERR nonsense\r\n",
+        b"x",
+        b"*-1\r\n",
+    ],
+)
+@pytest.mark.parametrize("check", [{"keys": ("k",)}, {"keys": ("k",), "format": "json"}, {"patterns": ("k*",)}])
+def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]) -> None:
+    """Of whatever type and content: trouble or a bad key, never a traceback, and in bounded time."""
+    with scripted_redis(answer) as url:
+        settings = Redis(url=Secret(key="redis.url", text=url), timeout=Duration(0.3))
+        wanted = Check(**check, timeout=Duration(1))  # type: ignore[arg-type]
+        reading = redis_store.read(settings, wanted, progress=lambda _done, _total: None)
+        assert isinstance(reading, Reading)
+        for ask in (redis_client.danger, redis_client.health):
+            try:
+                ask(settings)
+            except StoreError as error:
+                assert str(error) or error.code
+
+
+def test_a_state_directory_of_another_user(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """Another user ran it once: every check still runs and its alert goes out, and the reason is told."""
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory to another user needs root")
+    guard.configure(job(redis_server, None, wecom, "retries = 0") + '[checks.b]\nkeys = ["b"]\nretries = 0\n')
+    guard.state.mkdir(mode=0o755)
+    os.chown(guard.state, 65534, 65534)
+    # root without the right to pass over permissions is a user like any other.
+    limits = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*limits, *guard.command("check-redis", "--json")],
+        env=guard.environ, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "The journal" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(wecom.messages) == 2
+
+
+def test_a_directory_whose_name_is_no_utf8(
+    guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom
+) -> None:
+    """The row's log_path and all output show it escaped; nothing is lost for it."""
+    database.make_six_columns()
+    odd = Path(os.fsdecode(os.fsencode(guard.directory) + b"/bad\xff"))
+    odd.mkdir()
+    inside = Guard(odd).configure(job(redis_server, database, wecom, "retries = 0"))
+    assert inside("check-redis", "--json").json[0]["delivered"] == {"mysql": True, "wecom": True}
+    assert inside("doctor", "--json").json
+    assert "udcff" in database.run("SELECT log_path FROM task_monitor")[0][0]
+
+
+def test_a_secret_that_is_no_utf8_is_a_sentence(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    text = job(redis_server, None, wecom).replace("[wecom]", 'password = { env = "PW" }\n[wecom]')
+    done = guard.configure(text)("check-redis", environ={"PW": os.fsdecode(b"abcd\xff")})
+    assert done.code == 1
+    assert "redis.password: the secret is not UTF-8 text" in done.out
+    assert len(wecom.messages) == 1
+
+
+def test_a_person_hears_of_the_alert_before_the_recovery(
+    guard: Guard, redis_server: RedisServer, wecom: FakeWeCom
+) -> None:
+    """Also when the alert was held back for a rate limit."""
+    guard.configure(job(redis_server, None, wecom, "retries = 0"))
+    wecom.script.append(45009)
+    guard("check-redis")
+    with redis_server.client() as client:
+        client.set("your_data_key", "x")
+    guard("check-redis")
+    assert wecom.messages == []
+    assert guard("deliver").code == 0
+    assert [text[:4] for text in wecom.texts] == ["【故障】", "【恢复】"]
+
+
+def test_no_part_of_a_secret_is_left_by_a_cut(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """The end of a command's output is redacted before it is cut and before its blanks are folded."""
+    secret = "Sup3r  Secret\tRedisPassw0rd"
+    (guard.directory / "pw").write_text(secret)
+    (guard.directory / "say.sh").write_text("printf 'x%s%0490d' \"$(cat pw)\" 0; exit 1\n")
+    text = job(redis_server, None, wecom, 'retries = 1\nrecover = "command:sh say.sh"')
+    guard.configure(text.replace("[wecom]", 'sentinel_password = { file = "pw" }\n[wecom]'))
+    done = guard("check-redis", "--json")
+    assert "***" in done.json[0]["recoveries"][0]["said"]
+    for part in ("Secret", "Passw0rd"):
+        assert part not in done.out + done.err + wecom.texts[0]
+
+
+def test_json_is_json_whatever_the_data_holds(guard: Guard, redis_server: RedisServer) -> None:
+    """Line separators, control characters and secrets that look like JSON's own words."""
+    guard.configure(f'[redis]\nurl = "{redis_server.url}"\nsentinel_password = "false"\n[checks.a]\nretries = 0\n'
+                    'keys = ["a\u2028b", "é 文"]\n')  # fmt: skip
+    done = guard("check-redis", "--json", environ={"PYTHONIOENCODING": "ascii"})
+    assert [bad["key"] for bad in done.json[0]["bad"]] == ["a\u2028b", "é 文"]
+
+
+@pytest.mark.parametrize("number", ["9", "40"])
+def test_a_recovery_that_dies_of_any_signal_is_an_attempt(guard: Guard, redis_server: RedisServer, number: str) -> None:
+    guard.configure(job(redis_server, None, None, f"retries = 1\nrecover = \"command:sh -c 'kill -{number} $$'\""))
+    done = guard("check-redis", "--json")
+    assert (done.code, done.json[0]["recoveries"][0]["how"]) == (1, "signalled")
+
+
+def test_a_size_that_may_not_be_asked_is_not_good(guard: Guard, redis_server: RedisServer) -> None:
+    """An ACL without STRLEN: the read has no permission, rather than an empty value passing as good."""
+    with redis_server.client() as client:
+        client.set("your_data_key", "")
+        client.execute_command("ACL", "SETUSER", "lim", "on", ">lim-pw", "~*", "+type", "+pttl", "+select", "+ping")
+    try:
+        text = job(redis_server, None, None).replace("[checks", 'username = "lim"\npassword = "lim-pw"\n[checks')
+        done = guard.configure(text)("check-redis", "--json")
+    finally:
+        with redis_server.client() as client:
+            client.execute_command("ACL", "DELUSER", "lim")
+    assert (done.code, done.json[0]["error"]) == (1, "NOPERM")
+
+
+def test_a_user_without_a_home(guard: Guard) -> None:
+    """In a container: no HOME and no entry in passwd; the config that is missing is told, no traceback."""
+    if os.geteuid() != 0:
+        pytest.skip("changing the user needs root")
+    script = (
+        "import os, sys; import restart_guard.cli as c, restart_guard.commands.status\n"
+        "os.environ.pop('HOME', 0); os.setuid(54321); sys.exit(c.run(['status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd="/", capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 2
+    assert "No config was found" in done.stderr
+
+
+def test_problems_of_every_section_are_told_together(guard: Guard) -> None:
+    done = guard.configure('foo = 1\n[redis]\nurl = "ftp://x"\ntimeout = "0s"\n[checks.a]\n')("check-redis")
+    assert done.code == 2
+    assert [line.split("config.toml: ")[1].split(":")[0] for line in done.err.splitlines()] == [
+        "foo", "redis.timeout", "redis.url", "checks.a.keys"
+    ]  # fmt: skip
