@@ -86,7 +86,11 @@ def _secret(secret: Secret) -> Finding:
 
 def _state(config: Config) -> Iterator[Finding]:
     try:
-        with Journal.open(config.state_dir) as journal:
+        opened = Journal.open_to_read(config.state_dir)
+        if opened is None:
+            yield _no_journal(config)
+            return
+        with opened as journal:
             damage = journal.check_integrity()
             journal.probe()
             found = os.statvfs(config.state_dir)
@@ -99,6 +103,14 @@ def _state(config: Config) -> Iterator[Finding]:
             yield from _deliveries(config, journal)
     except JournalError as error:
         yield Finding(Level.FAIL, str(error), f"check the disk, owner and mode of {config.state_dir}")
+
+
+def _no_journal(config: Config) -> Finding:
+    """The first run makes it; made here it would belong to whoever looks first, root perhaps."""
+    place = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
+    if os.access(place, os.W_OK | os.X_OK):
+        return Finding(Level.OK, f"journal in {config.state_dir}: the first run makes it")
+    return Finding(Level.FAIL, f"journal: {place} is not writable", "choose another state_dir, or change its owner")
 
 
 def _deliveries(config: Config, journal: Journal) -> Iterator[Finding]:
@@ -127,6 +139,9 @@ def _redis(config: Config) -> Iterator[Finding]:
         found = redis_client.health(config.redis)
         danger = redis_client.danger(config.redis)
     except StoreError as error:
+        if error.code == "NOPERM":
+            yield Finding(Level.WARN, f"{server}: its ACL does not let this user ask INFO or TIME", "allow +info +time")
+            return
         yield Finding(Level.FAIL, config.redact(messages.trouble(error, server, "en")), "see [redis] in the config")
         return
     yield Finding(Level.OK, f"{server}: version {found.version}, {found.role}")
@@ -183,7 +198,7 @@ def _mysql(config: Config) -> Iterator[Finding]:
         return
     where = mysql_store.name(config.mysql)
     try:
-        monitor = mysql_store.TaskMonitor.connect(config.mysql)
+        monitor = mysql_store.TaskMonitor.connect(config.mysql, only_look=True)
     except DeliveryError as error:
         yield Finding(Level.FAIL, config.redact(str(error)), "see [mysql] in the config; rows wait in the journal")
         return

@@ -74,6 +74,8 @@ _ATTEMPTS: dict[str, tuple[str, str]] = {
     "signalled": ("恢复命令被信号 {detail} 终止", "the recovery command was ended by {detail}"),
     "timed_out": ("恢复命令超过 {detail} 未结束，已被终止", "the recovery command was killed after {detail}"),
     "not_started": ("恢复命令无法启动：{detail}", "the recovery command could not be started: {detail}"),
+    "restarted": ("已重启 {detail}", "{detail} was restarted"),
+    "not_restarted": ("重启 {detail} 失败", "{detail} could not be restarted"),
     "ready": ("等待 Redis 就绪", "waited until Redis was ready"),
     "not_ready": ("等待 {detail} 后 Redis 仍未就绪", "Redis was not ready after {detail}"),
     "unavailable": ("{detail}：此版本尚不支持，未执行", "{detail}: this version cannot do that yet; nothing was done"),

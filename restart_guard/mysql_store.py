@@ -65,13 +65,16 @@ class TaskMonitor:
         self.mode = mode
 
     @classmethod
-    def connect(cls, settings: MySql) -> Self:
-        """Connect and find out what the table is like. Raises DeliveryError."""
+    def connect(cls, settings: MySql, *, only_look: bool = False) -> Self:
+        """Connect and find out what the table is like, making the sidecar if need be. Raises DeliveryError.
+
+        With ``only_look`` nothing is made.
+        """
         connection = _connect(settings)
         try:
             with _told(settings), connection.cursor() as cursor:
                 table = read_table(cursor, settings)
-                mode = _mode(cursor, settings, table)
+                mode = _mode(cursor, settings, table, only_look=only_look)
         except BaseException:
             connection.close()
             raise
@@ -165,7 +168,7 @@ def name(settings: MySql) -> str:
     return f"{settings.database}.{settings.table} at {where}"
 
 
-def _mode(cursor: Any, settings: MySql, table: Table) -> str:
+def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False) -> str:
     if table.has_unique_run_id:
         return "unique"
     if not table.transactional:
@@ -176,6 +179,8 @@ def _mode(cursor: Any, settings: MySql, table: Table) -> str:
     except pymysql.err.MySQLError as error:
         if error.args[0] not in _DENIED | {ER.NO_SUCH_TABLE}:
             raise
+        if only_look and error.args[0] == ER.NO_SUCH_TABLE:
+            return "sidecar"
         try:
             cursor.execute(sidecar)
             cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")

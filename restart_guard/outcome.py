@@ -56,7 +56,7 @@ class Attempt(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return (self.how, self.detail) == ("exited", "0") or self.how in ("read_again", "ready")
+        return (self.how, self.detail) == ("exited", "0") or self.how in ("read_again", "ready", "restarted")
 
 
 class Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is done between a bad read and the next: a command, or nothing. The seam that ``recover`` names."""
+"""What is done between a bad read and the next: a command, a target's cold restart, or nothing."""
 
 import os
 import shlex
@@ -9,10 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from restart_guard import process, target
 from restart_guard.freshness import span
+from restart_guard.lifecycle import Command
 from restart_guard.outcome import Attempt
 from restart_guard.settings import Check, Config
 
+_LOCK_WAIT_S = 10.0
 _READ_BYTES = 65536
 _TAIL_CHARACTERS = 500
 
@@ -24,7 +27,16 @@ def recover(config: Config, name: str, check: Check) -> Attempt:
         return Attempt("none", "read_again")
     if kind == "command":
         return _command(config, name, check, what)
+    if kind == "restart":
+        return _restart(config, what)
     return Attempt(kind, "unavailable", check.recover)
+
+
+def _restart(config: Config, name: str) -> Attempt:
+    """A cold restart of a target, as restart --cold does it."""
+    process.prepare_signals()
+    done = target.act(target.guarded(name, config.targets[name]), Command.COLD, wait_s=_LOCK_WAIT_S)
+    return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)
 
 
 def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
@@ -35,7 +47,7 @@ def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
     environment = os.environ | {"RESTART_GUARD_CHECK": name}
     with _output() as output:
         try:
-            process = subprocess.Popen(
+            child = subprocess.Popen(
                 shlex.split(command),
                 cwd=config.path.parent,
                 env=environment,
@@ -48,12 +60,12 @@ def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
             why = error.strerror if isinstance(error, OSError) else str(error)
             return Attempt("command", "not_started", f"{_program(command)}: {why}")
         try:
-            status = process.wait(check.recover_timeout)
+            status = child.wait(check.recover_timeout)
         except subprocess.TimeoutExpired:
-            _end(process)
+            _end(child)
             return Attempt("command", "timed_out", span(check.recover_timeout), _tail(config, output))
         except KeyboardInterrupt:
-            _end(process)
+            _end(child)
             raise
         if status < 0:
             return Attempt("command", "signalled", _signal_name(-status), _tail(config, output))
@@ -68,12 +80,12 @@ def _output() -> IO[bytes]:
         return Path(os.devnull).open("r+b")
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(child: "subprocess.Popen[bytes]") -> None:
     """Kill the command's group; one that became another user (sudo) cannot be killed and is left."""
     with suppress(PermissionError, ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(2)
+        child.wait(2)
 
 
 def _signal_name(number: int) -> str:

@@ -24,6 +24,15 @@ def test_all_is_well(guard: Guard, redis_server: RedisServer, database: Database
     assert wecom.requests == []
 
 
+def test_it_changes_nothing(guard: Guard, redis_server: RedisServer, database: Database) -> None:
+    """No state directory, which might then be root's, and no table in the user's database."""
+    database.make_six_columns()
+    guard.configure(job(redis_server, database, None))
+    assert guard("doctor").code == 0
+    assert not guard.state.exists()
+    assert database.run("SHOW TABLES") == [("task_monitor",)]
+
+
 def test_json_has_the_same_findings(guard: Guard, redis_server: RedisServer) -> None:
     guard.configure(job(redis_server, None, None))
     found = guard("doctor", "--json").json

@@ -54,7 +54,18 @@ def test_every_word_is_there_in_both_languages(language: Language) -> None:
     """Each code that a reading, an attempt or a server can have has words, and no placeholder is left in them."""
     for code in ("missing", "type", "empty", "small", "large", "ttl_low", "ttl_high", "no_ttl", "stale", "json", "few"):
         assert "{" not in messages.reason(Bad("k", code, "f", "w", "l"), language)
-    for how in ("read_again", "exited", "signalled", "timed_out", "not_started", "ready", "not_ready", "unavailable"):
+    for how in (
+        "read_again",
+        "exited",
+        "signalled",
+        "timed_out",
+        "not_started",
+        "ready",
+        "not_ready",
+        "unavailable",
+        "restarted",
+        "not_restarted",
+    ):
         assert "{" not in messages.attempt_text(Attempt("command", how, "d"), language)
     for code in [*redis_client.REMEDIES, "refused", "timeout", "unreachable", "closed", "tls", "cluster", "secret"]:
         said = messages.trouble(StoreError("said", code=code, remedy=Remedy.RETRY), "redis h:1/0", language)

@@ -14,8 +14,8 @@ import pytest
 
 from restart_guard import process
 from restart_guard.lifecycle import Action, Command, State, decide
-from tests.conftest import Guard
-from tests.servers import wait_until
+from tests.conftest import Guard, job
+from tests.servers import RedisServer, wait_until
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -256,6 +256,28 @@ def test_kill_nine_at_any_step_leaves_one_instance(service: Service) -> None:
         assert service.guard("restart").code == 0
         assert len(service.pids()) == 1, step
         assert service.lock.read_text() == f"{service.pids()[0]}\n"
+
+
+def test_a_check_restarts_the_program_that_fills_redis(guard: Guard, redis_server: RedisServer) -> None:
+    """recover = "restart:web": the data is back after the cold restart, which the history shows."""
+    service = Service(guard)
+    service.program.write_text(
+        "import subprocess, time\n"
+        f"subprocess.run(['redis-cli', '-s', '{redis_server.socket}', 'set', 'your_data_key', 'x'])\ntime.sleep(600)\n"
+    )
+    service.configure()
+    guard.configure(
+        guard.config.read_text().partition("\n")[2] + job(redis_server, None, None, 'recover = "restart:web"')
+    )
+    assert guard("start").code == 0
+    (before,) = service.pids()
+    with redis_server.client() as client:
+        client.delete("your_data_key")
+    done = guard("check-redis", "--json")
+    assert done.code == 0, done.err
+    assert (done.json[0]["reads"], done.json[0]["recoveries"][0]["how"]) == (2, "restarted")
+    assert service.pids() != [before]
+    assert guard("kill").code == 0
 
 
 def test_a_slow_target_delays_no_other(guard: Guard) -> None:
