@@ -219,6 +219,7 @@ class _Drain:
                 continue
             self._journal.delivered(item.id, clock.now())
             self._delivered += 1
+            self._journal.remember(f"{self._destination}.note", self._config.redact(note or ""))
             if note:
                 self._said.append(self._config.redact(note))
 

@@ -228,6 +228,9 @@ def _wecom(config: Config) -> Iterator[Finding]:
             yield Finding(Level.FAIL, config.redact(str(error)), "see [wecom] in the config")
             continue
         yield Finding(Level.OK, f"{channel}: {_last(config, channel)}")
+        note = _note(config, channel)
+        if note:
+            yield Finding(Level.WARN, f"{channel}, at its last message: {note}", "see [wecom] in the config")
 
 
 def _last(config: Config, channel: str) -> str:
@@ -240,6 +243,15 @@ def _last(config: Config, channel: str) -> str:
         f"last message {clock.local(at):%Y-%m-%d %H:%M}" if at else "no message yet; doctor --send-test-alert tries it"
     )
     return f"logged in, {told}" if channel == "wecom_app" else told
+
+
+def _note(config: Config, channel: str) -> str | None:
+    """What the channel had to say when it took the last message: receivers that it does not know, say."""
+    try:
+        journal = Journal.open_to_read(config.state_dir)
+        return journal.recall(f"{channel}.note") if journal else None
+    except JournalError:
+        return None
 
 
 def _test_alert(config: Config) -> Iterator[Finding]:

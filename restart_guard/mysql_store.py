@@ -14,7 +14,7 @@ import os
 import ssl
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
@@ -71,13 +71,12 @@ class TaskMonitor:
         With ``only_look`` nothing is made.
         """
         connection = _connect(settings)
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(connection.close)
             with _told(settings), connection.cursor() as cursor:
                 table = read_table(cursor, settings)
                 mode = _mode(cursor, settings, table, only_look=only_look)
-        except BaseException:
-            connection.close()
-            raise
+            on_error.pop_all()
         return cls(settings, connection, table, mode)
 
     def close(self) -> None:

@@ -1,6 +1,8 @@
 """What Redis holds: a check's keys are read in batches, in bounded memory, and judged."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -37,13 +39,25 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     """Read everything that a check names and judge it. A server's trouble is in the reading, never raised."""
     tally = _Tally(check, progress)
     try:
-        with connected(settings) as client:
+        with connected(settings) as client, _cut_after(client, check.timeout + settings.timeout):
             _read_keys(client, check, tally)
             for pattern in check.patterns:
                 _read_pattern(client, check, pattern, tally)
     except StoreError as error:
-        tally.trouble = error
+        tally.trouble = error if clock.monotonic() <= tally.deadline else tally.slow()
     return Reading(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes))
+
+
+@contextmanager
+def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
+    """End the connection after a time: a server that sends a byte now and then keeps every single wait short."""
+    timer = threading.Timer(seconds, client.connection_pool.disconnect)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Tally:
@@ -68,8 +82,10 @@ class _Tally:
 
     def check_time(self) -> None:
         if clock.monotonic() > self.deadline:
-            text = f"{self.keys} keys in {span(self.check.timeout)}"
-            raise StoreError(text, code="slow", remedy=Remedy.RETRY)
+            raise self.slow()
+
+    def slow(self) -> StoreError:
+        return StoreError(f"{self.keys} keys in {span(self.check.timeout)}", code="slow", remedy=Remedy.RETRY)
 
     def note(self, bad: Bad) -> None:
         self.bad_total += 1

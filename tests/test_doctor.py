@@ -100,6 +100,18 @@ def test_data_that_will_be_gone_before_the_next_check_is_told(guard: Guard, redi
     assert any("warn  check metadata: your_data_key expires in " in line for line in lines(guard))
 
 
+def test_receivers_that_do_not_exist_stay_visible(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """The message reached the others, and nobody would notice else."""
+    app = (
+        f'[wecom]\napi_base = "{wecom.base}"\n'
+        'corp_id = "corp-1"\ncorp_secret = "corp-secret-0001"\nagent_id = 1000002\n'
+        'to_users = ["zhangsan", "wangwu"]\n'
+    )
+    guard.configure(job(redis_server, None, None, "retries = 0") + app)
+    assert guard("check-redis", "--json").json[0]["delivered"] == {"wecom_app": True}
+    assert any(line.startswith("warn  wecom_app") and "wangwu" in line for line in lines(guard))
+
+
 def test_a_replica_and_danger_are_warned_of(guard: Guard) -> None:
     with RedisServer() as master:
         master.start()

@@ -5,8 +5,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,29 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
                 ask(settings)
             except StoreError as error:
                 assert str(error) or error.code
+
+
+def test_a_redis_that_drips_is_cut_off() -> None:
+    """A byte now and then keeps each single wait short; the read as a whole still ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.sendall(b"+")
+                while True:
+                    client.sendall(b"x")
+                    time.sleep(0.1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        settings = Redis(url=Secret(key="redis.url", text=url), timeout=Duration(0.3))
+        begun = time.monotonic()
+        check = Check(keys=("k",), timeout=Duration(0.5))
+        reading = redis_store.read(settings, check, progress=lambda _done, _total: None)
+        assert time.monotonic() - begun < 5
+        assert reading.trouble is not None
+        assert reading.trouble.code == "slow"
 
 
 def test_a_state_directory_of_another_user(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
