@@ -32,14 +32,12 @@ class PidLock:
         return os.path.lexists(self.path)
 
     def read(self) -> int | None:
-        """The pid; None for a lock that is missing, empty or no number."""
+        """The pid; None for a lock that is missing, unreadable or no number: the program is then searched for."""
         try:
             with self.path.open("rb") as file:
                 text = file.read(_LARGEST).strip()
-        except FileNotFoundError:
+        except OSError:
             return None
-        except OSError as error:
-            raise GuardError(f"The pid lock {self.path} cannot be read: {error.strerror}.") from error
         return int(text) if text.isdigit() and 0 < int(text) < 2**22 + 1 else None
 
     def write(self, pid: int) -> None:

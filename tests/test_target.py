@@ -217,6 +217,24 @@ def test_a_pid_lock_that_names_nobody_or_a_bystander(service: Service, content: 
         bystander.kill()
 
 
+def test_one_target_with_a_broken_lock_does_not_stop_the_others(service: Service) -> None:
+    """A directory where its pid lock should be is told; the tick still brings back the other program."""
+    service.configure()
+    guard = service.guard
+    other = guard.directory / "other.py"
+    shutil.copy(service.program, other)
+    targets = guard.config.read_text().partition("\n")[2]
+    guard.configure(f'[targets.other]\nprogram = "other.py"\nmin_uptime = "100ms"\n{targets}')
+    Path(f"{other}.pid").mkdir()
+    service.lock.write_text("garbage\n")
+    done = guard("restart")
+    assert done.code == 1
+    assert "other: The pid lock" in done.err
+    assert "Traceback" not in done.err
+    assert len(service.pids()) == 1
+    guard("kill")
+
+
 def test_a_zombie_is_dead(service: Service) -> None:
     """A parent that does not collect its child leaves its pid behind; the program is relaunched all the same."""
     service.configure()
