@@ -57,7 +57,7 @@ def run_and_kill(guard: Guard, number: int) -> bool:
 def test_kill_at_every_step_of_a_failing_run(
     guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom
 ) -> None:
-    """A sample of all lines of the journal, the delivery and the drivers' edges; the slow test takes them all."""
+    """A sample of all lines of the journal, the delivery and the drivers' edges; the slow test draws from all."""
     database.make_six_columns()
     guard.configure(job(redis_server, database, wecom, "retries = 0"))
     numbers = steps(guard, "check-redis")
