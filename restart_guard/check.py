@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from restart_guard import clock, delivery, redis_client, redis_store
-from restart_guard.config import suggestion
+from restart_guard.config import picked
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.freshness import span
 from restart_guard.incident import Incident, Notice, advance
@@ -52,14 +52,11 @@ class Result(NamedTuple):
 
 
 def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
-    """The named checks, or all. Raises UsageError for a name that the config does not have."""
-    for name in names:
-        if name not in config.checks:
-            near = suggestion(name, list(config.checks))
-            raise UsageError(f"There is no check {name} in {config.path}{near}.")
+    """The named checks, or all. Raises UsageError for a name that the config does not have, and without any check."""
+    chosen_names = picked(config.checks, names, what="check", path=config.path)
     if not config.checks:
         raise UsageError(f"{config.path} has no [checks.NAME]: there is nothing to check.")
-    return {name: config.checks[name] for name in dict.fromkeys(names)} if names else dict(config.checks)
+    return {name: config.checks[name] for name in chosen_names}
 
 
 def read_only(config: Config, checks: dict[str, Check], *, progress: redis_store.Progress) -> Iterator[Result]:

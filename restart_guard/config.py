@@ -11,7 +11,7 @@ import shlex
 import signal
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from restart_guard.errors import ConfigError
+from restart_guard.errors import ConfigError, UsageError
 from restart_guard.settings import COLUMNS, NAMED_SECTIONS, SECTIONS, Check, Config, MySql, Redis, Target, WeCom
 from restart_guard.values import Duration, Redactor, Secret, parse_path, parse_redis_url
 
@@ -107,6 +107,14 @@ def _absolute(path: Path) -> Path:
         return path.absolute()
     except OSError as error:
         raise ConfigError(f"{path}: the working directory is gone; name the config by its full path.") from error
+
+
+def picked(known: Mapping[str, Any], names: Sequence[str], *, what: str, path: Path) -> list[str]:
+    """The names that were asked for, once each, or all. Raises UsageError for one that the config does not have."""
+    for name in names:
+        if name not in known:
+            raise UsageError(f"There is no {what} {name} in {path}{suggestion(name, list(known))}.")
+    return list(dict.fromkeys(names) if names else known)
 
 
 def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
@@ -239,6 +247,13 @@ def _target_problems(where: str, target: Target) -> Iterator[str]:
         word = getattr(target, option)
         if word.removeprefix("SIG") not in {known.name.removeprefix("SIG") for known in signal.Signals}:
             yield f"{where}.{option}: expected a signal's name such as TERM, was {_shown(word)}."
+    try:
+        words = shlex.split(target.command)
+    except ValueError as error:
+        yield f"{where}.command: the command cannot be split into words: {error}."
+    else:
+        if not words:
+            yield f"{where}.command: expected a command, was {_shown(target.command)}."
 
 
 def _redis_problems(redis: Redis) -> Iterator[str]:

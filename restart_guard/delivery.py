@@ -205,7 +205,7 @@ class _Drain:
         return [item for item in items if item.config_mark != mark]
 
     def _send_all(self, items: list[Delivery]) -> None:
-        for item in items:
+        for number, item in enumerate(items):
             if clock.monotonic() > self._deadline:
                 return
             try:
@@ -213,7 +213,8 @@ class _Drain:
                     self._sender = open_sender(self._config, self._destination)
                 note = self._sender.send(item.payload)
             except DeliveryError as error:
-                self._keep(item, error)
+                behind = items[number + 1 :] if error.whole_destination else []
+                self._keep(item, error, behind)
                 if error.whole_destination:
                     return
                 continue
@@ -223,12 +224,16 @@ class _Drain:
             if note:
                 self._said.append(self._config.redact(note))
 
-    def _keep(self, item: Delivery, error: DeliveryError) -> None:
+    def _keep(self, item: Delivery, error: DeliveryError, behind: list[Delivery]) -> None:
+        """Note a failed try. What only a person can mend blocks those behind it too: left pending, each of them would
+        make the next tick try the same wrong password again, every minute."""
         text = self._config.redact(str(error))
         self._said.append(text)
         if error.permanent:
             mark = config_mark(self._config, self._destination, self._journal)
-            self._journal.block(item.id, text, error.code, mark)
+            self._journal.block(item.id, text, error.code, mark, tried=True)
+            for other in behind:
+                self._journal.block(other.id, text, error.code, mark, tried=False)
             return
         wait = max(delay(item.tries + 1, first_s=DELIVERY_FIRST_S, cap_s=DELIVERY_CAP_S), error.not_before_s)
         now = clock.now()

@@ -5,12 +5,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 from restart_guard import clock, process, target
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
-from restart_guard.config import suggestion
-from restart_guard.errors import UsageError
+from restart_guard.config import picked
 from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.lifecycle import Command, State
 from restart_guard.settings import Config
@@ -26,11 +24,8 @@ _WORST_FIRST = (State.UNKNOWN, State.DEAD, State.STOPPED)
 
 def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
     """The named targets, or all. Raises UsageError for a name that the config does not have."""
-    for name in names:
-        if name not in config.targets:
-            near = suggestion(name, list(config.targets))
-            raise UsageError(f"There is no target {name} in {config.path}{near}.")
-    return [target.guarded(name, config.targets[name]) for name in (dict.fromkeys(names) if names else config.targets)]
+    chosen_names = picked(config.targets, names, what="target", path=config.path)
+    return [target.guarded(name, config.targets[name]) for name in chosen_names]
 
 
 def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
@@ -53,15 +48,12 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
         with journal.transaction():
             journal.remember("tick", clock.stamp(clock.now()))
         now = clock.now()
-        due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered() if _waits(item))
+        # What is blocked counts too: whether its config has changed, the delivery finds out.
+        due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
     if due:
         # Loaded only now: an idle tick must not pay for pymysql and requests.
         delivery = importlib.import_module("restart_guard.delivery")
         delivery.deliver(config, delivery.Which.DUE)
-
-
-def _waits(item: Any) -> bool:
-    return bool(item.state == "pending")
 
 
 def _is_well(one: Guarded, seen: Seen) -> bool:

@@ -167,13 +167,13 @@ class Journal:
                 *(error, code, stamp(next_try), stamp(not_before) if not_before else None, delivery_id),
             )
 
-    def block(self, delivery_id: int, error: str, code: str, config_mark: str) -> None:
-        """A try failed in a way that only a person can mend."""
+    def block(self, delivery_id: int, error: str, code: str, config_mark: str, *, tried: bool) -> None:
+        """A try of this item, or of one before it, failed in a way that only a person can mend."""
         with self.transaction():
             self._run(
-                "UPDATE deliveries SET state = 'blocked', tries = tries + 1, error = ?, error_code = ?, "
+                "UPDATE deliveries SET state = 'blocked', tries = tries + ?, error = ?, error_code = ?, "
                 "next_try = NULL, not_before = NULL, config_mark = ? WHERE id = ?",
-                *(error, code, config_mark, delivery_id),
+                *(int(tried), error, code, config_mark, delivery_id),
             )
 
     def history(self, *, kind: str | None, subject: str | None, limit: int) -> list[dict[str, Any]]:

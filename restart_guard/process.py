@@ -19,6 +19,7 @@ from restart_guard import clock
 from restart_guard.errors import GuardError
 
 _PROC = Path("/proc")
+_LONGEST_POLL_MS = 2**31 - 1  # poll(2) takes an int: 24 days
 
 
 class Identity(NamedTuple):
@@ -133,7 +134,7 @@ def wait(who: Identity, seconds: float) -> bool:
             return True
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        return bool(poll.poll(max(0, round(seconds * 1000))))
+        return bool(poll.poll(min(max(0, round(seconds * 1000)), _LONGEST_POLL_MS)))
 
 
 def everybody() -> Iterator[Facts]:

@@ -5,6 +5,7 @@ launch, and a program that runs without a record is found by what it is.
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -67,13 +68,11 @@ def guarded(name: str, settings: Target) -> Guarded:
 
 
 def _words(settings: Target, path: Path) -> list[str]:
-    if settings.shell:
-        return [
-            "/bin/sh",
-            "-c",
-            settings.command.format(python=shlex.quote(sys.executable), program=shlex.quote(str(path))),
-        ]
-    return [word.format(python=sys.executable, program=str(path)) for word in shlex.split(settings.command)]
+    """The command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
+    quote = shlex.quote if settings.shell else str
+    fill = {"{python}": quote(sys.executable), "{program}": quote(str(path))}
+    words = ["/bin/sh", "-c", settings.command] if settings.shell else shlex.split(settings.command)
+    return [re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words]
 
 
 def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Seen]:
@@ -189,7 +188,7 @@ def _launch(target: Guarded, word: str) -> Done:
     try:
         words = _words(settings, path)
         child = process.launch(Launch(words, path.parent, environment, settings.log_file))
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else f"[targets] command: {error}"
         return Done(target.name, ok=False, text=f"could not be started: {why}", event="failed to start")
     who = process.identity(child.pid)

@@ -107,6 +107,8 @@ def test_all_problems_are_told_at_once_each_with_its_key(tmp_path: Path) -> None
         ('[wecom]\nwebhook = "k"\napi_base = "http://wecom.example"', "wecom.api_base: expected https://"),
         ('[timer]\ncheck_redis = "every monday"', "timer.check_redis: expected five cron fields"),
         ('[targets.web]\nprogram = "p"\nstop_signal = "TREM"', "targets.web.stop_signal: expected a signal's name"),
+        ('[targets.web]\nprogram = "p"\ncommand = "  "', "targets.web.command: expected a command"),
+        ('[targets.web]\nprogram = "p"\ncommand = "sh -c \'x"', "targets.web.command: the command cannot be split"),
         ("x = [", "not TOML: "),
     ],
 )  # fmt: skip

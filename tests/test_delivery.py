@@ -101,6 +101,23 @@ def test_a_permanent_error_waits_for_a_person(guard: Guard, redis_server: RedisS
     assert len(wecom.messages) == 1
 
 
+def test_a_tick_does_not_try_a_wrong_password_every_minute(
+    guard: Guard, redis_server: RedisServer, wecom: FakeWeCom
+) -> None:
+    """With several alerts blocked: one try for each new one, none by ticks; all go out when the config is right."""
+    good = job(redis_server, None, wecom, FAILING).replace("[checks", 'repeat_interval = "0s"\n[checks')
+    guard.configure(good.replace("good-webhook-key-0001", "wrong-webhook-key-01"))
+    for runs in (1, 2, 3):
+        guard("check-redis")
+        assert len(wecom.requests) == runs
+    for _ in range(3):
+        assert guard("restart").code == 0
+    assert len(wecom.requests) == 3
+    guard.configure(good)
+    assert guard("restart").code == 0
+    assert [text[:4] for text in wecom.texts] == ["【故障】", "【仍未恢", "【仍未恢"]
+
+
 def test_what_was_mended_elsewhere_is_noticed_by_the_next_message(
     guard: Guard, redis_server: RedisServer, wecom: FakeWeCom
 ) -> None:

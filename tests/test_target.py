@@ -298,6 +298,19 @@ def test_a_check_restarts_the_program_that_fills_redis(guard: Guard, redis_serve
     assert guard("kill").code == 0
 
 
+def test_a_shell_command_keeps_its_own_braces(service: Service) -> None:
+    """{python} and {program} are filled in and quoted; ${NAME} is the shell's."""
+    service.guard.configure(
+        '[targets.web]\nprogram = "server 服务/service.py"\nshell = true\nlog_file = "logs/web.log"\n'
+        'min_uptime = "100ms"\nenvironment = { WORD = "from-environment" }\n'
+        'command = "echo ${WORD}; exec {python} {program}"\n'
+    )
+    assert service.guard("start").code == 0
+    service.ready()
+    assert "from-environment" in service.log.read_text()
+    assert service.guard("stop").code == 0
+
+
 def test_a_slow_target_delays_no_other(guard: Guard) -> None:
     service = Service(guard)
     guard.configure(
