@@ -171,7 +171,7 @@ def _advance(
         ok=outcome.ok,
         now=now,
         repeat_interval_s=config.wecom.repeat_interval if config.wecom else 0,
-        can_notify=bool(delivery.channels(config)),
+        can_notify=bool(config.alert_channels),
         fresh=Incident(outcome.run_id[:8], outcome.started_at, 0, 0, None),
     )
 
@@ -189,7 +189,7 @@ def payloads(
     if kind is not Notice.NONE and incident is not None:
         text = config.redact(notice(outcome, incident, kind, language=language, at=local))
         message = {"text": text, "mention": kind is not Notice.RECOVERED}
-        found += [(channel, message) for channel in delivery.channels(config)]
+        found += [(channel, message) for channel in config.alert_channels]
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from restart_guard import __version__, clock
-from restart_guard.config import suggestion
+from restart_guard.config_rules import suggestion
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
 from restart_guard.terminal import Terminal
@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": ("stop", "Stop programs gently; they stay down."),
     "kill": ("kill", "Kill programs; the next tick brings them back."),
     "restart": ("restart", "Bring back what should run and does not: the tick, for cron."),
+    "watch": ("watch", "The tick, in milliseconds: wait for deaths and relaunch at once."),
     "status": ("status", "Show every program: state, pid, uptime."),
     "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
     "deliver": ("deliver", "Try to deliver rows and alerts that are pending."),

@@ -6,6 +6,8 @@ Spans and deadlines use ``monotonic``; stamps are aware UTC and may jump with th
 import time
 from datetime import UTC, datetime
 
+_BOOTTIME: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first is Linux's
+
 
 def now() -> datetime:
     """The wall clock, aware, in UTC."""
@@ -18,8 +20,8 @@ def monotonic() -> float:
 
 
 def boottime() -> float:
-    """Seconds since boot, time in suspend included, as the kernel stamps processes (proc(5)). Linux."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """Seconds since boot; on Linux with the time in suspend, as the kernel stamps processes (proc(5))."""
+    return time.clock_gettime(_BOOTTIME)
 
 
 def sleep(seconds: float) -> None:

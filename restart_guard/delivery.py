@@ -93,14 +93,6 @@ def open_sender(config: Config, destination: str) -> Sender:
     raise DeliveryError(f"The config has no {destination} any more.", code="config", permanent=True)
 
 
-def channels(config: Config) -> list[str]:
-    """The destinations of an alert."""
-    if config.wecom is None:
-        return []
-    robot = ["wecom"] if config.wecom.webhook is not None else []
-    return robot + (["wecom_app"] if config.wecom.corp_id is not None else [])
-
-
 def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list[Tally]:
     """Try what is pending, each destination beside the others but those to skip. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:

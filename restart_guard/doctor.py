@@ -218,7 +218,7 @@ def _wecom(config: Config) -> Iterator[Finding]:
     if config.wecom is None:
         yield Finding(Level.WARN, "no [wecom]: nobody is told when a check stays bad", "add [wecom] webhook")
         return
-    for channel in delivery.channels(config):
+    for channel in config.alert_channels:
         try:
             if channel == "wecom_app":
                 wecom.App(config.wecom, config.state_dir).fetch_token()
@@ -257,7 +257,7 @@ def _note(config: Config, channel: str) -> str | None:
 def _test_alert(config: Config) -> Iterator[Finding]:
     language: messages.Language = config.wecom.language if config.wecom else "zh"
     text = messages.test_alert(os.uname().nodename, clock.local(clock.now()), language)
-    channels = delivery.channels(config)
+    channels = config.alert_channels
     if not channels:
         yield Finding(Level.FAIL, "no test alert was sent: there is no [wecom]", "add [wecom] webhook")
     for tally in delivery.deliver_directly(config, [(name, {"text": text, "mention": True}) for name in channels]):

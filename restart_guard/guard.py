@@ -1,52 +1,72 @@
 """A command over many targets: side by side, so that a slow one delays no other; what happened goes to the journal."""
 
 import importlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 
-from restart_guard import clock, process, target
+from restart_guard import clock, process, target, target_events
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
 from restart_guard.config import picked
-from restart_guard.journal import Event, Journal, new_run_id
+from restart_guard.guarded import Guarded, Seen, Stop, guarded
+from restart_guard.journal import Journal
 from restart_guard.lifecycle import Command, State
 from restart_guard.settings import Config
-from restart_guard.target import Done, Guarded, Seen, Stop
+from restart_guard.target import Done, How
 
-KIND = "target"
 _BY_HAND_WAIT_S = 10.0
 
 # The init-script standard of the Linux Standard Base, section "Init Script Actions".
-_LSB = {State.RUNNING: 0, State.UNGUARDED: 0, State.DEAD: 1, State.STOPPED: 3, State.UNKNOWN: 4}
-_WORST_FIRST = (State.UNKNOWN, State.DEAD, State.STOPPED)
+_LSB = {
+    State.RUNNING: 0,
+    State.UNGUARDED: 0,
+    State.DEAD: 1,
+    State.BACKOFF: 1,
+    State.STOPPED: 3,
+    State.UNKNOWN: 4,
+}
+_WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
 
 
 def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
     """The named targets, or all. Raises UsageError for a name that the config does not have."""
     chosen_names = picked(config.targets, names, what="target", path=config.path)
-    return [target.guarded(name, config.targets[name]) for name in chosen_names]
+    return [guarded(name, config.targets[name], config.redis) for name in chosen_names]
 
 
 def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
     """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
     process.prepare_signals()
-    yield from _side_by_side(config, targets, lambda one: target.act(one, command, stop=stop, wait_s=_BY_HAND_WAIT_S))
+    how = How(stop or Stop(), wait_s=_BY_HAND_WAIT_S)
+    yield from _side_by_side(config, [partial(target.act, one, command, how) for one in targets])
 
 
 def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
-    """What cron does each minute: relaunch what is dead, deliver what is due. Raises JournalError at the end.
+    """What cron does each minute: relaunch what is dead, restart what hangs, deliver what is due.
 
     Targets that are well are seen by their record, without a lock or a search; a pid lock that is not there is no
-    business of ours.
+    business of ours. Raises JournalError at the end.
     """
     process.prepare_signals()
     seen = target.observe(targets, search_stopped=False)
-    suspects = [one for one in targets if not _is_well(one, seen[one.name])]
-    yield from _side_by_side(config, suspects, lambda one: target.act(one, Command.TICK))
+    jobs: list[Callable[[], Done | None]] = [
+        partial(target.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
+    ]
+    if any(one.settings.health is not None for one in targets):
+        # Loaded only now: an idle tick without probes must not pay for an HTTP client.
+        health = importlib.import_module("restart_guard.health")
+        jobs += [partial(health.look_after, one, seen[one.name]) for one in targets if one.settings.health]
+    yield from _side_by_side(config, jobs)
+    yield from keep_house(config, targets, seen)
+
+
+def keep_house(config: Config, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> list[Done]:
+    """The heartbeat row, the end of incidents, and deliveries that are due. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
             journal.remember("tick", clock.stamp(clock.now()))
+            settled = target_events.settle(config, journal, targets, seen)
         now = clock.now()
         # What is blocked counts too: whether its config has changed, the delivery finds out.
         due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
@@ -54,48 +74,40 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
         # Loaded only now: an idle tick must not pay for pymysql and requests.
         delivery = importlib.import_module("restart_guard.delivery")
         delivery.deliver(config, delivery.Which.DUE)
+    return settled
 
 
-def _is_well(one: Guarded, seen: Seen) -> bool:
+def needs_care(one: Guarded, seen: Seen) -> bool:
+    """Whether a tick has anything to do or to repair."""
     if seen.state is State.RUNNING and seen.who is not None:
-        return one.lock.read() == seen.who.pid
-    return seen.state in (State.STOPPED, State.UNGUARDED)
+        wrong = one.lock.read() != seen.who.pid or seen.record.who != seen.who
+        return wrong or seen.record.starting or target.is_settled(one, seen)
+    return seen.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
 
 
-def _side_by_side(config: Config, targets: Sequence[Guarded], act: Callable[[Guarded], Done]) -> Iterator[Done]:
-    """Act on all at once; yield each result as it comes, then journal what happened."""
-    if not targets:
-        return
+def _side_by_side(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> Iterator[Done]:
+    """Do all at once; yield each result as it comes, then journal what happened."""
     happened: list[Done] = []
-    finished: SimpleQueue[Done | BaseException] = SimpleQueue()
+    finished: SimpleQueue[Done | BaseException | None] = SimpleQueue()
 
-    def work(one: Guarded) -> None:
+    def work(job: Callable[[], Done | None]) -> None:
         try:
-            finished.put(act(one))
+            finished.put(job())
         except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
             finished.put(error)
 
-    for one in targets:
-        Thread(target=work, args=(one,), daemon=True).start()
-    for _ in targets:
+    for job in jobs:
+        Thread(target=work, args=(job,), daemon=True).start()
+    for _ in jobs:
         done = finished.get()
         if isinstance(done, BaseException):
             raise done
+        if done is None:
+            continue
         if done.event is not None:
             happened.append(done)
         yield done
-    if happened:
-        with Journal.open(config.state_dir) as journal, journal.transaction():
-            for done in happened:
-                journal.append(_event(config, done), [])
-            journal.prune(clock.now())
-
-
-def _event(config: Config, done: Done) -> Event:
-    detail = config.redact(done.event or "")
-    status = "success" if done.ok else "failure"
-    more = {"host": os.uname().nodename, "relaunch": (done.event or "").startswith("relaunched")}
-    return Event(new_run_id(), clock.now(), KIND, done.name, status, detail, more)
+    target_events.record(config, happened)
 
 
 def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:

@@ -123,6 +123,12 @@ class Journal:
         with readable(self.path):
             return Incident(row[0], datetime.fromisoformat(row[1]), row[2], row[3], _moment(row[4]))
 
+    def incidents(self, kind: str) -> dict[str, Incident]:
+        """All that are open, by subject."""
+        rows = self._run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
+        found = {str(row[0]): self.incident(kind, row[0]) for row in rows}
+        return {subject: incident for subject, incident in found.items() if incident is not None}
+
     def set_incident(self, kind: str, subject: str, incident: Incident | None) -> None:
         if incident is None:
             self._run("DELETE FROM incidents WHERE kind = ? AND subject = ?", kind, subject)

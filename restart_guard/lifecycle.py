@@ -9,6 +9,7 @@ class State(StrEnum):
     RUNNING = "running"  # lock, alive
     UNGUARDED = "unguarded"  # no lock, alive
     DEAD = "dead"  # lock, not alive
+    BACKOFF = "backoff"  # dead, next try at a known time
     STOPPED = "stopped"  # neither
     UNKNOWN = "unknown"  # may not look
 
@@ -19,6 +20,8 @@ class Command(StrEnum):
     KILL = "kill"
     TICK = "tick"
     COLD = "cold"
+    HOT = "hot"
+    HEAL = "heal"  # the cold restart of one that runs and hangs
 
 
 class Action(StrEnum):
@@ -29,6 +32,7 @@ class Action(StrEnum):
     FORGET = "forget"  # remove the pid lock
     KILL = "kill"
     CYCLE = "cycle"  # drain, keeping the pid lock, then launch
+    RELOAD = "reload"  # by signal or command, same pid
     REFUSE = "refuse"
 
 
@@ -37,6 +41,7 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.RUNNING: Action.LOCK,
         State.UNGUARDED: Action.LOCK,
         State.DEAD: Action.LAUNCH,
+        State.BACKOFF: Action.LAUNCH,
         State.STOPPED: Action.LAUNCH,
         State.UNKNOWN: Action.REFUSE,
     },
@@ -44,6 +49,7 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.RUNNING: Action.DRAIN,
         State.UNGUARDED: Action.DRAIN,
         State.DEAD: Action.FORGET,
+        State.BACKOFF: Action.FORGET,
         State.STOPPED: Action.NOTHING,
         State.UNKNOWN: Action.REFUSE,
     },
@@ -51,6 +57,7 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.RUNNING: Action.KILL,
         State.UNGUARDED: Action.KILL,
         State.DEAD: Action.NOTHING,
+        State.BACKOFF: Action.NOTHING,
         State.STOPPED: Action.NOTHING,
         State.UNKNOWN: Action.REFUSE,
     },
@@ -58,6 +65,7 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.RUNNING: Action.NOTHING,
         State.UNGUARDED: Action.NOTHING,
         State.DEAD: Action.LAUNCH,
+        State.BACKOFF: Action.NOTHING,
         State.STOPPED: Action.NOTHING,
         State.UNKNOWN: Action.NOTHING,
     },
@@ -65,8 +73,25 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.RUNNING: Action.CYCLE,
         State.UNGUARDED: Action.CYCLE,
         State.DEAD: Action.LAUNCH,
+        State.BACKOFF: Action.LAUNCH,
         State.STOPPED: Action.LAUNCH,
         State.UNKNOWN: Action.REFUSE,
+    },
+    Command.HOT: {
+        State.RUNNING: Action.RELOAD,
+        State.UNGUARDED: Action.RELOAD,
+        State.DEAD: Action.REFUSE,
+        State.BACKOFF: Action.REFUSE,
+        State.STOPPED: Action.REFUSE,
+        State.UNKNOWN: Action.REFUSE,
+    },
+    Command.HEAL: {
+        State.RUNNING: Action.CYCLE,
+        State.UNGUARDED: Action.NOTHING,
+        State.DEAD: Action.LAUNCH,
+        State.BACKOFF: Action.NOTHING,
+        State.STOPPED: Action.NOTHING,
+        State.UNKNOWN: Action.NOTHING,
     },
 }
 
@@ -75,10 +100,10 @@ def decide(command: Command, state: State) -> Action:
     return _TABLE[command][state]
 
 
-def state_of(*, locked: bool, alive: bool | None) -> State:
-    """``alive`` is None when we may not look."""
-    if alive is None:
-        return State.UNKNOWN
+def state_of(*, locked: bool, alive: bool, next_try_s: float = 0.0) -> State:
+    """``next_try_s``: how long a dead one has still to wait before it may be launched again."""
     if alive:
         return State.RUNNING if locked else State.UNGUARDED
-    return State.DEAD if locked else State.STOPPED
+    if not locked:
+        return State.STOPPED
+    return State.BACKOFF if next_try_s > 0 else State.DEAD

@@ -2,7 +2,7 @@
 
 import errno
 import fcntl
-import hashlib
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,8 +12,9 @@ from restart_guard.errors import BusyError
 
 
 @contextmanager
-def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True) -> Iterator[None]:
-    """Hold the named locks of a state directory, all or none. Raises BusyError at once when another process has one.
+def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True, wait: bool = False) -> Iterator[None]:
+    """Hold the named locks of a state directory, all or none. Raises BusyError at once when another process has one,
+    or with ``wait`` waits for it.
 
     Where no lock file can be made (a full or read-only disk), the ``fallback`` locks the directory itself, else
     nothing is excluded.
@@ -30,7 +31,7 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True)
                 continue
             stack.callback(os.close, fd)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     continue  # a file system without locks
@@ -46,8 +47,10 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True)
 def _open(state_dir: Path, name: str) -> int | None:
     with suppress(OSError):
         (state_dir / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A file's name is limited to 255 bytes, a check's is not.
-        short = name if len(name.encode()) < 200 else hashlib.sha256(name.encode()).hexdigest()
+        # A file's name is limited to 255 bytes, a check's is not. (hashlib brings 5 MiB of OpenSSL.)
+        short = (
+            name if len(name.encode()) < 200 else importlib.import_module("hashlib").sha256(name.encode()).hexdigest()
+        )
         return os.open(state_dir / "locks" / short, os.O_RDWR | os.O_CREAT, 0o600)
     return None
 

@@ -154,9 +154,9 @@ def reason(bad: Bad, language: Language) -> str:
 def trouble(error: StoreError, server: str, language: Language) -> str:
     """Why a server could not be read, with its own code, and what to do."""
     if error.code not in _TROUBLES:
-        return f"{server}: {_clip(str(error), 300)}"
+        return f"{server}: {clip(str(error), 300)}"
     code = f" ({error.code})" if error.code.isupper() else ""
-    return f"{server} {_say(_TROUBLES, error.code, language, text=_clip(str(error), 300))}{code}"
+    return f"{server} {_say(_TROUBLES, error.code, language, text=clip(str(error), 300))}{code}"
 
 
 def summary(outcome: Outcome, language: Language) -> str:
@@ -177,7 +177,7 @@ def what_is_wrong(outcome: Outcome, language: Language) -> str:
     if reading.trouble is not None:
         return trouble(reading.trouble, outcome.server, language)
     first = reading.bad[0]
-    example = f"{_clip(first.key, 80)} {reason(first, language)}"
+    example = f"{clip(first.key, 80)} {reason(first, language)}"
     keys = _counted(reading.keys, "key", language)
     return _say(_WORDS, "bad_keys", language, total=reading.bad_total, keys=keys, example=example)
 
@@ -218,24 +218,24 @@ def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Lang
     since = incident.opened_at.astimezone(at.tzinfo)
     lines = [
         head,
-        _say(_WORDS, "server", language, server=_clip(outcome.server, _FIELD_LIMIT)),
-        _say(_WORDS, "when", language, at=_moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
+        _say(_WORDS, "server", language, server=clip(outcome.server, _FIELD_LIMIT)),
+        _say(_WORDS, "when", language, at=moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
     ]
     if kind is not Notice.RECOVERED and incident.failures > 1:
-        lines.append(_say(_WORDS, "since", language, at=_moment(since), failures=incident.failures))
+        lines.append(_say(_WORDS, "since", language, at=moment(since), failures=incident.failures))
     number = "id" if kind is Notice.RECOVERED else "number"
     tail = _say(_WORDS, number, language, id=incident.id, notices=incident.notices)
     return fit("\n".join(lines) + "\n", "".join(f"{line}\n" for line in _particulars(outcome, language)), tail)
 
 
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-    subject = _say(_WORDS, "subject", language, check=_clip(outcome.check, 80))
+    subject = _say(_WORDS, "subject", language, check=clip(outcome.check, 80))
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
         what = " " + _say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
     else:
-        what = ("：" if language == "zh" else ": ") + _clip(summary(outcome, language), 400)
-    return f"{_say(_WORDS, kind.value, language)}{subject}{what} | {_clip(outcome.host, 80)}"
+        what = ("：" if language == "zh" else ": ") + clip(summary(outcome, language), 400)
+    return f"{_say(_WORDS, kind.value, language)}{subject}{what} | {clip(outcome.host, 80)}"
 
 
 def _particulars(outcome: Outcome, language: Language) -> list[str]:
@@ -244,13 +244,13 @@ def _particulars(outcome: Outcome, language: Language) -> list[str]:
     if outcome.reading.bad:
         lines.append(_say(_WORDS, "keys", language))
         shown = outcome.reading.bad[:10]
-        lines += [f"- {_clip(bad.key, _FIELD_LIMIT)} {reason(bad, language)}" for bad in shown]
+        lines += [f"- {clip(bad.key, _FIELD_LIMIT)} {reason(bad, language)}" for bad in shown]
         if outcome.reading.bad_total > len(shown):
             lines.append(_say(_WORDS, "more", language, total=outcome.reading.bad_total))
     if outcome.attempts:
         lines.append(_say(_WORDS, "tried", language))
         lines += [
-            f"{number}. {_clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)
+            f"{number}. {clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)
         ]
     return lines
 
@@ -259,16 +259,16 @@ def unrecorded(text: str, why: str, outcome: Outcome, language: Language) -> str
     """An alert's text with the news, in its first line already, that the journal could not keep the outcome."""
     head, _, rest = text.partition("\n")
     if outcome.ok:
-        head = _say(_WORDS, "journal_down", language, check=_clip(outcome.check, 80), host=_clip(outcome.host, 80))
+        head = _say(_WORDS, "journal_down", language, check=clip(outcome.check, 80), host=clip(outcome.host, 80))
     else:
         what, separator, host = head.rpartition(" | ")
         head = f"{what} | {_say(_WORDS, 'unrecorded', language)}{separator}{host}"
-    return fit(f"{head}\n{_say(_WORDS, 'why', language, why=_clip(why, 300))}\n", rest, "")
+    return fit(f"{head}\n{_say(_WORDS, 'why', language, why=clip(why, 300))}\n", rest, "")
 
 
 def test_alert(host: str, at: datetime, language: Language) -> str:
     head = f"{_say(_WORDS, 'test', language)}restart-guard | {host}"
-    return fit(f"{head}\n", _say(_WORDS, "test_body", language), f"\n{_moment(at)}")
+    return fit(f"{head}\n", _say(_WORDS, "test_body", language), f"\n{moment(at)}")
 
 
 def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
@@ -296,11 +296,11 @@ def _cut(text: str, limit: int) -> str:
     return data[: max(0, limit - len(mark.encode()))].decode(errors="ignore") + mark
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
     """Foreign text on one line and of bounded length, so that the fixed parts of a message always fit."""
     return _cut(" ".join(text.encode(errors="replace").decode().split()), limit)
 
 
-def _moment(at: datetime) -> str:
+def moment(at: datetime) -> str:
     """``2026-11-23 02:00:15 +08:00``"""
     return at.isoformat(sep=" ", timespec="seconds")[:19] + " " + at.isoformat()[-6:]

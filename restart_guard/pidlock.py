@@ -1,8 +1,9 @@
 """The pid lock, ``<program>.pid``: the pid and a newline. Its presence means that the program should be running.
 
-Beside it, ``.<program>.lock`` is what excludes others while one acts on the program: it belongs to the program and not
-to a state directory, so that any user and any config meet there. It also holds the identity of the process that was
-launched, which a pid alone is not. It is never removed: a lock on a removed file excludes nobody.
+Two files stand beside it. ``.<program>.lock``, in the program's directory, is what excludes others while one acts on
+the program: it belongs to the program and not to a state directory, so that any user and any config meet there. It is
+never removed: a lock on a removed file excludes nobody. ``.<program>.state``, beside the pid lock, holds what a pid
+alone does not tell: the identity of the process, and how often it had to be relaunched lately.
 """
 
 import errno
@@ -15,18 +16,35 @@ from pathlib import Path
 import msgspec
 
 from restart_guard import clock
+from restart_guard.backoff import Crashes
 from restart_guard.errors import BusyError, GuardError
-from restart_guard.process import Identity
+from restart_guard.identity import Identity
+from restart_guard.pulse import Pulse
 
 _LARGEST = 64
 
 
-class PidLock:
-    """The files of one program."""
+class Record(msgspec.Struct, frozen=True):
+    """What is remembered of a target between runs, within one boot.
 
-    def __init__(self, program: Path) -> None:
-        self.path = program.with_name(program.name + ".pid")
+    ``starting``: a start by hand is under way; should it be interrupted, the next tick completes it.
+    """
+
+    boot: str
+    who: Identity | None = None
+    starting: bool = False
+    crashes: Crashes = Crashes()
+    pulse: Pulse = Pulse()
+
+
+class PidLock:
+    """The files of one program; ``pid_file`` stands in for ``<program>.pid``."""
+
+    def __init__(self, program: Path, pid_file: Path | None = None) -> None:
+        self._program = program
+        self.path = pid_file or program.with_name(program.name + ".pid")
         self.guard_path = program.with_name(f".{program.name}.lock")
+        self.record_path = self.path.with_name(f".{self.path.name.removesuffix('.pid')}.state")
 
     def is_there(self) -> bool:
         return os.path.lexists(self.path)
@@ -34,24 +52,24 @@ class PidLock:
     def read(self) -> int | None:
         """The pid; None for a lock that is missing, unreadable or no number: the program is then searched for."""
         try:
-            with self.path.open("rb") as file:
-                text = file.read(_LARGEST).strip()
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                text = os.read(fd, _LARGEST).strip()
+            finally:
+                os.close(fd)
         except OSError:
             return None
         return int(text) if text.isdigit() and 0 < int(text) < 2**22 + 1 else None
 
-    def write(self, pid: int) -> None:
-        """Write it at once: a reader sees the old or the new whole. Raises GuardError."""
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+    def write(self, pid: int, *, sync: bool = True) -> None:
+        """Write it at once: a reader sees the old or the new whole. Raises GuardError.
+
+        ``sync`` brings it to the disk, as a new intent must be; a relaunch only changes the number of one that is.
+        """
         try:
-            with new.open("w") as file:
-                file.write(f"{pid}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(self.path, f"{pid}\n".encode(), sync=sync)
         except OSError as error:
-            with suppress(OSError):
-                new.unlink()
             raise GuardError(f"The pid lock {self.path} cannot be written: {error.strerror}.") from error
 
     def remove(self) -> None:
@@ -78,10 +96,17 @@ class PidLock:
         try:
             fd = os.open(self.guard_path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise GuardError(f"The lock {self.guard_path} cannot be opened: {error.strerror}.") from error
+            return self._open_program(error)
         with suppress(OSError):
             os.fchmod(fd, 0o644)  # whatever the umask: other users must be able to meet here
         return fd
+
+    def _open_program(self, why: OSError) -> int:
+        """The program itself, for one in a directory that we may not write; with it pid_file stands elsewhere."""
+        try:
+            return os.open(self._program, os.O_RDONLY)
+        except OSError:
+            raise GuardError(f"The lock {self.guard_path} cannot be opened: {why.strerror}.") from why
 
     def _lock(self, fd: int, wait_s: float) -> None:
         deadline = clock.monotonic() + wait_s
@@ -98,20 +123,39 @@ class PidLock:
             else:
                 return
 
-    def recorded(self) -> Identity | None:
-        """The identity of the process that was launched or adopted last; None where none is known."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            record = msgspec.json.decode(self.guard_path.read_bytes())
-            return Identity(int(record["pid"]), int(record["started"]), str(record["boot"]))
-        return None
+    def recorded(self, boot: str) -> Record:
+        """What is remembered; an empty record where nothing is, or only of another boot."""
+        with suppress(OSError, msgspec.DecodeError):
+            record = _DECODER.decode(self.record_path.read_bytes())
+            if record.boot == boot:
+                return record
+        return Record(boot)
 
-    def record(self, who: Identity) -> None:
-        """Keep the identity; only while the lock is held. Best effort: without it the program is searched for.
+    def record(self, record: Record) -> None:
+        """Remember it; only while the lock is held. Best effort: without it the program is searched for.
 
-        Written in place and not renamed over, since the file is what others lock; a torn write is no JSON.
+        Never synced: after a power cut it would be another boot's anyway.
         """
-        with suppress(OSError), self.guard_path.open("r+") as file:
-            file.write(msgspec.json.encode(who._asdict()).decode() + "\n")
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
+        with suppress(OSError):
+            _replace(self.record_path, msgspec.json.encode(record) + b"\n", sync=False)
+
+
+_DECODER = msgspec.json.Decoder(Record)
+
+
+def _replace(path: Path, content: bytes, *, sync: bool) -> None:
+    """Write a file's new content beside it and rename, so that it is never seen half. Raises OSError."""
+    new = f"{path}.new"  # one name will do, and leaves no litter behind a kill: who writes holds the lock
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(fd, content)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(new, path)  # noqa: PTH105 (in the path of a relaunch, where Path costs as much as the call)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(new)  # noqa: PTH108
+        raise

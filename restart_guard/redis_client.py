@@ -21,7 +21,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from restart_guard import clock
 from restart_guard.errors import Remedy, SecretError, StoreError
 from restart_guard.settings import Redis
-from restart_guard.values import RedisAddress, Secret, parse_redis_url
+from restart_guard.values import RedisAddress, Secret, parse_place, parse_redis_url
 
 # The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
 REMEDIES = {
@@ -152,7 +152,7 @@ def _client(settings: Redis) -> redis.Redis:
     }
     address = _address(settings)
     if settings.sentinels:
-        places = [(place.rpartition(":")[0].strip("[]"), int(place.rpartition(":")[2])) for place in settings.sentinels]
+        places = [parse_place(place) for place in settings.sentinels]
         login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
         sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
         host, port = _master(sentinel, settings.service or "")

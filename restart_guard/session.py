@@ -47,12 +47,17 @@ class Session:
         done_all: list[Done] = []
         for done in results:
             done_all.append(done)
-            say = self.terminal.result if done.ok and not done.busy else self.terminal.error
-            if done.text and not (tick and done.busy):
-                say(f"{done.name}: {done.text}")
+            if not (tick and done.busy):
+                self.tell(done)
         if not all(done.ok for done in done_all):
             return ExitCode.FAILED
         return ExitCode.BUSY if any(done.busy for done in done_all) and not tick else ExitCode.DONE
+
+    def tell(self, done: "Done") -> None:
+        """Print what was done to a target: what went well on stdout, what did not on stderr."""
+        say = self.terminal.result if done.ok and not done.busy else self.terminal.error
+        if done.text:
+            say(f"{done.name}: {done.text}")
 
 
 def duration(_context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:

@@ -20,10 +20,35 @@ Identifier = Annotated[
 Cron = Annotated[str, Meta(pattern=r"^\s*(\S+\s+){4}\S+\s*\Z", description='five cron fields such as "0 2 * * 1"')]
 
 
+class Backoff(Struct, frozen=True, kw_only=True):
+    """How long after a launch the next may be: ``first`` after one that was well, then base, 2 × base … max.
+
+    A program that has run for ``reset_after`` is well again.
+    """
+
+    first: Duration = Duration(0)
+    base: Duration = Duration(1)
+    max: Duration = Duration(300)
+    reset_after: Duration = Duration(60)
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """How a program that runs shows that it does not hang: exactly one of the first four."""
+
+    http: Text | None = None
+    tcp: Text | None = None
+    command: Text | None = None
+    redis_heartbeat: Text | None = None
+    interval: Duration = Duration(10)
+    timeout: Duration = Duration(5)
+    failures: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
+
+
 class Target(Struct, frozen=True, kw_only=True):
     """A guarded program."""
 
     program: Path
+    pid_file: Path | None = None
     command: Text = "{python} {program}"
     shell: bool = False
     identify: Literal["auto", "argv", "exe", "cwd", "proc_exe", "proc_cwd", "lsof_cwd"] = "auto"
@@ -32,8 +57,17 @@ class Target(Struct, frozen=True, kw_only=True):
     min_uptime: Duration = Duration(1)
     stop_signal: Text = "TERM"
     stop_timeout: Duration = Duration(30)
+    kill_after: Duration | None = None
+    pre_stop: Text | None = None
+    pre_stop_timeout: Duration = Duration(30)
     reload_signal: Text = "HUP"
+    reload_command: Text | None = None
+    restart_backoff: Backoff = Backoff()
+    health: Health | None = None
     environment: Annotated[Mapping[str, str], Meta(description="a table of texts")] = MappingProxyType({})
+    environment_file: Path | None = None
+    umask: Annotated[str, Meta(pattern=r"^0?[0-7]{3}\Z", description='an octal mask such as "027"')] | None = None
+    user: Text | None = None
 
 
 class Redis(Struct, frozen=True, kw_only=True):
@@ -145,6 +179,14 @@ class Config(Struct, frozen=True, kw_only=True):
     timer: Timer | None
     warnings: tuple[str, ...]
     redact: Callable[[str], str]
+
+    @property
+    def alert_channels(self) -> list[str]:
+        """The destinations of an alert."""
+        if self.wecom is None:
+            return []
+        robot = ["wecom"] if self.wecom.webhook is not None else []
+        return robot + (["wecom_app"] if self.wecom.corp_id is not None else [])
 
 
 SECTIONS: dict[str, type[Struct]] = {"redis": Redis, "mysql": MySql, "wecom": WeCom, "timer": Timer}

@@ -4,75 +4,49 @@ Killed at any instant, nothing is left that the next run does not repair: the id
 launch, and a program that runs without a record is found by what it is.
 """
 
-import os
-import re
-import shlex
 import signal
-import sys
+import subprocess
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from restart_guard import process
+import msgspec
+
+from restart_guard import backoff, clock, drain, hook, host, launch, process
+from restart_guard.backoff import Crashes
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.freshness import span
+from restart_guard.guarded import Guarded, Seen, Stop, hook_of
+from restart_guard.identity import Identity
+from restart_guard.launch import Launched
 from restart_guard.lifecycle import Action, Command, State, decide, state_of
-from restart_guard.pidlock import PidLock
-from restart_guard.process import Identity, Launch, Program
-from restart_guard.settings import Target
-
-_LOG_TAIL_BYTES = 2000
-_KILL_S = 10.0
-
-
-class Guarded(NamedTuple):
-    """A target with its files and how it is recognised."""
-
-    name: str
-    settings: Target
-    program: Program
-    lock: PidLock
-
-
-class Seen(NamedTuple):
-    """A target as it was found. ``why`` says more where there is more to say."""
-
-    state: State
-    who: Identity | None
-    why: str = ""
+from restart_guard.pidlock import Record
 
 
 class Done(NamedTuple):
-    """What was done to a target. ``event`` is what the journal should keep of it, None when nothing happened."""
+    """What was done to a target. ``event`` is what the journal should keep of it, None when nothing happened.
+
+    ``crashes`` counts the relaunches in a row of which this is the last, 0 when it is none; ``child`` is the process
+    when it was launched here.
+    """
 
     name: str
     ok: bool
     text: str
     event: str | None = None
     busy: bool = False
+    crashes: int = 0
+    who: Identity | None = None
+    child: "subprocess.Popen[bytes] | None" = None
 
 
-class Stop(NamedTuple):
-    """How long a program may drain (None: its own ``stop_timeout``), and whether what is left then is killed."""
+class How(NamedTuple):
+    """The particulars of an act: how to stop, how long to wait for who else acts, why it is done, whether the answer
+    waits until a launched program has proved itself."""
 
-    timeout_s: float | None = None
-    force: bool = False
-
-
-def guarded(name: str, settings: Target) -> Guarded:
-    path = Path(os.path.realpath(settings.program))
-    words = _words(settings, path)
-    return Guarded(
-        name, settings, Program(path, Path(words[0]).name if words else "", settings.identify), PidLock(path)
-    )
-
-
-def _words(settings: Target, path: Path) -> list[str]:
-    """The command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
-    quote = shlex.quote if settings.shell else str
-    fill = {"{python}": quote(sys.executable), "{program}": quote(str(path))}
-    words = ["/bin/sh", "-c", settings.command] if settings.shell else shlex.split(settings.command)
-    return [re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words]
+    stop: Stop = Stop()
+    wait_s: float = 0.0
+    why: str = ""
+    settle: bool = True
 
 
 def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Seen]:
@@ -81,54 +55,69 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
     Without ``search_stopped`` a target that has no pid lock is not searched for.
     """
     seen: dict[str, Seen] = {}
-    unknown: dict[str, Guarded] = {}
+    unknown: dict[str, tuple[Guarded, Record]] = {}
     for target in targets:
-        known = _by_record(target)
+        record = target.lock.recorded(host.boot_id())
+        wanted = record.starting or target.lock.is_there()
+        known = _by_record(target, record, wanted=wanted)
         if known is not None:
             seen[target.name] = known
-        elif target.lock.is_there() or search_stopped:
-            unknown[target.name] = target
+        elif wanted or search_stopped:
+            unknown[target.name] = (target, record)
         else:
-            seen[target.name] = Seen(State.STOPPED, None)
-    found = process.search({name: target.program for name, target in unknown.items()}) if unknown else {}
-    for name, target in unknown.items():
-        locked = target.lock.is_there()
+            seen[target.name] = Seen(State.STOPPED, None, record)
+    if not unknown:
+        return seen
+    programs = {name: target.program for name, (target, _) in unknown.items()}
+    found = process.search(programs, {name: record.who for name, (_, record) in unknown.items()})
+    for name, (target, record) in unknown.items():
         who = found.get(name)
         if name in found and who is None:
-            seen[name] = Seen(State.UNKNOWN, None, "another user's process looks like it and may not be looked at")
+            why = "another user's process looks like it and may not be looked at"
+            seen[name] = Seen(State.UNKNOWN, None, record, why)
+        elif who is not None:
+            state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
+            seen[name] = Seen(state, who, record, "found by what it runs")
         else:
-            why = "" if who is None else "found by what it runs"
-            seen[name] = Seen(state_of(locked=locked, alive=who is not None), who, why)
+            seen[name] = _dead(target, record)
     return seen
 
 
-def _by_record(target: Guarded) -> Seen | None:
+def _dead(target: Guarded, record: Record) -> Seen:
+    wait = backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
+    state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
+    if state is not State.BACKOFF:
+        return Seen(state, None, record)
+    times = record.crashes.in_a_row
+    why = f"relaunched {times} times in a row" if times else "waits before its relaunch"
+    return Seen(state, None, record, why, wait)
+
+
+def _by_record(target: Guarded, record: Record, *, wanted: bool) -> Seen | None:
     """What the record and the pid lock say, when they name a living process that is the program."""
-    locked = target.lock.is_there()
-    record = target.lock.recorded()
     try:
-        if record is not None and process.is_alive(record):
-            return Seen(state_of(locked=locked, alive=True), record)
+        if record.who is not None and process.is_alive(record.who):
+            return Seen(state_of(locked=wanted, alive=True), record.who, record)
         pid = target.lock.read()
-        if pid is None or (record is not None and record.pid == pid):
+        if pid is None or (record.who is not None and record.who.pid == pid):
             return None
         match process.matches(pid, target.program):
             case True:
-                who = process.identity(pid)
-                return Seen(state_of(locked=locked, alive=True), who) if who else None
+                who = host.identity(pid)
+                return Seen(state_of(locked=wanted, alive=True), who, record) if who else None
             case None:
-                return Seen(State.UNKNOWN, None, f"pid {pid} may not be looked at")
+                return Seen(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
     except PermissionError:
-        return Seen(State.UNKNOWN, None, "its process may not be looked at")
+        return Seen(State.UNKNOWN, None, record, "its process may not be looked at")
     return None
 
 
-def act(target: Guarded, command: Command, *, stop: Stop | None = None, wait_s: float = 0.0) -> Done:
+def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B008 (immutable)
     """Do what a command asks of one target. What goes wrong is in the answer, never raised."""
     try:
-        with target.lock.held(wait_s=wait_s):
+        with target.lock.held(wait_s=how.wait_s):
             seen = observe([target], search_stopped=command is not Command.TICK)[target.name]
-            return _do(target, decide(command, seen.state), seen, command, stop or Stop())
+            return _do(target, seen, command, how)
     except BusyError as error:
         return Done(target.name, ok=True, text=str(error), busy=True)
     except PermissionError as error:
@@ -137,136 +126,165 @@ def act(target: Guarded, command: Command, *, stop: Stop | None = None, wait_s: 
         return Done(target.name, ok=False, text=str(error))
 
 
-def _do(target: Guarded, action: Action, seen: Seen, command: Command, stop: Stop) -> Done:
-    match action:
+def revive(target: Guarded) -> Done | None:
+    """What the tick does to a target whose process has just ended and left nothing behind, in the least time.
+
+    None when that is not all there is to it: another acts on it, or it is no longer dead; then ``act`` with a tick
+    finds out. Raises GuardError.
+    """
+    try:
+        with target.lock.held(wait_s=0):
+            record = target.lock.recorded(host.boot_id())
+            if not target.lock.is_there():
+                return Done(target.name, ok=True, text="")
+            if record.who is None or process.is_alive(record.who):
+                return None
+            seen = _dead(target, record)
+            if seen.state is State.BACKOFF:
+                return Done(target.name, ok=True, text="")
+            return _launch_or_wait(target, seen, How(settle=False), clear=False)
+    except (BusyError, PermissionError):
+        return None
+
+
+def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
+    match decide(command, seen.state):
         case Action.LOCK if seen.who is not None:
-            return _adopt(target, seen.who)
+            launch.adopt(target, seen.who, seen.record)
+            return Done(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
+        case Action.LAUNCH if command is Command.TICK:
+            return _launch_or_wait(target, seen, how)
         case Action.LAUNCH:
-            return _launch(target, "relaunched" if command is Command.TICK else "started")
+            return _launch(target, seen.record, "started", how, by_hand=command is not Command.HEAL)
         case Action.DRAIN if seen.who is not None:
-            target.lock.remove()  # the intent first: a stop that is interrupted stays a stop
-            return _drain(target, seen.who, stop)
+            _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
+            return _stopped(target, seen.who, how)
         case Action.FORGET:
-            target.lock.remove()
+            _give_up(target, seen.record)
             return Done(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
         case Action.KILL if seen.who is not None:
-            return _kill(target, seen.who)
+            ended = drain.kill(target, seen.who)
+            target.lock.record(msgspec.structs.replace(seen.record, crashes=Crashes()))
+            again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
+            return Done(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
         case Action.CYCLE if seen.who is not None:
-            drained = _drain(target, seen.who, stop)
-            return _launch(target, f"{drained.text}; started") if drained.ok else drained
+            return _cycle(target, seen, command, how)
+        case Action.RELOAD if seen.who is not None:
+            return _reload(target, seen.who)
         case Action.REFUSE:
-            if command is Command.STOP:
-                target.lock.remove()
-            return Done(target.name, ok=False, text=f"{seen.why}: it is neither signalled nor started.")
+            return _refuse(target, seen, command)
     if command is Command.TICK and seen.who is not None:
-        return _repair(target, seen.who)
-    ok = seen.state is not State.UNKNOWN
-    return Done(target.name, ok=ok, text="" if command is Command.TICK and ok else seen.why or f"is {seen.state.value}")
+        return _repair(target, seen, seen.who)
+    return Done(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
 
 
-def _adopt(target: Guarded, who: Identity) -> Done:
-    target.lock.record(who)
-    target.lock.write(who.pid)
-    return Done(target.name, ok=True, text=f"runs already, pid {who.pid}")
+def _as_it_is(seen: Seen, command: Command) -> str:
+    if command in (Command.TICK, Command.HEAL) and seen.state is not State.UNKNOWN:
+        return ""
+    return seen.why or f"is {seen.state.value}"
 
 
-def _repair(target: Guarded, who: Identity) -> Done:
-    """A pid lock that names another pid than the process that lives, as a kill at the wrong moment leaves it."""
-    if target.lock.read() == who.pid and target.lock.recorded() == who:
+def _give_up(target: Guarded, record: Record) -> None:
+    """Take the intent back: it need not run any more."""
+    target.lock.remove()
+    target.lock.record(msgspec.structs.replace(record, starting=False, crashes=Crashes()))
+
+
+def _refuse(target: Guarded, seen: Seen, command: Command) -> Done:
+    if command is Command.STOP:
+        _give_up(target, seen.record)
+    if seen.state is State.UNKNOWN:
+        return Done(target.name, ok=False, text=f"{seen.why}: it is neither signalled nor started.")
+    return Done(target.name, ok=False, text=f"is {seen.state.value}: there is nothing to reload.")
+
+
+def _repair(target: Guarded, seen: Seen, who: Identity) -> Done:
+    """What a kill at the wrong moment leaves: a pid lock that names another pid, or an unfinished start.
+
+    One that has proved itself leaves its crashes behind.
+    """
+    record = seen.record
+    fine = target.lock.read() == who.pid and record.who == who and not record.starting
+    if is_settled(target, seen):
+        record = msgspec.structs.replace(record, crashes=Crashes())
+        target.lock.record(record)
+    if fine or seen.state is State.UNGUARDED:
+        return Done(target.name, ok=True, text="", who=who)
+    launch.adopt(target, who, record)
+    if record.starting:
+        text = f"its start was interrupted; it is guarded now, pid {who.pid}"
+        return Done(target.name, ok=True, text=text, event=text, who=who)
+    return Done(target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {who.pid}", who=who)
+
+
+def is_settled(target: Guarded, seen: Seen) -> bool:
+    """Whether it has run long enough to forget the crashes before."""
+    crashed = seen.record.crashes != Crashes() and seen.who is not None
+    return crashed and seen.who is not None and is_well(target, seen.who)
+
+
+def is_well(target: Guarded, who: Identity) -> bool:
+    return host.uptime_s(who) >= target.settings.restart_backoff.reset_after
+
+
+def _launch_or_wait(target: Guarded, seen: Seen, how: How, *, clear: bool = True) -> Done:
+    """Relaunch a dead target, unless its backoff says later."""
+    noticed = backoff.died(seen.record.crashes, target.settings.restart_backoff, at=clock.boottime())
+    if noticed != seen.record.crashes:
+        target.lock.record(msgspec.structs.replace(seen.record, crashes=noticed))
         return Done(target.name, ok=True, text="")
-    if not target.lock.is_there():
-        return Done(target.name, ok=True, text="")
-    _adopt(target, who)
-    return Done(target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {who.pid}")
+    return _launch(target, seen.record, "relaunched", how, by_hand=False, clear=clear)
 
 
-def _launch(target: Guarded, word: str) -> Done:
-    """Launch, record who it is, see that it stays up, write the pid lock."""
-    settings, path = target.settings, target.program.path
-    environment = {**os.environ, **settings.environment, "RESTART_GUARD_TARGET": target.name}
-    log_size = _size(settings.log_file)
-    try:
-        words = _words(settings, path)
-        child = process.launch(Launch(words, path.parent, environment, settings.log_file))
-    except (OSError, ValueError) as error:
-        why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else f"[targets] command: {error}"
-        return Done(target.name, ok=False, text=f"could not be started: {why}", event="failed to start")
-    who = process.identity(child.pid)
-    if who is not None:
-        target.lock.record(who)
-    if who is not None and not process.wait(who, settings.min_uptime):
-        target.lock.write(who.pid)
-        return Done(target.name, ok=True, text=f"{word}, pid {who.pid}", event=f"{word}, pid {who.pid}")
-    return _ended_early(target, child.wait(), word, log_size)
+def _launch(target: Guarded, record: Record, word: str, how: How, *, by_hand: bool, clear: bool = True) -> Done:
+    cleared = drain.clear(target, record.who) if clear and record.who is not None else ""
+    done = launch.launch(target, record, by_hand=by_hand, settle=how.settle)
+    return _told(target, done, f"{cleared}{word}" if not how.why else f"{how.why}: {cleared}{word}")
 
 
-def _ended_early(target: Guarded, status: int, word: str, log_size: int) -> Done:
-    """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
-    if status == 0:
-        who = process.search({target.name: target.program}).get(target.name)
-        if who is not None:
-            _adopt(target, who)
-            return Done(target.name, ok=True, text=f"{word}, pid {who.pid}", event=f"{word}, pid {who.pid}")
-    ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
-    tail = _tail(target.settings.log_file, log_size)
-    within = f"ended within {span(target.settings.min_uptime)} with {ended}"
-    return Done(target.name, ok=False, text=f"{within}{tail}", event=f"failed to start: {ended}")
+def _told(target: Guarded, done: Launched, words: str) -> Done:
+    if not done.ok:
+        event = f"failed to start: {done.why}"
+        text = f"{words.rpartition('; ')[0]}; {done.text}" if "; " in words else done.text
+        return Done(target.name, ok=False, text=text, event=event, crashes=done.crashes, who=done.who, child=done.child)
+    text = f"{words}, pid {done.who.pid}" if done.who is not None else words
+    return Done(target.name, ok=True, text=text, event=text, crashes=done.crashes, who=done.who, child=done.child)
 
 
-def _drain(target: Guarded, who: Identity, stop: Stop) -> Done:
-    """TERM to the program and its kin, wait until all have ended, KILL what is left when forced."""
-    number = signal.Signals[f"SIG{target.settings.stop_signal.removeprefix('SIG')}"]
-    began = process.uptime_s(who)
-    timeout = target.settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
-    others = process.kin(who)
-    process.end(who, number)
-    left = process.wait_for_all(who, others, timeout)
-    if left and stop.force:
-        for _ in range(3):  # what is killed may have forked meanwhile
-            process.end(who, signal.SIGKILL)
-            for found in left:
-                process.send(Identity(found.pid, found.started, who.boot), signal.SIGKILL)
-            left = process.wait_for_all(who, left, _KILL_S / 3)
-            if not left:
-                text = f"killed after {span(timeout)}"
-                return Done(target.name, ok=True, text=text, event=text)
-    took = span(process.uptime_s(who) - began)
-    if left:
-        names = ", ".join(f"{found.name} (pid {found.pid})" for found in left[:5])
-        advice = "stop --force kills it"
-        text = f"still runs after {took}: {names}; {advice}"
-        return Done(target.name, ok=False, text=text, event=f"did not stop: {names}")
-    return Done(target.name, ok=True, text=f"stopped in {took}", event=f"stopped in {took}")
+def _stopped(target: Guarded, who: Identity, how: How) -> Done:
+    ended = drain.drain(target, who, how.stop)
+    advice = "" if ended.ok else "; stop --force kills it"
+    event = ended.text if ended.ok else f"did not stop: {ended.text}"
+    return Done(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
 
 
-def _kill(target: Guarded, who: Identity) -> Done:
-    others = process.kin(who)
-    process.end(who, signal.SIGKILL)
-    left = process.wait_for_all(who, others, _KILL_S)
-    if left:
-        return Done(target.name, ok=False, text=f"pid {left[0].pid} does not die: it hangs in the kernel")
-    again = "; the next tick brings it back" if target.lock.is_there() else ""
-    return Done(target.name, ok=True, text=f"killed pid {who.pid}{again}", event="killed")
+def _cycle(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
+    """A graceful stop and a start; the pid lock stays, so that an interrupted one is completed by the next tick."""
+    assert seen.who is not None  # noqa: S101 (the caller's guard)
+    done = _stopped(target, seen.who, how)
+    if not done.ok:
+        return done
+    by_hand = command is Command.COLD
+    return _launch(target, seen.record, f"{done.text}; started", how, by_hand=by_hand)
 
 
-def _size(path: Path | None) -> int:
-    try:
-        return path.stat().st_size if path is not None else 0
-    except OSError:
-        return 0
-
-
-def _tail(path: Path | None, start: int) -> str:
-    """What a program wrote to its log before it ended."""
-    if path is None:
-        return "; set log_file to see what it says"
-    try:
-        with path.open("rb") as file:
-            file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))
-            said = file.read().decode(errors="replace").strip()
-    except OSError as error:
-        return f"; its log {path} cannot be read: {error.strerror}"
-    return f"; the end of {path}:\n{said}" if said else f"; it wrote nothing to {path}"
+def _reload(target: Guarded, who: Identity) -> Done:
+    """In place: the same process goes on. A signal that would end it is not sent."""
+    settings = target.settings
+    if settings.reload_command is not None:
+        ran = hook.run(hook_of(target, settings.reload_command, who, settings.stop_timeout))
+        if not ran.ok:
+            return Done(target.name, ok=False, text=f"reload_command failed: {ran}", event=f"failed to reload: {ran}")
+    else:
+        number = signal.Signals[f"SIG{settings.reload_signal.removeprefix('SIG')}"]
+        if not host.survives(who.pid, number):
+            text = f"{number.name} would end it, since it does not handle that signal; nothing was sent"
+            return Done(target.name, ok=False, text=text)
+        host.send(who, number)
+    if host.wait(who, settings.min_uptime):
+        text = f"ended within {span(settings.min_uptime)} of the reload"
+        return Done(target.name, ok=False, text=text, event=f"failed to reload: {text}")
+    return Done(target.name, ok=True, text=f"reloaded, pid {who.pid}", event=f"reloaded, pid {who.pid}", who=who)
 
 
 def shown(target: Guarded, seen: Seen, restarts: int) -> Mapping[str, Any]:
@@ -275,9 +293,9 @@ def shown(target: Guarded, seen: Seen, restarts: int) -> Mapping[str, Any]:
         "target": target.name,
         "state": seen.state.value,
         "pid": seen.who.pid if seen.who else None,
-        "uptime_s": round(process.uptime_s(seen.who), 1) if seen.who else None,
+        "uptime_s": round(host.uptime_s(seen.who), 1) if seen.who else None,
         "pid_lock": str(target.lock.path) if target.lock.is_there() else None,
         "restarts": restarts,
-        "next_try_s": None,
+        "next_try_s": round(seen.next_try_s, 1) if seen.next_try_s is not None else None,
         "why": seen.why,
     }

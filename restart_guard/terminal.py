@@ -27,6 +27,7 @@ class Terminal:
         self.verbosity = verbosity
         self.redact: Callable[[str], str] = str
         self.write_error: OSError | None = None
+        self._countdowns: dict[str, str] = {}
         for stream in (sys.stdout, sys.stderr):
             # A file name may hold bytes that are not UTF-8, and cron's locale may be anything.
             getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -87,7 +88,25 @@ class Terminal:
         with _screen().progress(what) as advance:
             yield advance
 
+    def countdown(self, name: str, left_s: float, count: int) -> None:
+        """How long each of several things may still take: a line on stderr while a terminal shows it, else nothing."""
+        if self.verbosity < 0 or not sys.stderr.isatty():
+            return
+        noun = "process" if count == 1 else "processes"
+        self._countdowns[name] = f"{name}: {count} {noun} left, {left_s:.0f} s"
+        with suppress(OSError):
+            sys.stderr.write("\r\x1b[K" + "  ".join(self._countdowns.values()).translate(_CONTROLS))
+            sys.stderr.flush()
+
+    def _clear_countdown(self) -> None:
+        if self._countdowns:
+            self._countdowns.clear()
+            with suppress(OSError):
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+
     def _write(self, stream: IO[str], text: str, *, stamped: bool) -> None:
+        self._clear_countdown()
         prefix = clock.local(clock.now()).isoformat(timespec="seconds") + " " if stamped else ""
         try:
             for line in self.redact(text).translate(_CONTROLS).rstrip("\n").split("\n"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,3 +220,31 @@ def parse_redis_url(url: str) -> RedisAddress:
         password=unquote(parts.password) if parts.password else None,
         tls=parts.scheme == "rediss",
     )
+
+
+def parse_place(text: str) -> tuple[str, int]:
+    """``host:port``, an IPv6 address in brackets. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port[:9]) < 65536:
+        raise ValueError(f'expected "host:port", was {text}')
+    return host.strip("[]"), int(port)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """The lines ``NAME=value`` of an environment file, quoted and commented as a shell has them, also with ``export``.
+
+    Nothing is expanded. Raises ValueError with the line's number and never its content, which may be a secret.
+    """
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip().removeprefix("export ").strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        name, separator, value = stripped.partition("=")
+        if not separator or not name.isidentifier() or "\0" in value:
+            raise ValueError(f"line {number}: expected NAME=value")
+        try:
+            found[name] = " ".join(shlex.split(value, comments=True))
+        except ValueError as error:
+            raise ValueError(f"line {number}: a quotation mark is not closed") from error
+    return found

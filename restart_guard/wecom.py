@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from restart_guard import clock
-from restart_guard.config import http_is_allowed
+from restart_guard.config_rules import http_is_allowed
 from restart_guard.errors import DeliveryError, SecretError
 from restart_guard.messages import fit
 from restart_guard.settings import WeCom

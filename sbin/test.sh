@@ -37,4 +37,5 @@ sh sbin/bootstrap.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/mypy --platform darwin
 .venv/bin/python -m pytest -n 4 --dist worksteal "$@"

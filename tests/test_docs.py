@@ -65,5 +65,6 @@ def test_every_dependency_is_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.match(r"[A-Za-z0-9]+", line)[0].lower() for line in project["dependencies"]}  # type: ignore[index]
     source = "\n".join(path.read_text() for path in (ROOT / "restart_guard").rglob("*.py"))
-    used = {name for name in names if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)}
+    ways = r"^(?:import|from) {0}\b|import_module\(\"{0}"
+    used = {name for name in names if re.search(ways.format(name), source, re.MULTILINE)}
     assert names - used == {"hiredis"}, "redis-py uses hiredis by itself when it is there"

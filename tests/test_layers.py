@@ -11,15 +11,22 @@ RANKS = [
     ["restart_guard"],
     ["errors", "clock"],
     ["values"],
-    ["settings"],
-    ["config", "outcome", "backoff", "incident"],
-    ["freshness"],
+    ["settings", "identity"],
+    ["config_rules", "outcome", "backoff", "incident", "pulse", "lifecycle"],
+    ["config", "freshness"],
     ["messages"],
-    ["lifecycle", "process", "journal_file", "lock", "redis_client", "mysql_table", "wecom"],
-    ["pidlock", "journal", "redis_store", "mysql_store"],
-    ["target", "delivery"],
-    ["recovery"],
+    ["target_messages"],
+    ["host_linux", "host_psutil", "hook", "folders", "journal_file", "lock", "redis_client", "mysql_table", "wecom"],
+    ["host", "pidlock", "journal", "redis_store", "mysql_store"],
+    ["process", "delivery"],
+    ["guarded"],
+    ["drain", "probe"],
+    ["launch"],
+    ["target"],
+    ["recovery", "health", "target_events"],
     ["check", "guard", "demo", "doctor"],
+    ["scribe"],
+    ["watch"],
     ["screen"],
     ["terminal"],
     ["session"],
@@ -28,7 +35,10 @@ RANKS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-PURE = {"lifecycle", "values", "settings", "config", "outcome", "backoff", "incident", "freshness", "messages"}
+PURE = {
+    *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
+    *("pulse", "freshness", "messages", "target_messages"),
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

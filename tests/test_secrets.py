@@ -55,7 +55,8 @@ def leaks(text: str) -> list[str]:
 COMMANDS = [
     ["check-redis"], ["check-redis", "--json"], ["-v", "check-redis"], ["check-redis", "--dry-run"], ["deliver"],
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
-    ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"], ["kill"], ["stop"],
+    ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
+    ["watch", "--for", "1s"], ["kill"], ["stop"],
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from restart_guard import process
+from restart_guard import host
+from restart_guard.identity import Facts
 from restart_guard.lifecycle import Action, Command, State, decide
 from tests.conftest import Guard, job
 from tests.servers import RedisServer, wait_until
@@ -41,7 +42,7 @@ class Service:
     def pids(self) -> list[int]:
         """Every living process that runs the program."""
         found = []
-        for one in process.everybody():
+        for one in host.everybody():
             if one.dead:
                 continue
             try:
@@ -242,7 +243,7 @@ def test_a_zombie_is_dead(service: Service) -> None:
         wait_until(lambda: service.status()["state"] == "unguarded", what="the program")
         service.guard("start")
         os.kill(unreaped.pid, signal.SIGKILL)
-        wait_until(lambda: (process.facts(unreaped.pid) or process.Facts(0, "", "Z", 0, 0, 0, 0)).dead, what="death")
+        wait_until(lambda: (host.facts(unreaped.pid) or Facts(0, "", "Z", 0, 0, 0, 0)).dead, what="death")
         assert service.status()["state"] == "dead"
         assert "relaunched" in service.guard("restart").out
 

@@ -1,6 +1,8 @@
 import click
 
 from restart_guard import guard
+from restart_guard.errors import UsageError
+from restart_guard.guarded import Stop
 from restart_guard.lifecycle import Command
 from restart_guard.session import Session, pass_session
 
@@ -8,13 +10,17 @@ from restart_guard.session import Session, pass_session
 @click.command("restart")
 @click.argument("names", metavar="[TARGET]...", nargs=-1)
 @click.option("--cold", is_flag=True, help="Stop gently, then start.")
+@click.option("--hot", is_flag=True, help="Reload in place, by reload_signal or reload_command; the pid stays.")
 @pass_session
-def command(session: Session, *, names: tuple[str, ...], cold: bool) -> int:
+def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) -> int:
     """Bring back each TARGET (default: all) that should run and does not: the tick, for cron each minute.
 
     One without a pid lock is left alone. Prints nothing when there is nothing to do.
     """
+    if cold and hot:
+        raise UsageError("--cold and --hot exclude each other.")
     targets = guard.chosen(session.config, names)
-    if cold:
-        return session.told(guard.run(session.config, targets, Command.COLD))
-    return session.told(guard.tick(session.config, targets), tick=True)
+    if not cold and not hot:
+        return session.told(guard.tick(session.config, targets), tick=True)
+    stop = Stop(tell=session.terminal.countdown)
+    return session.told(guard.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

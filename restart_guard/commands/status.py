@@ -1,10 +1,9 @@
 import click
 
-from restart_guard import guard, target
+from restart_guard import guard, host, target
 from restart_guard.freshness import span
-from restart_guard.process import uptime_s
+from restart_guard.guarded import Guarded, Seen
 from restart_guard.session import Session, pass_session
-from restart_guard.target import Guarded, Seen
 
 
 @click.command("status")
@@ -26,7 +25,8 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _line(one: Guarded, seen: Seen, restarts: int) -> str:
-    alive = f"  pid {seen.who.pid}  up {span(uptime_s(seen.who))}" if seen.who else ""
+    alive = f"  pid {seen.who.pid}  up {span(host.uptime_s(seen.who))}" if seen.who else ""
     again = f"  relaunched {restarts} times" if restarts else ""
+    later = f"  next try in {span(seen.next_try_s)}" if seen.next_try_s is not None else ""
     why = f"  ({seen.why})" if seen.why else ""
-    return f"{one.name}: {seen.state.value}{alive}{again}{why}"
+    return f"{one.name}: {seen.state.value}{alive}{later}{again}{why}"

@@ -1,9 +1,9 @@
 import click
 
 from restart_guard import guard
+from restart_guard.guarded import Stop
 from restart_guard.lifecycle import Command
 from restart_guard.session import Session, duration, pass_session
-from restart_guard.target import Stop
 
 
 @click.command("stop")
@@ -17,4 +17,5 @@ def command(session: Session, *, names: tuple[str, ...], timeout: float | None, 
     Exit code: 0 all are down, 1 one still runs, 75 somebody else is at it.
     """
     targets = guard.chosen(session.config, names)
-    return session.told(guard.run(session.config, targets, Command.STOP, Stop(timeout, force)))
+    stop = Stop(timeout, force, tell=session.terminal.countdown)
+    return session.told(guard.run(session.config, targets, Command.STOP, stop))

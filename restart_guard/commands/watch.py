@@ -1,0 +1,18 @@
+import click
+
+from restart_guard import guard, watch
+from restart_guard.session import Session, duration, pass_session
+
+
+@click.command("watch")
+@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="Leave after this time, such as 1m.")
+@click.option("--wait", is_flag=True, help="Wait for another watch of this config to end, instead of leaving.")
+@pass_session
+def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wait: bool) -> None:
+    """Relaunch each TARGET (default: all) within milliseconds of its end: the tick, without waiting for the minute.
+
+    Leaves quietly on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has left, 75
+    another one watches this config already.
+    """
+    watch.run(session.config, guard.chosen(session.config, names), session.tell, for_s=for_s, wait=wait)

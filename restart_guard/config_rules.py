@@ -1,0 +1,223 @@
+"""What is wrong between options that are each right, and the words in which the config's problems are told. Pure."""
+
+import difflib
+import ipaddress
+import shlex
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Redis, Target, WeCom
+from restart_guard.values import Duration, parse_place, parse_redis_url
+
+
+def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
+    """`` (did you mean …?)`` when a known word is near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def key(name: str) -> str:
+    """A key as TOML writes it: bare where it may be."""
+    bare = name and all(character.isalnum() or character in "-_" for character in name)
+    return name if bare else quoted(name)
+
+
+def quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def shown(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return quoted(value if len(value) <= 60 else value[:57] + "…")
+        case dict():
+            return "a table"
+        case list():
+            return "an empty list" if not value else "a list"
+        case int() if abs(value) >= 10**18:
+            return "a huge number"
+    return str(value)
+
+
+def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong between options that are each right: dotted key, what was expected, what was there.
+
+    A section that could not be read is None, and was told of already.
+    """
+    yield from _redis_problems(sections.get("redis") or Redis())
+    if sections.get("mysql"):
+        yield from _mysql_problems(sections["mysql"])
+    if sections.get("wecom"):
+        yield from _wecom_problems(sections["wecom"])
+    for name, target in named["targets"].items():
+        if target is None:
+            continue
+        yield from _target_problems(f"targets.{key(name)}", target)
+    for name, check in named["checks"].items():
+        if check is None:
+            continue
+        yield from _check_problems(f"checks.{key(name)}", check, named)
+
+
+def _target_problems(where: str, target: Target) -> Iterator[str]:
+    for option in ("stop_signal", "reload_signal"):
+        word = getattr(target, option)
+        if word.removeprefix("SIG") not in {known.name.removeprefix("SIG") for known in signal.Signals}:
+            yield f"{where}.{option}: expected a signal's name such as TERM, was {shown(word)}."
+    for option in ("command", "pre_stop", "reload_command"):
+        if getattr(target, option) is not None:
+            yield from _command_problems(f"{where}.{option}", getattr(target, option))
+    if target.kill_after is not None and target.kill_after > target.stop_timeout:
+        yield f"{where}.kill_after: expected at most stop_timeout, was more."
+    yield from _backoff_problems(f"{where}.restart_backoff", target.restart_backoff)
+    if target.health is not None:
+        yield from _health_problems(f"{where}.health", target.health)
+
+
+def _command_problems(where: str, command: str) -> Iterator[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        yield f"{where}: the command cannot be split into words: {error}."
+    else:
+        if not words:
+            yield f"{where}: expected a command, was {shown(command)}."
+
+
+def _backoff_problems(where: str, backoff: Backoff) -> Iterator[str]:
+    if backoff.base <= 0:
+        yield f"{where}.base: expected a time longer than 0s."
+    if backoff.max < max(backoff.base, backoff.first):
+        yield f"{where}.max: expected at least base and first, was less."
+
+
+def _health_problems(where: str, health: Health) -> Iterator[str]:
+    given = [name for name in ("http", "tcp", "command", "redis_heartbeat") if getattr(health, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        yield f"{where}: expected exactly one of http, tcp, command and redis_heartbeat, was {found}."
+    if health.http is not None and not health.http.startswith(("http://", "https://")):
+        yield f"{where}.http: expected an address such as http://127.0.0.1:8000/, was {shown(health.http)}."
+    elif health.http is not None:
+        yield from _port_problems(f"{where}.http", health.http)
+    if health.tcp is not None:
+        try:
+            parse_place(health.tcp)
+        except ValueError as error:
+            yield f"{where}.tcp: {error}."
+    if health.command is not None:
+        yield from _command_problems(f"{where}.command", health.command)
+    for option in ("interval", "timeout"):
+        value: Duration = getattr(health, option)
+        if not 0.01 <= value <= 3600:
+            yield f"{where}.{option}: expected a time from 10ms to 1h."
+
+
+def _port_problems(where: str, url: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        yield f"{where}: {error}."
+        return
+    if not parts.hostname:
+        yield f"{where}: expected a host, was {shown(url)}."
+
+
+def _redis_problems(redis: Redis) -> Iterator[str]:
+    yield from _timeout_problems("redis.timeout", redis.timeout)
+    if redis.sentinels == ():
+        yield "redis.sentinels: expected at least one, was an empty list."
+    if redis.url is not None and redis.sentinels:
+        yield "redis.sentinels: expected either url or sentinels, but both are given."
+    if redis.sentinels and not redis.service:
+        yield 'redis.service: expected the service\'s name, such as "mymaster", but it is missing.'
+    if redis.service and not redis.sentinels:
+        yield "redis.sentinels: expected the Sentinels of redis.service, but it is missing."
+    if redis.url is not None and redis.url.text is not None:
+        try:
+            parse_redis_url(redis.url.text)
+        except ValueError as error:
+            yield f"redis.url: {error}."
+    for place in redis.sentinels or ():
+        try:
+            parse_place(place)
+        except ValueError as error:
+            yield f"redis.sentinels: {error}."
+
+
+def _timeout_problems(where: str, timeout: Duration) -> Iterator[str]:
+    if not 0.01 <= timeout <= 3600:
+        yield f"{where}: expected a time from 10ms to 1h."
+
+
+def _mysql_problems(mysql: MySql) -> Iterator[str]:
+    yield from _timeout_problems("mysql.timeout", mysql.timeout)
+    for option, known in (("columns", list(COLUMNS)), ("status_values", ["success", "failure"])):
+        for word in getattr(mysql, option):
+            if word not in known:
+                yield f"mysql.{option}.{key(word)}: there is no such option{suggestion(word, known)}."
+    if mysql.status_values and len(mysql.status_values) == 1:
+        yield "mysql.status_values: expected both success and failure, was only one of them."
+
+
+def _wecom_problems(wecom: WeCom) -> Iterator[str]:
+    app = {name: getattr(wecom, name) for name in ("corp_id", "corp_secret", "agent_id", "to_users")}
+    missing = [name for name, value in app.items() if value in (None, ())]
+    if 0 < len(missing) < len(app):
+        for name in missing:
+            yield f"wecom.{name}: expected a value beside the other options of the app channel, but it is missing."
+    elif missing and wecom.webhook is None:
+        yield "wecom.webhook: expected a webhook, or corp_id, corp_secret, agent_id and to_users; neither is there."
+    if not wecom.api_base.startswith(("https://", "http://")):
+        yield f"wecom.api_base: expected an https:// address, was {shown(wecom.api_base)}."
+    elif not http_is_allowed(wecom.api_base, wecom):
+        yield "wecom.api_base: expected https://; plain http needs a loopback address or allow_http = true."
+
+
+def http_is_allowed(url: str, wecom: WeCom) -> bool:
+    """Plain http would show the key on the wire: it is taken for a loopback address, elsewhere when asked for."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    return url.startswith("https://") or wecom.allow_http or loopback
+
+
+def _check_problems(where: str, check: Check, named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if not check.keys and not check.patterns:
+        yield f"{where}.keys: expected keys, patterns or both; neither is there."
+    if check.min_keys is not None and not check.patterns:
+        yield f"{where}.min_keys: expected patterns beside it, since single keys must all exist anyway."
+    if check.format == "json" and check.type not in ("any", "string"):
+        yield f'{where}.format: expected type = "string" beside "json", was {shown(check.type)}.'
+    for low, high in (("min_size", "max_size"), ("min_ttl", "max_ttl")):
+        least, most = getattr(check, low), getattr(check, high)
+        if least is not None and most is not None and least > most:
+            yield f"{where}.{high}: expected at least {low}, was less."
+    if check.max_age is not None and check.full_ttl is None:
+        yield f'{where}.full_ttl: expected the TTL that the data gets when loaded, such as "7d1h": max_age needs it.'
+    yield from _recover_problems(f"{where}.recover", check.recover, named)
+
+
+def _recover_problems(where: str, recover: str, named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    kind, _, what = recover.partition(":")
+    sections = {"restart": "targets", "refresh": "refreshes"}
+    if kind in sections and what:
+        known = named[sections[kind]]
+        if what not in known:
+            yield f"{where}: there is no [{sections[kind]}.{key(what)}]{suggestion(what, list(known))}."
+    elif kind == "command" and what.strip():
+        yield from _command_problems(where, what)
+    elif recover != "none":
+        yield f'{where}: expected "restart:TARGET", "refresh:NAME", "command:…" or "none", was {shown(recover)}.'

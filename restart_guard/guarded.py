@@ -1,0 +1,127 @@
+"""A guarded program as the config describes it: its files, its command, its environment and its account."""
+
+import os
+import pwd
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard import process
+from restart_guard.errors import GuardError
+from restart_guard.hook import Hook
+from restart_guard.identity import Identity, Program
+from restart_guard.lifecycle import State
+from restart_guard.pidlock import PidLock, Record
+from restart_guard.process import Launch
+from restart_guard.settings import Redis, Target
+from restart_guard.values import parse_environment
+
+
+class Guarded(NamedTuple):
+    """A target with its files and how it is recognised."""
+
+    name: str
+    settings: Target
+    program: Program
+    lock: PidLock
+    redis: Redis
+
+
+class Seen(NamedTuple):
+    """A target as it was found. ``why`` says more where there is more to say."""
+
+    state: State
+    who: Identity | None
+    record: Record
+    why: str = ""
+    next_try_s: float | None = None
+
+
+class Stop(NamedTuple):
+    """How long a program may drain (None: its own ``stop_timeout``), and whether what is left then is killed.
+
+    ``tell`` is called about once a second while it drains, with its name, the seconds left and what still lives.
+    """
+
+    timeout_s: float | None = None
+    force: bool = False
+    tell: Callable[[str, float, int], None] | None = None
+
+
+def guarded(name: str, settings: Target, redis: Redis) -> Guarded:
+    path = Path(os.path.realpath(settings.program))
+    words = command_words(settings, settings.command)
+    interpreter = Path(words[0]).name if words else ""
+    program = Program(path, interpreter, settings.identify)
+    return Guarded(name, settings, program, PidLock(path, settings.pid_file), redis)
+
+
+def command_words(settings: Target, command: str) -> list[str]:
+    """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
+    quote = shlex.quote if settings.shell else str
+    fill = {"{python}": quote(sys.executable), "{program}": quote(os.path.realpath(settings.program))}
+    words = ["/bin/sh", "-c", command] if settings.shell else shlex.split(command)
+    return [re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words]
+
+
+def launch_of(target: Guarded) -> Launch:
+    """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
+    settings = target.settings
+    return Launch(
+        command_words(settings, settings.command),
+        target.program.path.parent,
+        environment(target),
+        settings.log_file,
+        umask=int(settings.umask, 8) if settings.umask is not None else -1,
+        user=account(settings.user),
+    )
+
+
+def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: float) -> Hook:
+    """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
+    more = {"RESTART_GUARD_PID": str(who.pid)} if who is not None else {}
+    # What it starts is not the target's: it must not carry its mark.
+    plain = {name: value for name, value in environment(target).items() if name != process.MARK}
+    words = command_words(target.settings, command)
+    return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
+
+
+def environment(target: Guarded) -> dict[str, str]:
+    """Ours, the user's, the file's, the config's; later ones win. Raises GuardError."""
+    settings = target.settings
+    found = dict(os.environ)
+    if settings.user is not None and os.geteuid() == 0:
+        entry = _entry(settings.user)
+        found |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
+    if settings.environment_file is not None:
+        try:
+            found |= parse_environment(settings.environment_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            why = error.strerror
+            raise GuardError(f"environment_file {settings.environment_file} cannot be read: {why}.") from error
+        except ValueError as error:
+            why = "expected UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+            raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
+    return found | {**settings.environment, "RESTART_GUARD_TARGET": target.name, process.MARK: str(target.program.path)}
+
+
+def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:
+    """(uid, gid, other groups) of a user, None when it is ourselves. Raises GuardError."""
+    if user is None:
+        return None
+    entry = _entry(user)
+    if os.geteuid() == entry.pw_uid:
+        return None
+    if os.geteuid() != 0:
+        raise GuardError(f"only root can start it as user {user}.")
+    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def _entry(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user)
+    except KeyError as error:
+        raise GuardError(f"there is no user {user} on this host.") from error

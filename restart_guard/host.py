@@ -1,0 +1,46 @@
+"""This host's processes: by /proc and pidfds on Linux, elsewhere through psutil, by the same functions."""
+
+import sys
+
+if sys.platform == "linux":
+    from restart_guard.host_linux import (
+        Deaths,
+        boot_id,
+        everybody,
+        facts,
+        has_in_environment,
+        identity,
+        look,
+        send,
+        survives,
+        uptime_s,
+        wait,
+    )
+else:
+    from restart_guard.host_psutil import (
+        Deaths,
+        boot_id,
+        everybody,
+        facts,
+        has_in_environment,
+        identity,
+        look,
+        send,
+        survives,
+        uptime_s,
+        wait,
+    )
+
+__all__ = [
+    "Deaths",
+    "boot_id",
+    "everybody",
+    "facts",
+    "has_in_environment",
+    "identity",
+    "look",
+    "send",
+    "survives",
+    "uptime_s",
+    "wait",
+]

@@ -1,0 +1,136 @@
+"""Bringing a program up: launch, remember who it is, prove that it stays up, write the pid lock."""
+
+import importlib
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from restart_guard import backoff, clock, host, process
+from restart_guard.errors import GuardError
+from restart_guard.freshness import span
+from restart_guard.guarded import Guarded, launch_of
+from restart_guard.hook import signal_name
+from restart_guard.identity import Identity
+from restart_guard.pidlock import Record
+from restart_guard.pulse import Pulse
+
+_LOG_TAIL_BYTES = 2000
+
+
+class Launched(NamedTuple):
+    """How a launch went. ``child`` is None when nothing was started or another process took over.
+
+    ``text`` is for an operator and may hold the end of the program's log; ``why`` is the part for journal and alert.
+    """
+
+    ok: bool
+    text: str
+    why: str = ""
+    who: Identity | None = None
+    child: "subprocess.Popen[bytes] | None" = None
+    crashes: int = 0
+
+
+def launch(target: Guarded, before: Record, *, by_hand: bool, settle: bool) -> Launched:
+    """Start the program; only while its lock is held.
+
+    Without ``settle`` the answer comes as soon as it runs, for a caller that will itself notice when it ends early.
+    """
+    log_size = _size(target.settings.log_file)
+    counts = backoff.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
+    record = Record(host.boot_id(), None, starting=by_hand and not target.lock.is_there(), crashes=counts)
+    if record.starting:
+        target.lock.record(record)  # should we be killed from here on, the next tick completes the start
+    try:
+        child = process.launch(launch_of(target))
+    except (OSError, ValueError, GuardError) as error:
+        why = f"could not be started: {_why(error)}"
+        target.lock.record(msgspec.structs.replace(record, starting=False))
+        return Launched(ok=False, text=why, why=why, crashes=counts.in_a_row)
+    who = host.identity(child.pid)
+    target.lock.record(msgspec.structs.replace(record, who=who))
+    if who is not None and target.lock.is_there() and target.lock.read() != who.pid:
+        target.lock.write(who.pid, sync=False)
+    if not settle:
+        return Launched(ok=True, text="", who=who, child=child, crashes=counts.in_a_row)
+    if who is not None and not host.wait(who, target.settings.min_uptime):
+        guard(target, msgspec.structs.replace(record, who=who))
+        ill = _wait_until_well(target, who) if by_hand else ""
+        return Launched(ok=not ill, text=ill, why=ill, who=who, child=child, crashes=counts.in_a_row)
+    return _ended_early(target, child.wait(), record, log_size)
+
+
+def guard(target: Guarded, record: Record) -> None:
+    """Write the pid lock for the recorded process, which makes the start complete. Raises GuardError."""
+    if record.who is not None and target.lock.read() != record.who.pid:
+        target.lock.write(record.who.pid)
+    target.lock.record(msgspec.structs.replace(record, starting=False))
+
+
+def adopt(target: Guarded, who: Identity, before: Record) -> None:
+    """Guard a process that runs already. Raises GuardError."""
+    same = before.who == who
+    guard(target, msgspec.structs.replace(before, who=who, pulse=before.pulse if same else Pulse()))
+
+
+def _ended_early(target: Guarded, status: int, record: Record, log_size: int) -> Launched:
+    """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
+    if status == 0:
+        who = process.search({target.name: target.program}, {}).get(target.name)
+        if who is not None:
+            adopt(target, who, record)
+            return Launched(ok=True, text="", who=who, crashes=record.crashes.in_a_row)
+    target.lock.record(msgspec.structs.replace(record, starting=False))
+    why = f"ended within {span(target.settings.min_uptime)} with {how_it_ended(status)}"
+    return Launched(
+        ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", why=why, crashes=record.crashes.in_a_row
+    )
+
+
+def _wait_until_well(target: Guarded, who: Identity) -> str:
+    """Wait until the health says yes, if there is one; what is wrong when it does not within ``start_timeout``."""
+    if target.settings.health is None:
+        return ""
+    # Loaded only now: a tick must not pay for an HTTP client.
+    probe = importlib.import_module("restart_guard.probe").probe
+    deadline = clock.monotonic() + target.settings.start_timeout
+    while True:
+        looked = probe(target, who, "")
+        if looked.ok is not False:
+            return ""
+        if host.wait(who, 0) or clock.monotonic() >= deadline:
+            within = span(target.settings.start_timeout)
+            return f"runs as pid {who.pid}, but is not well within {within}: {looked.why}"
+        clock.sleep(min(0.1, target.settings.health.interval))
+
+
+def how_it_ended(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {signal_name(-status)}"
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+
+
+def _size(path: Path | None) -> int:
+    try:
+        return path.stat().st_size if path is not None else 0
+    except OSError:
+        return 0
+
+
+def _tail(path: Path | None, start: int) -> str:
+    """What a program wrote to its log before it ended."""
+    if path is None:
+        return "; set log_file to see what it says"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))
+            said = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"; its log {path} cannot be read: {error.strerror}"
+    return f"; the end of {path}:\n{said}" if said else f"; it wrote nothing to {path}"

@@ -1,0 +1,62 @@
+"""Writes what happened to the journal from a thread of its own, so that a slow disk delays no relaunch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from restart_guard import guard, target_events
+from restart_guard.backoff import KEEPS_DYING
+from restart_guard.errors import JournalError
+from restart_guard.guarded import Guarded, Seen
+from restart_guard.settings import Config
+from restart_guard.target import Done
+
+
+class Scribe:
+    """``say`` takes what an operator should know; it is called from the scribe's threads."""
+
+    def __init__(self, config: Config, say: Callable[[Done], None]) -> None:
+        self._config = config
+        self._say = say
+        self._queue: SimpleQueue[Done | None] = SimpleQueue()
+        self._house: Thread | None = None
+        self._thread = Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def put(self, done: Done) -> None:
+        self._queue.put(done)
+
+    def keep_house(self, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> None:
+        """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
+        if self._house is None or not self._house.is_alive():
+            self._house = Thread(target=self._keep_house, args=(targets, dict(seen)), daemon=True)
+            self._house.start()
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is written, or for so long."""
+        self._queue.put(None)
+        self._thread.join(seconds)
+
+    def _write(self) -> None:
+        last = False
+        while not last:
+            batch = [self._queue.get()]
+            with suppress(Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            last = None in batch
+            happened = [done for done in batch if done is not None]
+            try:
+                target_events.record(self._config, happened)
+            except JournalError as error:
+                self._say(Done("journal", ok=False, text=str(error)))
+            if any(done.crashes >= KEEPS_DYING for done in happened):
+                self.keep_house((), {})  # brings the alert on its way
+
+    def _keep_house(self, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> None:
+        try:
+            for done in guard.keep_house(self._config, targets, seen):
+                self._say(done)
+        except JournalError as error:
+            self._say(Done("journal", ok=False, text=str(error)))

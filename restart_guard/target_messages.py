@@ -1,0 +1,45 @@
+"""The words of alerts about targets, in Chinese and English. Pure: values in, text out."""
+
+from datetime import datetime
+
+from restart_guard.freshness import span
+from restart_guard.incident import Incident, Notice
+from restart_guard.messages import Language, clip, fit, moment
+
+_WORDS: dict[str, tuple[str, str]] = {
+    "first": (
+        "【故障】程序 {target} 反复退出：已连续重启 {count} 次，仍会继续尝试 | {host}",
+        "[DOWN] program {target} keeps dying: relaunched {count} times in a row, and it goes on | {host}",
+    ),
+    "recovered": (
+        "【恢复】程序 {target} 已稳定运行 {uptime}，故障持续 {lasted} | {host}",
+        "[UP] program {target} has been up for {uptime}; it is well again after {lasted} | {host}",
+    ),
+    "why": ("最近一次：{why}", "last: {why}"),
+    "log": ("日志：{log}", "log: {log}"),
+    "when": ("时间：{at}", "time: {at}"),
+    "id": ("编号 {id}", "incident {id}"),
+}
+
+
+def _say(word: str, language: Language, **values: object) -> str:
+    return _WORDS[word][language == "en"].format(**values)
+
+
+def keeps_dying(
+    target: str, incident: Incident, *, count: int, why: str, log: str, language: Language, host: str, at: datetime
+) -> str:
+    """The text of the alert; ``at`` is local and aware, ``log`` is empty for a program without one."""
+    head = _say(Notice.FIRST.value, language, target=clip(target, 80), count=count, host=clip(host, 80))
+    lines = [head, _say("when", language, at=moment(at))]
+    lines += [_say("log", language, log=clip(log, 200))] if log else []
+    tail = _say("id", language, id=incident.id)
+    return fit("\n".join(lines) + "\n", _say("why", language, why=clip(why, 600)) + "\n", tail)
+
+
+def well_again(target: str, incident: Incident, *, uptime_s: float, language: Language, host: str, at: datetime) -> str:
+    """The text that ends an incident."""
+    lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
+    words = {"target": clip(target, 80), "uptime": span(uptime_s), "lasted": lasted, "host": clip(host, 80)}
+    head = _say(Notice.RECOVERED.value, language, **words)
+    return fit(f"{head}\n{_say('when', language, at=moment(at))}\n", "", _say("id", language, id=incident.id))
