@@ -19,6 +19,7 @@ from restart_guard.settings import Health
 from restart_guard.values import parse_place
 
 _CHANNEL = "channel:"
+_GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
 
 
 def probe(target: Guarded, who: Identity, beat: str) -> Probe:
@@ -33,7 +34,7 @@ def probe(target: Guarded, who: Identity, beat: str) -> Probe:
     # A server that sends a byte now and then keeps every single read within its timeout: the whole is limited here.
     thread = Thread(target=look, daemon=True)
     thread.start()
-    thread.join(health.timeout + (1 if health.command else 0))
+    thread.join(health.timeout + _GRACE_S)
     return found[0] if found else Probe(ok=False, why=f"no answer within {span(health.timeout)}")
 
 
@@ -94,7 +95,7 @@ def _heartbeat(target: Guarded, name: str, timeout_s: float, beat: str) -> Probe
 
 
 def _listen(client: Any, channel: str, timeout_s: float) -> Probe:
-    deadline = clock.monotonic() + timeout_s * 0.9
+    deadline = clock.monotonic() + timeout_s
     with client.pubsub() as pubsub:
         pubsub.subscribe(channel)
         while clock.monotonic() < deadline:

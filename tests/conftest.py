@@ -13,6 +13,7 @@ import pytest
 
 from tests.fake_wecom import FakeWeCom
 from tests.servers import MariaDb, RedisServer
+from tests.services import Service
 
 SIX_COLUMNS = (
     "CREATE TABLE task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "
@@ -129,6 +130,14 @@ class Guard:
 @pytest.fixture
 def guard(tmp_path: Path) -> Guard:
     return Guard(tmp_path)
+
+
+@pytest.fixture
+def service(guard: Guard) -> Iterator[Service]:
+    """A program to guard; what is left of it is killed."""
+    one = Service(guard)
+    yield one
+    one.end()
 
 
 def job(redis_server: RedisServer, database: Database | None, wecom: FakeWeCom | None, check: str = "") -> str:

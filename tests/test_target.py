@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,55 +15,7 @@ from restart_guard.identity import Facts
 from restart_guard.lifecycle import Action, Command, State, decide
 from tests.conftest import Guard, job
 from tests.servers import RedisServer, wait_until
-
-PROGRAMS = Path(__file__).parent / "programs"
-
-
-class Service:
-    """A guarded copy of tests/programs/service.py in the test's own directory."""
-
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
-        self.program = guard.directory / "server 服务" / "service.py"
-        self.program.parent.mkdir()
-        shutil.copy(PROGRAMS / "service.py", self.program)
-        self.lock = Path(f"{self.program}.pid")
-        self.log = guard.directory / "logs/web.log"
-
-    def configure(self, arguments: str = "", options: str = "") -> "Service":
-        self.guard.configure(
-            f'[targets.web]\nprogram = "server 服务/service.py"\ncommand = "{{python}} {{program}} {arguments}"\n'
-            f'log_file = "logs/web.log"\nmin_uptime = "100ms"\n{options}\n'
-        )
-        return self
-
-    def pids(self) -> list[int]:
-        """Every living process that runs the program."""
-        found = []
-        for one in host.everybody():
-            if one.dead:
-                continue
-            try:
-                words = Path(f"/proc/{one.pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(self.program).encode() in words:
-                found.append(one.pid)
-        return found
-
-    def ready(self) -> None:
-        wait_until(lambda: self.log.exists() and "ready" in self.log.read_text(), what="the program to be ready")
-
-    def status(self) -> Any:
-        return self.guard("status", "--json").json[0]
-
-
-@pytest.fixture
-def service(guard: Guard) -> Iterator[Service]:
-    one = Service(guard)
-    yield one
-    for pid in one.pids():
-        os.kill(pid, signal.SIGKILL)
+from tests.services import PROGRAMS, Service
 
 
 def test_every_cell_of_the_table_is_filled() -> None:
@@ -302,7 +252,7 @@ def test_a_check_restarts_the_program_that_fills_redis(guard: Guard, redis_serve
 def test_a_shell_command_keeps_its_own_braces(service: Service) -> None:
     """{python} and {program} are filled in and quoted; ${NAME} is the shell's."""
     service.guard.configure(
-        '[targets.web]\nprogram = "server 服务/service.py"\nshell = true\nlog_file = "logs/web.log"\n'
+        '[targets.web]\nprogram = "server web 服务/service.py"\nshell = true\nlog_file = "logs/web.log"\n'
         'min_uptime = "100ms"\nenvironment = { WORD = "from-environment" }\n'
         'command = "echo ${WORD}; exec {python} {program}"\n'
     )
