@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,7 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
         if target is None:
             continue
         yield from _target_problems(f"targets.{key(name)}", target)
+    yield from _shared_problems({name: target for name, target in named["targets"].items() if target is not None})
     for name, check in named["checks"].items():
         if check is None:
             continue
@@ -78,6 +80,18 @@ def _target_problems(where: str, target: Target) -> Iterator[str]:
     yield from _backoff_problems(f"{where}.restart_backoff", target.restart_backoff)
     if target.health is not None:
         yield from _health_problems(f"{where}.health", target.health)
+
+
+def _shared_problems(targets: Mapping[str, Target]) -> Iterator[str]:
+    """Two targets with one program, or with one pid lock, would be started and stopped for one another."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, target in targets.items():
+        pid_file = target.pid_file or target.program.with_name(f"{target.program.name}.pid")
+        for option, path in (("program", target.program), ("pid_file", pid_file)):
+            other = seen.setdefault((option, os.path.realpath(path)), name)
+            if other != name:
+                yield f"targets.{key(name)}.{option}: expected one of its own, was that of targets.{key(other)} too."
+                break
 
 
 def _command_problems(where: str, command: str) -> Iterator[str]:

@@ -1,18 +1,23 @@
-"""The weekly job shown on a real Redis with real commands: good data, data gone, data back. No config, no accounts.
+"""The whole loop shown with real commands: a program that is killed and comes back, then the weekly job on a real Redis
+with its data there, gone and back. No config, no accounts.
 
-The server listens on a private unix socket in a temporary directory, and WeCom is played by a receiver on loopback.
+Redis listens on a private unix socket in a temporary directory, and WeCom is played by a receiver on loopback.
 Everything is gone afterwards.
 """
 
 import os
 import shlex
 import shutil
+import signal
+import socket as sockets
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +31,33 @@ from restart_guard.settings import Redis
 from restart_guard.values import Secret
 
 _START_S = 10.0
+_SETTLE_S = 2.0
 _KEY = "article:counts"
+_PROGRAM = """\
+import sys
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def application(_environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [b'{"msg": "running"}']
+
+
+make_server("127.0.0.1", int(sys.argv[1]), application, handler_class=Quiet).serve_forever()
+"""
 _CONFIG = """\
 state_dir = "state"
+
+[targets.web]
+program = "server/runserver.py"
+command = "{{python}} {{program}} {port}"
+log_file = "logs/web.log"
+min_uptime = "200ms"
 
 [redis]
 url = "unix://{socket}"
@@ -57,38 +86,121 @@ def run(say: Say) -> int:
         socket = directory / "redis.sock"
         with _redis(directory, socket, say), _receiver(say) as webhook:
             language = "zh" if os.environ.get("LANG", "zh").startswith(("zh", "C")) else "en"
-            text = _CONFIG.format(socket=socket, webhook=webhook, language=language, key=_KEY)
+            port = _free_port()
+            text = _CONFIG.format(socket=socket, webhook=webhook, language=language, key=_KEY, port=port)
             (directory / "config.toml").touch(mode=0o600)
             (directory / "config.toml").write_text(text, encoding="utf-8")
             settings = Redis(url=Secret(key="redis.url", text=f"unix://{socket}"))
-            codes = list(_story(directory, settings, say))
+            guard = partial(_command, directory, say)
+            back = _program_story(directory, port, guard, say)
+            codes = list(_data_story(guard, settings, say))
     say("")
+    if not back:
+        say("The demo did not go as it should: the program that was killed did not come back.")
+        return ExitCode.FAILED
     if codes != [ExitCode.DONE, ExitCode.FAILED, ExitCode.DONE]:
         say(f"The demo did not go as it should: its checks ended with {codes}.")
         return ExitCode.FAILED
-    say("That was the job. For your own servers:")
-    say("  1. copy config.example.toml to config.toml, chmod 600 it, and set [redis], [mysql] and [wecom]")
+    say("That was the whole loop. For your own programs and servers:")
+    say("  1. copy config.example.toml to config.toml, chmod 600 it, and set [targets], [redis], [mysql] and [wecom]")
     say("  2. restart-guard doctor          says what is still missing")
-    say("  3. restart-guard check-redis     does the job once; cron does it each week:")
+    say("  3. restart-guard start           guards the programs; cron brings them back each minute:")
+    say("     * * * * *  /path/to/restart-guard -c /path/to/config.toml restart")
+    say("  4. restart-guard check-redis     does the job once; cron does it each week:")
     say("     0 2 * * 1  /path/to/restart-guard -c /path/to/config.toml check-redis")
     return ExitCode.DONE
 
 
-def _story(directory: Path, settings: Redis, say: Say) -> Iterator[int]:
-    def guard(*arguments: str) -> int:
-        say(f"\n$ restart-guard {shlex.join(arguments)}")
-        command = [sys.executable, "-m", "restart_guard", "-c", str(directory / "config.toml"), *arguments]
-        return subprocess.run(command, check=False, stderr=subprocess.STDOUT).returncode
+def _command(directory: Path, say: Say, *arguments: str) -> int:
+    say(f"\n$ restart-guard {shlex.join(arguments)}")
+    return subprocess.run(_words(directory, *arguments), check=False, stderr=subprocess.STDOUT).returncode
 
-    say("\n1. The data is there: the read is good.")
+
+def _words(directory: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "restart_guard", "-c", str(directory / "config.toml"), *arguments]
+
+
+def _program_story(directory: Path, port: int, guard: Callable[..., int], say: Say) -> bool:
+    """Whether the program came back after it was killed."""
+    say("\n1. A program that must stay up: a small web server, started under guard.")
+    program = directory / "server/runserver.py"
+    program.parent.mkdir()
+    program.write_text(_PROGRAM)
+    lock = Path(f"{program}.pid")
+    if guard("start", "web") != ExitCode.DONE:
+        return False
+    say(f"GET http://127.0.0.1:{port}/ → {_get(port)}")
+    say("\n2. It is killed while restart-guard watches.")
+    say("\n$ restart-guard watch &")
+    watch = subprocess.Popen(_words(directory, "watch"), stderr=subprocess.STDOUT)
+    try:
+        settled = clock.monotonic() + _SETTLE_S
+        _until(lambda: "pidfd" in _open_files(watch.pid) or clock.monotonic() > settled, clock.monotonic())
+        before = lock.read_text().strip()
+        say(f"$ kill -9 {before}")
+        killed = clock.monotonic()
+        os.kill(int(before), signal.SIGKILL)
+        if not _until(lambda: lock.read_text().strip() != before, killed):
+            return False
+        relaunched = clock.monotonic()
+        answer = _get(port)
+        say(
+            f"relaunched as pid {lock.read_text().strip()} {(relaunched - killed) * 1000:.1f} ms after the kill; "
+            f"it answers {answer} after {(clock.monotonic() - killed) * 1000:.0f} ms"
+        )
+    finally:
+        watch.terminate()
+        watch.wait()
+        guard("status", "web")
+        guard("stop", "web", "--force")
+    say("\nWithout a watch, cron's restart-guard restart brings it back within the minute.")
+    return True
+
+
+def _until(condition: Callable[[], bool], began: float) -> bool:
+    """Wait for a condition, without sleeping: milliseconds are measured here."""
+    while not condition():
+        if clock.monotonic() - began > _START_S:
+            return False
+    return True
+
+
+def _open_files(pid: int) -> str:
+    """What a process has open, where the host shows it."""
+    with suppress(OSError):
+        return " ".join(os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())  # noqa: PTH115
+    return ""
+
+
+def _get(port: int) -> str:
+    """The program's answer, once it gives one."""
+    deadline = clock.monotonic() + _START_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=_START_S) as answer:
+                return str(answer.read().decode())
+        except OSError as error:
+            if clock.monotonic() > deadline:
+                return f"no answer: {error}"
+        clock.sleep(0.005)
+
+
+def _free_port() -> int:
+    with sockets.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _data_story(guard: Callable[..., int], settings: Redis, say: Say) -> Iterator[int]:
+    say("\n3. The weekly job. The data is there: the read is good.")
     with connected(settings) as client:
         client.set(_KEY, '{"user 1": 12, "用户 2": 7}', ex=7 * 86400 + 3600)
     yield guard("check-redis")
-    say("\n2. The data is gone: three restart attempts, each followed by a read, then a person is told.")
+    say("\n4. The data is gone: three restart attempts, each followed by a read, then a person is told.")
     with connected(settings) as client:
         client.delete(_KEY)
     yield guard("check-redis")
-    say("\n3. The data is back: one message says so, and how long it took.")
+    say("\n5. The data is back: one message says so, and how long it took.")
     with connected(settings) as client:
         client.set(_KEY, '{"user 1": 12, "用户 2": 7}', ex=7 * 86400 + 3600)
     yield guard("check-redis")

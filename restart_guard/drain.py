@@ -35,7 +35,7 @@ def drain(target: Guarded, who: Identity, stop: Stop) -> Ended:
     number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
     before = _pre_stop(target, who)
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
-    kill_after = timeout if stop.force else settings.kill_after
+    kill_after = min(settings.kill_after or timeout, timeout) if stop.force else settings.kill_after
     began = clock.monotonic()
     others = process.kin(who, path)
     count = 1 + len(others)
@@ -100,17 +100,33 @@ def _kill_all(program: Path | None, who: Identity, others: Sequence[Facts]) -> l
 
 def clear(target: Guarded, ended: Identity) -> str:
     """End what a dead program has left behind in its session, which would hold its port; what was done, in words."""
-    if not process.may_have_kin(ended):
-        return ""
-    orphans = process.kin(ended)
+    orphans = process.kin(ended) if process.may_have_kin(ended) else []
     if not orphans:
         return ""
-    number = signal.Signals[f"SIG{target.settings.stop_signal.removeprefix('SIG')}"]
-    process.end(ended, orphans, number)
-    left = process.wait_for_all(ended, orphans, None, target.settings.stop_timeout)
-    if left:
-        _kill_all(None, ended, left)
+    _end_orphans(target, ended, None, orphans, Stop(force=True))
     return f"ended what the last one left behind: {_names(orphans)}; "
+
+
+def sweep(target: Guarded, ended: Identity, stop: Stop) -> Ended | None:
+    """End all that a dead program has left behind, in any session; None when that is nothing."""
+    path = target.program.path
+    orphans = process.kin(ended, path)
+    if not orphans:
+        return None
+    left = _end_orphans(target, ended, path, orphans, stop)
+    if left:
+        return Ended(f"was dead, but left behind {_names(left)}", tuple(left))
+    return Ended(f"was dead; ended what it left behind: {_names(orphans)}")
+
+
+def _end_orphans(
+    target: Guarded, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: Stop
+) -> list[Facts]:
+    settings = target.settings
+    process.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
+    timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
+    left = process.wait_for_all(ended, orphans, program, timeout)
+    return _kill_all(program, ended, left) if left and stop.force else left
 
 
 def _of(count: int) -> str:

@@ -21,6 +21,7 @@ class Folders:
             simple = importlib.import_module("inotify_simple")
             flags = simple.flags
             self._mask = flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM | flags.ONLYDIR
+            self._mask |= flags.MOVE_SELF | flags.DELETE_SELF
             self._inotify = simple.INotify(nonblocking=True)
 
     @property
@@ -42,8 +43,9 @@ class Folders:
             folder = self._folders.get(event.wd)
             if folder is not None and event.name:
                 found.add(folder / event.name)
-            elif folder is not None:  # the folder itself is gone
+            elif folder is not None:  # the folder itself is gone: another may take its place
                 self._known.discard(folder)
+                found.add(folder)
         return found
 
     def close(self) -> None:

@@ -37,8 +37,9 @@ def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
 
 def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
     """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
-    process.prepare_signals()
-    how = How(stop or Stop(), wait_s=_BY_HAND_WAIT_S)
+    process.prepare()
+    gentle = Stop(timeout_s=0, force=True) if command is Command.KILL else Stop()
+    how = How(stop or gentle, wait_s=_BY_HAND_WAIT_S)
     yield from _side_by_side(config, [partial(target.act, one, command, how) for one in targets])
 
 
@@ -48,7 +49,7 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
     Targets that are well are seen by their record, without a lock or a search; a pid lock that is not there is no
     business of ours. Raises JournalError at the end.
     """
-    process.prepare_signals()
+    process.prepare()
     seen = target.observe(targets, search_stopped=False)
     jobs: list[Callable[[], Done | None]] = [
         partial(target.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])

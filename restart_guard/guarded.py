@@ -4,15 +4,17 @@ import os
 import pwd
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from restart_guard import process
 from restart_guard.errors import GuardError
 from restart_guard.hook import Hook
-from restart_guard.identity import Identity, Program
+from restart_guard.identity import Identity, Program, family
 from restart_guard.lifecycle import State
 from restart_guard.pidlock import PidLock, Record
 from restart_guard.process import Launch
@@ -53,27 +55,45 @@ class Stop(NamedTuple):
 
 def guarded(name: str, settings: Target, redis: Redis) -> Guarded:
     path = Path(os.path.realpath(settings.program))
-    words = command_words(settings, settings.command)
-    interpreter = Path(words[0]).name if words else ""
-    program = Program(path, interpreter, settings.identify)
+    words = command_words(settings, settings.command, path)
+    place = words.index(str(path)) if str(path) in words else len(words)
+    program = Program(
+        path, _runners(settings, path, words[:place]), settings.identify, tuple(words[1:place]), settings.program.name
+    )
     return Guarded(name, settings, program, PidLock(path, settings.pid_file), redis)
 
 
-def command_words(settings: Target, command: str) -> list[str]:
+def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[str]:
+    """The names under which the program may run: of each word before it (a wrapper, its interpreter), as it stands and
+    as the file that it comes to (sh may be dash), of its #! line, and its own."""
+    if settings.shell:
+        with suppress(ValueError):
+            words = [word for part in words for word in shlex.split(part)]
+    with suppress(OSError), path.open("rb") as file:
+        first = file.readline(256)
+        if first.startswith(b"#!"):
+            words = [*words, *os.fsdecode(first[2:]).split()]
+    names = {path.name}
+    for word in words:
+        names |= {Path(word).name, Path(os.path.realpath(shutil.which(word) or word)).name}
+    return frozenset(map(family, names))
+
+
+def command_words(settings: Target, command: str, path: Path) -> list[str]:
     """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
     quote = shlex.quote if settings.shell else str
-    fill = {"{python}": quote(sys.executable), "{program}": quote(os.path.realpath(settings.program))}
+    fill = {"{python}": quote(sys.executable), "{program}": quote(str(path))}
     words = ["/bin/sh", "-c", command] if settings.shell else shlex.split(command)
     return [re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words]
 
 
-def launch_of(target: Guarded) -> Launch:
+def launch_of(target: Guarded, ticket: str) -> Launch:
     """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
     settings = target.settings
     return Launch(
-        command_words(settings, settings.command),
+        command_words(settings, settings.command, target.program.path),
         target.program.path.parent,
-        environment(target),
+        environment(target) | {process.TICKET: ticket},
         settings.log_file,
         umask=int(settings.umask, 8) if settings.umask is not None else -1,
         user=account(settings.user),
@@ -85,7 +105,7 @@ def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: floa
     more = {"RESTART_GUARD_PID": str(who.pid)} if who is not None else {}
     # What it starts is not the target's: it must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != process.MARK}
-    words = command_words(target.settings, command)
+    words = command_words(target.settings, command, target.program.path)
     return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
 
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from restart_guard import clock, host, pulse, target
+from restart_guard import backoff, clock, host, pulse, target
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.guarded import Guarded, Seen, Stop
 from restart_guard.lifecycle import Command, State
@@ -33,7 +33,8 @@ def look_after(one: Guarded, seen: Seen) -> Done | None:
         return None
     except GuardError as error:
         return Done(one.name, ok=False, text=str(error))
-    if not pulse.hangs(after, health):
+    wait = backoff.next_try_s(record.crashes, one.settings.restart_backoff, now=clock.boottime())
+    if not pulse.hangs(after, health) or wait > 0:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
     # What hangs may well ignore a gentle signal: it has had its time to drain then.

@@ -59,7 +59,9 @@ def facts(pid: int) -> Facts | None:
     # The name stands in parentheses and may hold anything, also parentheses and newlines.
     name, _, rest = text.partition("(")[2].rpartition(")")
     field = rest.split()
-    return Facts(pid, name, field[0], int(field[1]), int(field[2]), int(field[3]), int(field[19]))
+    # A leader that has left its other threads behind (pthread_exit) looks like a zombie and is none: num_threads tells.
+    state = "S" if field[0] == "Z" and int(field[17]) > 1 else field[0]
+    return Facts(pid, name, state, int(field[1]), int(field[2]), int(field[3]), int(field[19]))
 
 
 def _exists(pid: int) -> bool:
@@ -102,11 +104,22 @@ def _link(pid: int, name: str) -> Path | None:
         return None
 
 
-def has_in_environment(pid: int, entry: str) -> bool:
-    """Whether a process was started with ``NAME=value`` in its environment; False also where we may not look."""
+def environment_entry(pid: int, name: str) -> str | None:
+    """What a process was started with as this variable; None without it, and where we may not look."""
     with suppress(OSError):
-        return os.fsencode(entry) in _read(f"{pid}/environ").split(b"\0")
-    return False
+        start = os.fsencode(f"{name}=")
+        for entry in _read(f"{pid}/environ").split(b"\0"):
+            if entry.startswith(start):
+                return os.fsdecode(entry[len(start) :])
+    return None
+
+
+def owner(pid: int) -> int | None:
+    """The uid that a process runs as; None when there is no such process."""
+    try:
+        return os.stat(f"{_PROC}/{pid}").st_uid  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def survives(pid: int, number: int) -> bool:

@@ -88,12 +88,19 @@ def _path(get: Callable[[], str]) -> Path | None:
         raise ProcessLookupError(3, "no such process") from error
 
 
-def has_in_environment(pid: int, entry: str) -> bool:
-    """Whether a process was started with ``NAME=value`` in its environment; False also where we may not look."""
-    name, _, value = entry.partition("=")
+def environment_entry(pid: int, name: str) -> str | None:
+    """What a process was started with as this variable; None without it, and where we may not look."""
     with suppress(psutil.Error, OSError):
-        return psutil.Process(pid).environ().get(name) == value
-    return False
+        found: str | None = psutil.Process(pid).environ().get(name)
+        return found
+    return None
+
+
+def owner(pid: int) -> int | None:
+    """The uid that a process runs as; None when there is no such process."""
+    with suppress(psutil.Error, OSError):
+        return int(psutil.Process(pid).uids().effective)
+    return None
 
 
 def survives(pid: int, number: int) -> bool:

@@ -1,7 +1,7 @@
 """Who a process is, and whether what it runs is a guarded program. Pure: the host modules look, this decides."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +35,27 @@ class Facts(NamedTuple):
 
 
 class Program(NamedTuple):
-    """How a target is recognised among all processes."""
+    """How a target is recognised among all processes.
+
+    ``runners`` are the names that its process may run under (its interpreter's, what a wrapper starts), ``before``
+    the words of its command between the first and the program, ``alias`` the file name that the config has for it.
+    """
 
     path: Path
-    interpreter: str
+    runners: frozenset[str]
     identify: str
+    before: tuple[str, ...] = ()
+    alias: str = ""
+
+    @property
+    def file_names(self) -> set[str]:
+        """Its own, and that of the link by which the config names it."""
+        return {self.path.name, self.alias or self.path.name}
 
 
+_NO_SCRIPT = ("-c", "-m")  # code or a module follows, and what comes then is its argument
+_WITH_VALUE = ("-W", "-X")
+_LOOKED_AT = 16
 _ALIASES = {"proc_exe": "exe", "proc_cwd": "cwd", "lsof_cwd": "cwd"}
 
 
@@ -51,6 +65,13 @@ class Look(NamedTuple):
     argv: Sequence[str]
     exe: Path | None
     cwd: Path | None
+
+    def candidates(self, index: Mapping[str, Sequence[str]]) -> set[str]:
+        """The programs of an index by file name that this may be."""
+        words = [word.rpartition("/")[2] for word in self.argv[:_LOOKED_AT]]
+        if self.exe is not None:
+            words.append(self.exe.name.removesuffix(" (deleted)"))
+        return {name for word in words for name in index.get(word, ())}
 
     def is_program(self, program: Program) -> bool | None:
         """By executable, by the interpreter's script argument, or by working directory and name.
@@ -70,25 +91,38 @@ class Look(NamedTuple):
         return str(self.exe).removesuffix(" (deleted)") == str(program.path)
 
     def _by_argv(self, program: Program) -> bool | None:
-        """The script is one of the first arguments, and what runs it is its interpreter: not an editor."""
-        if _family(self._runner()) != _family(program.interpreter):
+        """What runs is an interpreter of it, and it is the script: not an editor's file or a linter's argument."""
+        if family(self._runner()) not in program.runners:
             return False
-        words = [word for word in self.argv[1:] if not word.startswith("-")][:3]
-        if self.cwd is None and not all(word.startswith("/") for word in words):
-            return None if any(Path(word).name == program.path.name for word in words) else False
-        return any(os.path.realpath((self.cwd or Path("/")) / word) == str(program.path) for word in words)
+        for word in self._scripts(program):
+            if self.cwd is None and not word.startswith("/"):
+                if Path(word).name == program.path.name:
+                    return None
+            elif os.path.realpath((self.cwd or Path("/")) / word) == str(program.path):
+                return True
+        return False
 
     def _by_cwd(self, program: Program) -> bool | None:
-        runs_it = _family(self._runner()) in (_family(program.interpreter), _family(program.path.name))
-        if not runs_it or not any(Path(word).name == program.path.name for word in self.argv[:4]):
+        words = self._scripts(program) if family(self._runner()) in program.runners else []
+        if not any(Path(word).name == program.path.name for word in [*words, self.argv[0]]):
             return False
         return None if self.cwd is None else self.cwd == program.path.parent
+
+    def _scripts(self, program: Program) -> list[str]:
+        """The interpreter's script argument, and what stands where the target's own command has its program."""
+        words, place = list(self.argv[1:]), len(program.before)
+        own = words[place : place + 1] if tuple(words[:place]) == program.before else []
+        while words and words[0].startswith("-"):
+            if words[0] in _NO_SCRIPT:
+                return own
+            del words[: 2 if words[0] in _WITH_VALUE else 1]
+        return own + words[:1]
 
     def _runner(self) -> str:
         return self.exe.name if self.exe is not None else Path(self.argv[0]).name
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
     """``python3.11`` and ``python`` are one interpreter."""
     return name.removesuffix(" (deleted)").rstrip("0123456789.")
 

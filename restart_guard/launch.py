@@ -1,6 +1,7 @@
 """Bringing a program up: launch, remember who it is, prove that it stays up, write the pid lock."""
 
 import importlib
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from restart_guard.pidlock import Record
 from restart_guard.pulse import Pulse
 
 _LOG_TAIL_BYTES = 2000
+_DAEMON_S = 0.5
 
 
 class Launched(NamedTuple):
@@ -33,33 +35,64 @@ class Launched(NamedTuple):
     crashes: int = 0
 
 
+class Spawned(NamedTuple):
+    """A program that was started and is not remembered yet; without a ``child`` it could not be, and ``why``."""
+
+    record: Record
+    child: "subprocess.Popen[bytes] | None"
+    why: str = ""
+
+
+def spawn(target: Guarded, before: Record, *, by_hand: bool) -> Spawned:
+    """Start the program; only while its lock is held, and ``remember`` must follow before that is released."""
+    counts = backoff.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
+    ticket = before.ticket or _ticket()
+    starting = by_hand and not target.lock.is_there()
+    if starting or not before.ticket:
+        # Should we be killed from here on, what we launched is found by its ticket; a tick then completes a start.
+        intent = Record(host.boot_id(), before.who, starting=starting, ticket=ticket, crashes=counts)
+        if not target.lock.record(intent):
+            raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")
+    record = Record(host.boot_id(), None, starting=starting, ticket=_ticket(), crashes=counts)
+    try:
+        return Spawned(record, process.launch(launch_of(target, ticket)))
+    except (OSError, ValueError, GuardError) as error:
+        return Spawned(msgspec.structs.replace(record, starting=False), None, f"could not be started: {_why(error)}")
+
+
+def _ticket() -> str:
+    return os.urandom(8).hex()
+
+
+def remember(target: Guarded, spawned: Spawned) -> Launched:
+    """Keep who it is, and bring a pid lock that is there up to date. Raises GuardError."""
+    crashes = spawned.record.crashes.in_a_row
+    if spawned.child is None:
+        target.lock.record(spawned.record)
+        return Launched(ok=False, text=spawned.why, why=spawned.why, crashes=crashes)
+    who = host.identity(spawned.child.pid)
+    target.lock.record(msgspec.structs.replace(spawned.record, who=who))
+    if who is not None and target.lock.is_there() and target.lock.read() != who.pid:
+        target.lock.write(who.pid, sync=False)
+    return Launched(ok=True, text="", who=who, child=spawned.child, crashes=crashes)
+
+
 def launch(target: Guarded, before: Record, *, by_hand: bool, settle: bool) -> Launched:
-    """Start the program; only while its lock is held.
+    """Start the program and see that it stays up; only while its lock is held.
 
     Without ``settle`` the answer comes as soon as it runs, for a caller that will itself notice when it ends early.
     """
     log_size = _size(target.settings.log_file)
-    counts = backoff.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
-    record = Record(host.boot_id(), None, starting=by_hand and not target.lock.is_there(), crashes=counts)
-    if record.starting:
-        target.lock.record(record)  # should we be killed from here on, the next tick completes the start
-    try:
-        child = process.launch(launch_of(target))
-    except (OSError, ValueError, GuardError) as error:
-        why = f"could not be started: {_why(error)}"
-        target.lock.record(msgspec.structs.replace(record, starting=False))
-        return Launched(ok=False, text=why, why=why, crashes=counts.in_a_row)
-    who = host.identity(child.pid)
-    target.lock.record(msgspec.structs.replace(record, who=who))
-    if who is not None and target.lock.is_there() and target.lock.read() != who.pid:
-        target.lock.write(who.pid, sync=False)
-    if not settle:
-        return Launched(ok=True, text="", who=who, child=child, crashes=counts.in_a_row)
-    if who is not None and not host.wait(who, target.settings.min_uptime):
-        guard(target, msgspec.structs.replace(record, who=who))
-        ill = _wait_until_well(target, who) if by_hand else ""
-        return Launched(ok=not ill, text=ill, why=ill, who=who, child=child, crashes=counts.in_a_row)
-    return _ended_early(target, child.wait(), record, log_size)
+    spawned = spawn(target, before, by_hand=by_hand)
+    done = remember(target, spawned)
+    if spawned.child is None or not settle:
+        return done
+    record = msgspec.structs.replace(spawned.record, who=done.who)
+    if done.who is not None and not host.wait(done.who, target.settings.min_uptime):
+        guard(target, record)
+        ill = _wait_until_well(target, done.who) if by_hand else ""
+        return done._replace(ok=not ill, text=ill, why=ill)
+    return _ended_early(target, spawned.child.wait(), record, log_size)
 
 
 def guard(target: Guarded, record: Record) -> None:
@@ -78,7 +111,7 @@ def adopt(target: Guarded, who: Identity, before: Record) -> None:
 def _ended_early(target: Guarded, status: int, record: Record, log_size: int) -> Launched:
     """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
     if status == 0:
-        who = process.search({target.name: target.program}, {}).get(target.name)
+        who = daemon(target)
         if who is not None:
             adopt(target, who, record)
             return Launched(ok=True, text="", who=who, crashes=record.crashes.in_a_row)
@@ -87,6 +120,18 @@ def _ended_early(target: Guarded, status: int, record: Record, log_size: int) ->
     return Launched(
         ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", why=why, crashes=record.crashes.in_a_row
     )
+
+
+def daemon(target: Guarded) -> Identity | None:
+    """What a launcher that ended well has left running, once it has proved itself: daemons fork more than once."""
+    patience = max(_DAEMON_S, target.settings.min_uptime)
+    deadline = clock.monotonic() + patience
+    while clock.monotonic() < deadline:
+        who = process.search({target.name: target.program}, {}, {}).get(target.name)
+        if who is not None and not host.wait(who, patience):
+            return who
+        clock.sleep(0.02)
+    return None
 
 
 def _wait_until_well(target: Guarded, who: Identity) -> str:

@@ -31,6 +31,7 @@ class Action(StrEnum):
     DRAIN = "drain"  # remove the pid lock, end the group gently
     FORGET = "forget"  # remove the pid lock
     KILL = "kill"
+    SWEEP = "sweep"  # end what a dead one has left behind
     CYCLE = "cycle"  # drain, keeping the pid lock, then launch
     RELOAD = "reload"  # by signal or command, same pid
     REFUSE = "refuse"
@@ -50,15 +51,15 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.UNGUARDED: Action.DRAIN,
         State.DEAD: Action.FORGET,
         State.BACKOFF: Action.FORGET,
-        State.STOPPED: Action.NOTHING,
+        State.STOPPED: Action.SWEEP,
         State.UNKNOWN: Action.REFUSE,
     },
     Command.KILL: {
         State.RUNNING: Action.KILL,
         State.UNGUARDED: Action.KILL,
-        State.DEAD: Action.NOTHING,
-        State.BACKOFF: Action.NOTHING,
-        State.STOPPED: Action.NOTHING,
+        State.DEAD: Action.SWEEP,
+        State.BACKOFF: Action.SWEEP,
+        State.STOPPED: Action.SWEEP,
         State.UNKNOWN: Action.REFUSE,
     },
     Command.TICK: {

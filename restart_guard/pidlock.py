@@ -27,12 +27,14 @@ _LARGEST = 64
 class Record(msgspec.Struct, frozen=True):
     """What is remembered of a target between runs, within one boot.
 
+    ``ticket``: what the next launch will carry, so that one that is interrupted before it is recorded is found again.
     ``starting``: a start by hand is under way; should it be interrupted, the next tick completes it.
     """
 
     boot: str
     who: Identity | None = None
     starting: bool = False
+    ticket: str = ""
     crashes: Crashes = Crashes()
     pulse: Pulse = Pulse()
 
@@ -42,6 +44,7 @@ class PidLock:
 
     def __init__(self, program: Path, pid_file: Path | None = None) -> None:
         self._program = program
+        self._has_folder = pid_file is None
         self.path = pid_file or program.with_name(program.name + ".pid")
         self.guard_path = program.with_name(f".{program.name}.lock")
         self.record_path = self.path.with_name(f".{self.path.name.removesuffix('.pid')}.state")
@@ -52,11 +55,7 @@ class PidLock:
     def read(self) -> int | None:
         """The pid; None for a lock that is missing, unreadable or no number: the program is then searched for."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                text = os.read(fd, _LARGEST).strip()
-            finally:
-                os.close(fd)
+            text = _read(self.path, _LARGEST).strip()
         except OSError:
             return None
         return int(text) if text.isdigit() and 0 < int(text) < 2**22 + 1 else None
@@ -125,22 +124,61 @@ class PidLock:
 
     def recorded(self, boot: str) -> Record:
         """What is remembered; an empty record where nothing is, or only of another boot."""
-        with suppress(OSError, msgspec.DecodeError):
-            record = _DECODER.decode(self.record_path.read_bytes())
-            if record.boot == boot:
+        with suppress(OSError, ValueError, msgspec.MsgspecError):  # ValueError: bytes that are no UTF-8
+            record = _DECODER.decode(_read(self.record_path, 4096))
+            if record.boot == boot and (record.who is None or _is_sane(record.who, boot)):
                 return record
         return Record(boot)
 
-    def record(self, record: Record) -> None:
-        """Remember it; only while the lock is held. Best effort: without it the program is searched for.
+    def record(self, record: Record) -> bool:
+        """Remember it; only while the lock is held. Whether it could be: without it the program is searched for.
 
-        Never synced: after a power cut it would be another boot's anyway.
+        Never synced: after a power cut it would be another boot's anyway. On a full disk the old one is overwritten in
+        place, which needs no space.
         """
+        content = msgspec.json.encode(record) + b"\n"
+        try:
+            if not self._has_folder:
+                self.record_path.parent.mkdir(parents=True, exist_ok=True)
+                self._has_folder = True
+            _replace(self.record_path, content, sync=False)
+        except OSError:
+            with suppress(OSError), self.record_path.open("r+b", buffering=0) as file:
+                file.write(content)
+                file.truncate()
+                return True
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Remember nothing any more. Raises GuardError."""
+        try:
+            self.record_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise GuardError(f"{self.record_path} cannot be removed: {error.strerror}.") from error
+
+    def recorded_by(self) -> int | None:
+        """The uid of whoever wrote the record."""
         with suppress(OSError):
-            _replace(self.record_path, msgspec.json.encode(record) + b"\n", sync=False)
+            return self.record_path.stat().st_uid
+        return None
+
+
+def _is_sane(who: Identity, boot: str) -> bool:
+    """Pid 0 is a group's and 1 is init's: neither is ever a target."""
+    return 1 < who.pid <= 2**22 and who.started >= 0 and who.boot == boot
 
 
 _DECODER = msgspec.json.Decoder(Record)
+
+
+def _read(path: Path, size: int) -> bytes:
+    """The beginning of a file, which may be anything, also a FIFO. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
 
 
 def _replace(path: Path, content: bytes, *, sync: bool) -> None:

@@ -15,6 +15,10 @@ MARK = "RESTART_GUARD_PROGRAM"
 """In the environment of a target and of whatever it starts: the real path of its entry program."""
 
 
+TICKET = "RESTART_GUARD_LAUNCH"
+"""In the environment of a target: which launch it came from, known before it is launched."""
+
+
 def is_alive(who: Identity) -> bool:
     """Whether this very process lives. Raises PermissionError when we may not look."""
     return host.identity(who.pid) == who
@@ -43,8 +47,8 @@ def kin(who: Identity, program: Path | None = None) -> list[Facts]:
     if program is None:
         return found
     known = {other.pid for other in found}
-    mark = f"{MARK}={program}"
-    return found + [one for one in living if one.pid not in known and host.has_in_environment(one.pid, mark)]
+    mark = str(program)
+    return found + [one for one in living if one.pid not in known and host.environment_entry(one.pid, MARK) == mark]
 
 
 def _ancestors() -> set[int]:
@@ -59,6 +63,12 @@ def _ancestors() -> set[int]:
             break
         pid = found.parent if found is not None else 0
     return pids
+
+
+def was_launched_as(pid: int, program: Path) -> bool:
+    """Whether we launched this process as the program: it leads its session and carries the program's mark."""
+    found = host.facts(pid)
+    return found is not None and found.session == pid and host.environment_entry(pid, MARK) == str(program)
 
 
 def may_have_kin(who: Identity) -> bool:
@@ -80,32 +90,52 @@ def living_sessions() -> set[int]:
     return {found.session for found in host.everybody() if not found.dead}
 
 
-def search(programs: Mapping[str, Program], ended: Mapping[str, Identity | None]) -> dict[str, Identity | None]:
+def search(
+    programs: Mapping[str, Program], ended: Mapping[str, Identity | None], tickets: Mapping[str, str]
+) -> dict[str, Identity | None]:
     """Which running process is each program, in one pass over all; of a master with workers the root.
 
     ``ended`` are the recorded processes of the programs: workers that a dead master left behind are not the program.
-    A name that is not in the answer does not run; None stands for one that may run where we may not look.
+    ``tickets`` are of launches that may have been interrupted before they were recorded: what carries one is the
+    program, whatever it looks like. A name that is not in the answer does not run; None stands for one that may run
+    where we may not look.
     """
     found: dict[str, list[Facts]] = {name: [] for name in programs}
+    launched: dict[str, list[Facts]] = {name: [] for name in tickets}
+    names = {ticket: name for name, ticket in tickets.items()}
     hidden: set[str] = set()
     own = os.getpid()
+    index = _by_file_name(programs)
     for process in host.everybody():
         if process.dead or process.pid == own:
             continue
         with suppress(OSError):
             look = host.look(process.pid)
-            for name, program in programs.items():
-                match look.is_program(program):
+            if names and process.session == process.pid:
+                carrier = names.get(host.environment_entry(process.pid, TICKET) or "")
+                if carrier is not None:
+                    launched[carrier].append(process)
+            for name in look.candidates(index):
+                match look.is_program(programs[name]):
                     case True:
                         found[name].append(process)
                     case None:
                         hidden.add(name)
     roots: dict[str, Identity | None] = dict.fromkeys(hidden)
     for name, candidates in found.items():
-        first = root(successors(candidates, ended.get(name)))
+        first = root(launched.get(name, [])) or root(successors(candidates, ended.get(name)))
         if first is not None:
             roots[name] = Identity(first.pid, first.started, host.boot_id())
     return roots
+
+
+def _by_file_name(programs: Mapping[str, Program]) -> dict[str, list[str]]:
+    """Which programs a file name can stand for: most processes are none of them, and quickly told."""
+    index: dict[str, list[str]] = {}
+    for name, program in programs.items():
+        for file_name in program.file_names:
+            index.setdefault(file_name, []).append(name)
+    return index
 
 
 def matches(pid: int, program: Program) -> bool | None:
@@ -132,16 +162,22 @@ class Launch(NamedTuple):
     user: tuple[int, int, Sequence[int]] | None = None
 
 
-def prepare_signals() -> None:
-    """Programs are launched with default signal dispositions; called once, by the main thread.
+def prepare() -> None:
+    """Make ready to launch programs that inherit nothing of ours; called once, by the main thread.
 
-    A signal that we ignore (under nohup, say) would be ignored by them too: a handler in its place ignores it for us,
-    and is reset to the default at exec (signal(7)). Blocked signals are inherited too (sigprocmask(2)).
+    They get default signal dispositions: one that we ignore (under nohup, say) would be ignored by them too, so a
+    handler in its place ignores it for us, and is reset to the default at exec (signal(7)). Blocked signals are
+    inherited too (sigprocmask(2)), and so is every descriptor that our own parent left open for us; those that Python
+    opens are not (PEP 446).
     """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 (a descriptor is not a path)
+        if int(name) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(name), False)  # noqa: FBT003 (it takes no keyword)
 
 
 def _ignore(_number: int, _frame: object) -> None:
@@ -151,12 +187,13 @@ def _ignore(_number: int, _frame: object) -> None:
 def launch(how: Launch) -> "subprocess.Popen[bytes]":
     """Start a program in a session of its own that holds descriptors 0 to 2 only and nothing of ours.
 
-    Raises OSError. ``prepare_signals`` must have been called.
+    Raises OSError. ``prepare`` must have been called.
     """
     output: int | None = None
     try:
         if how.log_file is not None:
             output = _open_log(how.log_file)
+            os.set_blocking(output, True)
         uid, gid, groups = how.user or (None, None, None)
         return subprocess.Popen(
             how.argv,
@@ -165,6 +202,7 @@ def launch(how: Launch) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if output is None else output,
             stderr=subprocess.STDOUT,
+            close_fds=False,  # there is nothing to close after prepare(), and looking for it takes its time
             start_new_session=True,
             umask=how.umask,
             user=uid,
@@ -177,7 +215,8 @@ def launch(how: Launch) -> "subprocess.Popen[bytes]":
 
 
 def _open_log(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # Non-blocking while it is opened: a FIFO that nobody reads would hold us up for ever.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
     try:
         return os.open(path, flags, 0o644)
     except FileNotFoundError:

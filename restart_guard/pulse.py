@@ -45,5 +45,10 @@ def judged(pulse: Pulse, probe: Probe, health: Health, *, started: int, now: flo
     return Pulse(started, failures, now + health.interval, probe.beat or pulse.beat)
 
 
+def is_good(pulse: Pulse, started: int) -> bool:
+    """Whether the last probe of this very process was good."""
+    return pulse.started == started and pulse.failures == 0 and pulse.next_at > 0
+
+
 def hangs(pulse: Pulse, health: Health) -> bool:
     return pulse.failures >= health.failures

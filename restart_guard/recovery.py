@@ -28,7 +28,7 @@ def recover(config: Config, name: str, check: Check) -> Attempt:
 
 def _restart(config: Config, name: str) -> Attempt:
     """A cold restart of a target, as restart --cold does it."""
-    process.prepare_signals()
+    process.prepare()
     one = guarded(name, config.targets[name], config.redis)
     done = target.act(one, Command.COLD, How(wait_s=_LOCK_WAIT_S))
     return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)

@@ -5,12 +5,15 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from restart_guard import guard, target_events
+from restart_guard import clock, guard, target_events
 from restart_guard.backoff import KEEPS_DYING
 from restart_guard.errors import JournalError
 from restart_guard.guarded import Guarded, Seen
 from restart_guard.settings import Config
 from restart_guard.target import Done
+
+_KEPT = 1000
+_GATHER_S = 0.05  # what ends together becomes one transaction, and the disk does not compete with the relaunches
 
 
 class Scribe:
@@ -39,20 +42,25 @@ class Scribe:
         self._thread.join(seconds)
 
     def _write(self) -> None:
+        kept: list[Done] = []
         last = False
         while not last:
             batch = [self._queue.get()]
+            clock.sleep(_GATHER_S)
             with suppress(Empty):
                 while True:
                     batch.append(self._queue.get_nowait())
             last = None in batch
-            happened = [done for done in batch if done is not None]
+            kept = [*kept, *(done for done in batch if done is not None)][-_KEPT:]
             try:
-                target_events.record(self._config, happened)
-            except JournalError as error:
+                target_events.record(self._config, kept)
+            except JournalError as error:  # tried again with what happens next, and at the end
                 self._say(Done("journal", ok=False, text=str(error)))
-            if any(done.crashes >= KEEPS_DYING for done in happened):
-                self.keep_house((), {})  # brings the alert on its way
+                continue
+            alert = any(done.crashes >= KEEPS_DYING for done in kept)
+            kept = []
+            if alert:
+                self.keep_house((), {})  # brings it on its way
 
     def _keep_house(self, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> None:
         try:

@@ -4,20 +4,22 @@ Killed at any instant, nothing is left that the next run does not repair: the id
 launch, and a program that runs without a record is found by what it is.
 """
 
+import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
-from restart_guard import backoff, clock, drain, hook, host, launch, process
+from restart_guard import backoff, clock, drain, hook, host, launch, process, pulse
 from restart_guard.backoff import Crashes
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen, Stop, hook_of
 from restart_guard.identity import Identity
-from restart_guard.launch import Launched
+from restart_guard.launch import Launched, Spawned
 from restart_guard.lifecycle import Action, Command, State, decide, state_of
 from restart_guard.pidlock import Record
 
@@ -57,7 +59,7 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
     seen: dict[str, Seen] = {}
     unknown: dict[str, tuple[Guarded, Record]] = {}
     for target in targets:
-        record = target.lock.recorded(host.boot_id())
+        record = _remembered(target)
         wanted = record.starting or target.lock.is_there()
         known = _by_record(target, record, wanted=wanted)
         if known is not None:
@@ -69,7 +71,9 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
     if not unknown:
         return seen
     programs = {name: target.program for name, (target, _) in unknown.items()}
-    found = process.search(programs, {name: record.who for name, (_, record) in unknown.items()})
+    ended = {name: record.who for name, (_, record) in unknown.items()}
+    tickets = {name: record.ticket for name, (_, record) in unknown.items() if record.ticket}
+    found = process.search(programs, ended, tickets)
     for name, (target, record) in unknown.items():
         who = found.get(name)
         if name in found and who is None:
@@ -81,6 +85,17 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
         else:
             seen[name] = _dead(target, record)
     return seen
+
+
+def _remembered(target: Guarded) -> Record:
+    """The record. Root does not let itself be aimed at others by one that somebody else may write: of such, only a
+    process of the writer's own counts."""
+    record = target.lock.recorded(host.boot_id())
+    if record.who is not None and os.geteuid() == 0:
+        writer = target.lock.recorded_by()
+        if writer not in (0, None, host.owner(record.who.pid)):
+            return msgspec.structs.replace(record, who=None)
+    return record
 
 
 def _dead(target: Guarded, record: Record) -> Seen:
@@ -101,12 +116,12 @@ def _by_record(target: Guarded, record: Record, *, wanted: bool) -> Seen | None:
         pid = target.lock.read()
         if pid is None or (record.who is not None and record.who.pid == pid):
             return None
-        match process.matches(pid, target.program):
-            case True:
-                who = host.identity(pid)
-                return Seen(state_of(locked=wanted, alive=True), who, record) if who else None
-            case None:
-                return Seen(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
+        found = process.was_launched_as(pid, target.program.path) or process.matches(pid, target.program)
+        if found is None:
+            return Seen(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
+        who = host.identity(pid) if found else None
+        if who is not None:
+            return Seen(state_of(locked=wanted, alive=True), who, record)
     except PermissionError:
         return Seen(State.UNKNOWN, None, record, "its process may not be looked at")
     return None
@@ -126,25 +141,42 @@ def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B
         return Done(target.name, ok=False, text=str(error))
 
 
-def revive(target: Guarded) -> Done | None:
-    """What the tick does to a target whose process has just ended and left nothing behind, in the least time.
+def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
+    """What the tick does to targets whose processes have just ended and left nothing behind, in the least time: all
+    are launched before anything is written.
 
     None when that is not all there is to it: another acts on it, or it is no longer dead; then ``act`` with a tick
-    finds out. Raises GuardError.
+    finds out.
     """
-    try:
-        with target.lock.held(wait_s=0):
-            record = target.lock.recorded(host.boot_id())
-            if not target.lock.is_there():
-                return Done(target.name, ok=True, text="")
-            if record.who is None or process.is_alive(record.who):
-                return None
-            seen = _dead(target, record)
-            if seen.state is State.BACKOFF:
-                return Done(target.name, ok=True, text="")
-            return _launch_or_wait(target, seen, How(settle=False), clear=False)
-    except (BusyError, PermissionError):
-        return None
+    results: dict[str, Done | None] = {}
+    begun: list[tuple[Guarded, Spawned]] = []
+    with ExitStack() as locks:
+        for target in targets:
+            results[target.name] = None
+            with suppress(BusyError, PermissionError):
+                try:
+                    locks.enter_context(target.lock.held(wait_s=0))
+                    record = _remembered(target)
+                    if record.who is None or process.is_alive(record.who):
+                        continue
+                    if _may_be_launched(target, record):
+                        begun.append((target, launch.spawn(target, record, by_hand=False)))
+                    else:
+                        results[target.name] = Done(target.name, ok=True, text="")
+                except GuardError as error:
+                    if not isinstance(error, BusyError):
+                        results[target.name] = Done(target.name, ok=False, text=str(error))
+        for target, spawned in begun:
+            try:
+                results[target.name] = _told(target, launch.remember(target, spawned), "relaunched")
+            except GuardError as error:
+                results[target.name] = Done(target.name, ok=False, text=str(error))
+    return results
+
+
+def _may_be_launched(target: Guarded, record: Record) -> bool:
+    """Whether a dead target should run, and now."""
+    return target.lock.is_there() and _dead(target, record).state is not State.BACKOFF and not _waits(target, record)
 
 
 def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
@@ -153,20 +185,13 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
             launch.adopt(target, seen.who, seen.record)
             return Done(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
         case Action.LAUNCH if command is Command.TICK:
-            return _launch_or_wait(target, seen, how)
+            if _waits(target, seen.record):
+                return Done(target.name, ok=True, text="")
+            return _launch(target, seen.record, "relaunched", how, by_hand=False)
         case Action.LAUNCH:
             return _launch(target, seen.record, "started", how, by_hand=command is not Command.HEAL)
-        case Action.DRAIN if seen.who is not None:
-            _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
-            return _stopped(target, seen.who, how)
-        case Action.FORGET:
-            _give_up(target, seen.record)
-            return Done(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
-        case Action.KILL if seen.who is not None:
-            ended = drain.kill(target, seen.who)
-            target.lock.record(msgspec.structs.replace(seen.record, crashes=Crashes()))
-            again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
-            return Done(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
+        case Action.DRAIN | Action.FORGET | Action.KILL | Action.SWEEP as action:
+            return _end(target, action, seen, how)
         case Action.CYCLE if seen.who is not None:
             return _cycle(target, seen, command, how)
         case Action.RELOAD if seen.who is not None:
@@ -178,6 +203,25 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
     return Done(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
 
 
+def _end(target: Guarded, action: Action, seen: Seen, how: How) -> Done:
+    """Down with it, or with what a dead one has left behind."""
+    if action is Action.KILL and seen.who is not None:
+        ended = drain.kill(target, seen.who)
+        target.lock.record(msgspec.structs.replace(seen.record, crashes=Crashes()))
+        again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
+        return Done(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
+    if action in (Action.DRAIN, Action.FORGET):
+        _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
+    if action is Action.DRAIN and seen.who is not None:
+        return _stopped(target, seen.who, how)
+    swept = _sweep(target, seen.record, how.stop)
+    if swept is not None:
+        return swept
+    if action is Action.FORGET:
+        return Done(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
+    return Done(target.name, ok=True, text=_as_it_is(seen, Command.STOP))
+
+
 def _as_it_is(seen: Seen, command: Command) -> str:
     if command in (Command.TICK, Command.HEAL) and seen.state is not State.UNKNOWN:
         return ""
@@ -185,9 +229,36 @@ def _as_it_is(seen: Seen, command: Command) -> str:
 
 
 def _give_up(target: Guarded, record: Record) -> None:
-    """Take the intent back: it need not run any more."""
+    """Take the intent back: it need not run any more. Raises GuardError when that cannot be."""
     target.lock.remove()
-    target.lock.record(msgspec.structs.replace(record, starting=False, crashes=Crashes()))
+    if not target.lock.record(msgspec.structs.replace(record, starting=False, crashes=Crashes())) and record.starting:
+        target.lock.forget()
+
+
+def _sweep(target: Guarded, record: Record, stop: Stop) -> Done | None:
+    """End what a dead program has left behind; None when that is nothing."""
+    ended = drain.sweep(target, record.who, stop) if record.who is not None else None
+    if ended is None:
+        return None
+    advice = "" if ended.ok else "; stop --force kills it"
+    return Done(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=ended.text)
+
+
+def follow(target: Guarded) -> Done:
+    """A tick for one whose process ended well: a launcher's daemon is followed, which takes ``min_uptime`` to tell."""
+    try:
+        with target.lock.held(wait_s=0):
+            record = _remembered(target)
+            if target.lock.is_there() and (record.who is None or not process.is_alive(record.who)):
+                who = launch.daemon(target)
+                if who is not None:
+                    launch.adopt(target, who, record)
+                    return Done(target.name, ok=True, text=f"went into the background, pid {who.pid}", who=who)
+    except (BusyError, PermissionError):
+        return Done(target.name, ok=True, text="", busy=True)
+    except GuardError as error:
+        return Done(target.name, ok=False, text=str(error))
+    return act(target, Command.TICK, How(settle=False))
 
 
 def _refuse(target: Guarded, seen: Seen, command: Command) -> Done:
@@ -219,25 +290,27 @@ def _repair(target: Guarded, seen: Seen, who: Identity) -> Done:
 
 def is_settled(target: Guarded, seen: Seen) -> bool:
     """Whether it has run long enough to forget the crashes before."""
-    crashed = seen.record.crashes != Crashes() and seen.who is not None
-    return crashed and seen.who is not None and is_well(target, seen.who)
+    return seen.record.crashes != Crashes() and is_well(target, seen)
 
 
-def is_well(target: Guarded, who: Identity) -> bool:
-    return host.uptime_s(who) >= target.settings.restart_backoff.reset_after
+def is_well(target: Guarded, seen: Seen) -> bool:
+    """Whether it has run for long enough, and does its work if one can tell."""
+    if seen.who is None or host.uptime_s(seen.who) < target.settings.restart_backoff.reset_after:
+        return False
+    return target.settings.health is None or pulse.is_good(seen.record.pulse, seen.who.started)
 
 
-def _launch_or_wait(target: Guarded, seen: Seen, how: How, *, clear: bool = True) -> Done:
-    """Relaunch a dead target, unless its backoff says later."""
-    noticed = backoff.died(seen.record.crashes, target.settings.restart_backoff, at=clock.boottime())
-    if noticed != seen.record.crashes:
-        target.lock.record(msgspec.structs.replace(seen.record, crashes=noticed))
-        return Done(target.name, ok=True, text="")
-    return _launch(target, seen.record, "relaunched", how, by_hand=False, clear=clear)
+def _waits(target: Guarded, record: Record) -> bool:
+    """Whether a first death, noticed now, has to wait before its relaunch; that is remembered then."""
+    noticed = backoff.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
+    if noticed == record.crashes:
+        return False
+    target.lock.record(msgspec.structs.replace(record, crashes=noticed))
+    return True
 
 
-def _launch(target: Guarded, record: Record, word: str, how: How, *, by_hand: bool, clear: bool = True) -> Done:
-    cleared = drain.clear(target, record.who) if clear and record.who is not None else ""
+def _launch(target: Guarded, record: Record, word: str, how: How, *, by_hand: bool) -> Done:
+    cleared = drain.clear(target, record.who) if record.who is not None else ""
     done = launch.launch(target, record, by_hand=by_hand, settle=how.settle)
     return _told(target, done, f"{cleared}{word}" if not how.why else f"{how.why}: {cleared}{word}")
 

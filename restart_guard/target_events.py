@@ -66,8 +66,9 @@ def settle(config: Config, journal: Journal, targets: Sequence[Guarded], seen: M
     ended = []
     incidents = journal.incidents(KIND)
     for one in targets:
-        who = seen[one.name].who if one.name in seen else None
-        if one.name in incidents and who is not None and is_well(one, who):
+        found = seen.get(one.name)
+        who = found.who if found is not None else None
+        if one.name in incidents and found is not None and who is not None and is_well(one, found):
             _end(config, journal, one.name, incidents[one.name], host.uptime_s(who))
             ended.append(Done(one.name, ok=True, text=f"is well again, pid {who.pid}"))
     return ended

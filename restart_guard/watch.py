@@ -7,12 +7,13 @@ Killed at any instant it harms nothing: the targets live on in sessions of their
 the next watch or tick goes on from there.
 """
 
+import gc
 import importlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -21,7 +22,6 @@ from urllib.parse import quote
 
 from restart_guard import clock, guard, host, process, target
 from restart_guard.backoff import Crashes, delay
-from restart_guard.errors import GuardError
 from restart_guard.folders import Folders
 from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen
@@ -48,20 +48,23 @@ def run(config: Config, targets: Sequence[Guarded], say: Say, *, for_s: float | 
 
     Of those that wait there is one too, so that a cron that starts one each minute never piles them up.
     """
-    process.prepare_signals()
+    process.prepare()
     sys.setswitchinterval(_SWITCH_S)
     mark = quote(os.fsencode(config.path), safe="")
     what = f"The watch of {config.path}"
     leaving = _Leaving()
-    with ExitStack() as stack:
-        try:
+    watch: _Watch | None = None
+    try:
+        with ExitStack() as stack:
             with held(config.state_dir, [f"next-watch-{mark}"], what=f"Waiting for: {what}") if wait else nullcontext():
                 stack.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
-        except _Left:
-            return
-        watch = _Watch(config, targets, say, leaving)
-        stack.callback(watch.close)
-        watch.run(None if for_s is None else clock.monotonic() + for_s)
+            watch = _Watch(config, targets, say, leaving)
+            watch.run(None if for_s is None else clock.monotonic() + for_s)
+    except _Left:
+        return
+    finally:
+        if watch is not None:
+            watch.close()  # only now: whoever waits need not wait for our journal
 
 
 class _Left(BaseException):
@@ -120,6 +123,7 @@ class _Watch:
         os.close(self._wake)
 
     def run(self, until: float | None) -> None:
+        gc.freeze()  # what is there now stays: no need to go through it again and again
         sweep_s = _SWEEP_S if self._folders.fd is not None else _SWEEP_BLIND_S
         next_sweep = 0.0
         while not self._leaving.asked and (until is None or clock.monotonic() < until):
@@ -137,6 +141,8 @@ class _Watch:
                     os.read(self._woken, 4096)
                 locks = self._folders.changed()
                 self._look([name for name, one in self._targets.items() if one.lock.path in locks])
+                if any(one.lock.path.parent in locks for one in self._targets.values()):
+                    next_sweep = 0.0
             self._collect()
         self._finish_what_is_begun()
 
@@ -151,34 +157,35 @@ class _Watch:
 
         Of the others (also when only a zombie is left, which init has still to collect) one look for all tells.
         """
-        unsure = [who for who in ended if not self._relaunch_one(who, sure=False)]
+        names = {who: name for name, who in self._known.items()}
+        gone = {names[who]: (who, self._collected(names[who])) for who in ended}
+        for name in gone:
+            del self._known[name]
+        unsure = {name for name, (who, _) in gone.items() if process.may_have_kin(who)}
+        self._revive({name: gone[name] for name in gone if name not in unsure})
         sessions = process.living_sessions() if unsure else set()
-        for who in unsure:
-            self._relaunch_one(who, sure=True, orphans=who.pid in sessions)
+        orphans = {name for name in unsure if gone[name][0].pid in sessions}
+        self._revive({name: gone[name] for name in unsure - orphans})
+        for name in orphans:
+            self._act(name, ended_well=gone[name][1] == 0)
 
-    def _relaunch_one(self, who: Identity, *, sure: bool, orphans: bool = False) -> bool:
-        """Whether it was done, or handed to a thread; not when it has to be found out what is left."""
-        name = next(name for name, one in self._known.items() if one == who)
-        one = self._targets[name]
-        child = self._children.get(name)
-        status = child.wait() if child is not None else None
-        if not sure and process.may_have_kin(who):
-            return False
-        del self._known[name]
-        self._children.pop(name, None)
-        try:
-            # A launcher that ended well may have left a daemon, which only a search finds.
-            simple = status != 0 and not orphans and name not in self._busy
-            done = target.revive(one) if simple else None
-        except GuardError as error:
-            done = Done(name, ok=False, text=str(error))
-        if done is None:
-            self._act(name)
-            return True
-        ended = how_it_ended(status) if status is not None else "ended"
-        self._ended[name] = f"{ended} after {span(host.uptime_s(who))}"
-        self._take(name, done)
-        return True
+    def _collected(self, name: str) -> int | None:
+        """The exit status of a process that has ended, when it is a child of ours."""
+        child = self._children.pop(name, None)
+        return child.wait() if child is not None else None
+
+    def _revive(self, gone: Mapping[str, tuple[Identity, int | None]]) -> None:
+        # A launcher that ended well may have left a daemon, which only a search finds.
+        simple = [name for name, (_, status) in gone.items() if status != 0 and name not in self._busy]
+        results = target.revive([self._targets[name] for name in simple])
+        for name, (who, status) in gone.items():
+            done = results.get(name)
+            if done is None:
+                self._act(name, ended_well=status == 0)
+                continue
+            ended = how_it_ended(status) if status is not None else "ended"
+            self._ended[name] = f"{ended} after {span(host.uptime_s(who))}"
+            self._take(name, done)
 
     def _take(self, name: str, done: Done) -> None:
         """Go on from what was done to a target."""
@@ -256,13 +263,14 @@ class _Watch:
                 self._act(one.name)
         return seen
 
-    def _act(self, name: str) -> None:
+    def _act(self, name: str, *, ended_well: bool = False) -> None:
         """A tick of one target, beside the others."""
         if name in self._busy:
             return
         self._busy.add(name)
-        # A launcher's daemon can be told from a failure only by waiting for what becomes of the launcher.
-        self._beside(name, partial(target.act, self._targets[name], Command.TICK, How(settle=False)), act=True)
+        one = self._targets[name]
+        job = partial(target.follow, one) if ended_well else partial(target.act, one, Command.TICK, How(settle=False))
+        self._beside(name, job, act=True)
 
     def _probe(self, names: Iterable[str]) -> None:
         for name in names:

@@ -85,10 +85,12 @@ class Service:
 
     def end(self) -> None:
         """Nothing that the test started is left."""
-        mark = f"RESTART_GUARD_PROGRAM={self.program}"
+        pids = self.pids()
         for one in host.everybody():
-            if one.pid in self.pids() or host.has_in_environment(one.pid, mark):
-                os.kill(one.pid, signal.SIGKILL)
+            marked = host.environment_entry(one.pid, "RESTART_GUARD_PROGRAM") == str(self.program)
+            if one.pid in pids or marked:
+                with suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Guarding real processes: never two, never the wrong one, and every command does what the table says."""
 
+import json
 import os
 import shutil
 import signal
@@ -276,3 +277,173 @@ def test_a_slow_target_delays_no_other(guard: Guard) -> None:
     assert guard("start").code == 0
     assert time.monotonic() - begun < 3.5
     assert guard("kill").code == 0
+
+
+@pytest.mark.parametrize("way", ["auto", "argv", "cwd"])
+def test_a_tool_that_works_on_the_programs_file_is_not_the_program(service: Service, way: str) -> None:
+    """A linter, a module and an editor with its name among their arguments are neither adopted nor stopped."""
+    service.configure("", f'identify = "{way}"')
+    linter = service.program.with_name("lint.py")
+    linter.write_text("import time\ntime.sleep(60)\n")
+    name, folder = service.program.name, service.program.parent
+    commands = [
+        [sys.executable, "lint.py", name],
+        [sys.executable, "lint.py", "--check", str(service.program)],
+        [sys.executable, "-c", "import time; time.sleep(60)", str(service.program)],
+        ["tail", "-f", name],
+    ]
+    tools = [subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) for command in commands]
+    try:
+        assert service.status()["state"] == "stopped"
+        assert "web: started" in service.guard("start").out
+        assert service.guard("stop").code == 0
+        assert [tool.poll() for tool in tools] == [None] * 4
+    finally:
+        for tool in tools:
+            tool.kill()
+            tool.wait()
+
+
+@pytest.mark.parametrize(
+    ("command", "by_hand"),
+    [
+        ("{program}", ["./service.py"]),
+        ("nice -n 1 {python} -u {program}", [sys.executable, "-u", "service.py"]),
+        ("/usr/bin/env A=1 {python} {program}", [sys.executable, "service.py"]),
+    ],
+)
+def test_wrapped_and_executable_programs_are_recognised(service: Service, command: str, by_hand: list[str]) -> None:
+    """By hand, without a record, and without both: one instance."""
+    service.program.write_text(f"#!/usr/bin/env python3\n{service.program.read_text()}")
+    service.program.chmod(0o755)
+    service.configure()
+    service.guard.configure(service.section().replace("{python} {program} ", command))
+    with subprocess.Popen(by_hand, cwd=service.program.parent, stdout=subprocess.DEVNULL) as hand:
+        wait_until(lambda: service.status()["pid"] == hand.pid, what="the program that was started by hand")
+        assert f"runs already, pid {hand.pid}" in service.guard("start").out
+        assert service.guard("stop").code == 0
+    assert service.guard("start").code == 0
+    pid = service.status()["pid"]
+    service.program.with_name(".service.py.state").unlink()
+    assert service.guard("restart").code == 0
+    assert service.status()["pid"] == pid
+    service.lock.unlink()
+    assert f"runs already, pid {pid}" in service.guard("start").out
+    assert service.guard("stop").code == 0
+
+
+def test_what_cannot_be_recognised_is_found_by_its_launch(service: Service) -> None:
+    """It looks like nothing we know, and its launch was never recorded: the ticket in its environment tells."""
+    service.write("import os, sys\nos.execv('/bin/sleep', ['sleep', '600'])\n").configure()
+    service.guard("start")
+    pid = int(service.lock.read_text())
+    record = service.program.with_name(".service.py.state")
+    data = json.loads(record.read_text())
+    ticket = Path(f"/proc/{pid}/environ").read_bytes().split(b"RESTART_GUARD_LAUNCH=")[1].split(b"\0")[0].decode()
+    # As it stood before the launch, with a pid lock of the one before.
+    record.write_text(json.dumps(data | {"who": None, "ticket": ticket}))
+    service.lock.write_text("999999\n")
+    assert "its pid lock is repaired" in service.guard("restart").out
+    assert int(service.lock.read_text()) == pid
+    assert service.guard("stop").code == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff\xfe", b"", b"[]", b"{}", b"who", '"pid": 0', '"pid": 1', '"pid": -1', '"pid": 99999999999999'],
+)
+def test_a_damaged_record_harms_nobody(service: Service, damage: bytes | str) -> None:
+    """Garbage and impossible pids: the program is found by what it runs; nothing else is signalled, nothing raised."""
+    service.configure().guard("start")
+    pid = service.pid()
+    record = service.program.with_name(".service.py.state")
+    if isinstance(damage, str):
+        data = json.loads(record.read_text())
+        data["who"][0] = int(damage.split()[1])
+        damage = json.dumps(data).encode()
+    record.write_bytes(damage)
+    assert service.status()["pid"] == pid
+    assert service.guard("restart").code == 0
+    assert service.guard("stop").code == 0
+    assert service.pids() == []
+
+
+def test_stop_and_kill_of_a_dead_master_end_its_workers(service: Service) -> None:
+    """What it left behind is ended and named, in its session and out of it."""
+    service.write(
+        "import os, time\n"
+        "for number in range(2):\n    if os.fork() == 0:\n        number and os.setsid()\n        break\n"
+        "print('ready', flush=True)\nwhile True:\n    time.sleep(60)\n"
+    ).configure("", 'identify = "exe"')
+    for command in ("stop", "kill"):
+        before = service.log.read_text().count("ready") if service.log.exists() else 0
+        service.guard("start")
+        wait_until(lambda: service.log.read_text().count("ready") == before + 3, what="master and workers")  # noqa: B023
+        os.kill(int(service.lock.read_text()), signal.SIGKILL)
+        wait_until(lambda: len(service.pids()) == 2, what="the master's end")
+        done = service.guard(command)
+        assert done.code == 0
+        assert "ended what it left behind: " in done.out
+        assert service.pids() == []
+
+
+def test_a_daemon_that_forks_twice_is_followed(service: Service) -> None:
+    """Not the short-lived process in the middle: start guards what remains, and stop ends it."""
+    for pause in ("0", "0.02"):
+        service.write(
+            "import os, time\nif os.fork():\n    os._exit(0)\nos.setsid()\n"
+            f"if os.fork():\n    time.sleep({pause})\n    os._exit(0)\n"
+            "print('ready', flush=True)\nwhile True:\n    time.sleep(60)\n"
+        ).configure()
+        assert service.guard("start").code == 0
+        assert service.lock.read_text() == f"{service.pid()}\n"
+        assert service.guard("restart").out == ""
+        assert service.guard("stop").code == 0
+        assert service.pids() == []
+
+
+def test_a_leader_that_left_its_threads_running_is_alive(service: Service) -> None:
+    """After pthread_exit of the first thread it looks like a zombie, and is none."""
+    service.write(
+        "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "print('ready', flush=True)\nctypes.CDLL(None).pthread_exit(None)\n"
+    ).configure()
+    service.guard("start")
+    pid = int(service.lock.read_text())
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: ") Z " in stat.read_text(), what="the first thread's end")
+    assert service.status()["state"] == "running"
+    assert service.guard("restart").out == ""
+    service.guard("stop", "--force", "--timeout", "1s")
+    assert host.facts(pid) is None or host.facts(pid).dead  # type: ignore[union-attr]
+
+
+def test_a_log_that_nobody_reads_is_told(service: Service) -> None:
+    """A FIFO without a reader would hold every command up for ever."""
+    service.log.parent.mkdir()
+    os.mkfifo(service.log)
+    done = service.configure().guard("start")
+    assert done.code == 1
+    assert "could not be started: No such device or address" in done.err
+
+
+def test_a_deployment_that_swaps_a_link_needs_a_pid_file_and_then_works(service: Service) -> None:
+    """current -> r1 becomes current -> r2: the cold restart ends the one and starts the other."""
+    base = service.guard.directory
+    for release in ("r1", "r2"):
+        (base / release).mkdir()
+        shutil.copy(service.program, base / release / "service.py")
+    (base / "current").symlink_to("r1")
+    service.guard.configure(
+        '[targets.web]\nprogram = "current/service.py"\npid_file = "run/web.pid"\nmin_uptime = "100ms"\n'
+    )
+    service.guard("start")
+    first = service.status()["pid"]
+    (base / "current").unlink()
+    (base / "current").symlink_to("r2")
+    assert service.status()["pid"] == first
+    assert service.guard("restart", "--cold").code == 0
+    second = service.status()["pid"]
+    assert host.facts(first) is None or host.facts(first).dead  # type: ignore[union-attr]
+    assert str(base / "r2/service.py").encode() in Path(f"/proc/{second}/cmdline").read_bytes()
+    assert service.guard("stop").code == 0

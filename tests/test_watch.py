@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,44 @@ def test_a_journal_that_cannot_be_written_delays_no_relaunch(service: Service) -
     assert process.returncode == 0
     assert "journal" in err
     assert "Traceback" not in err
+
+
+def test_what_a_watch_could_not_journal_is_kept(service: Service) -> None:
+    """While the journal cannot be written nothing is lost: it follows with the next event."""
+    service.configure("", QUICK).guard("start")
+    journal = service.guard.state / "journal.db"
+    with service.guard.popen("watch") as process:
+        wait_until(lambda: at_work(process), what="the watch")
+        journal.rename(journal.with_suffix(".away"))
+        journal.mkdir()
+        assert process.stderr is not None
+        service.wait_for_another(service.kill())
+        while "journal" not in process.stderr.readline():
+            pass
+        journal.rmdir()
+        journal.with_suffix(".away").rename(journal)
+        service.wait_for_another(service.kill())
+        process.terminate()
+        process.communicate(timeout=20)
+    assert service.status()["restarts"] == 2
+
+
+def test_a_locked_journal_does_not_hold_up_the_next_watch(service: Service) -> None:
+    """A watch that leaves while another process writes to the journal hands over first and writes then."""
+    service.configure("", QUICK).guard("start")
+    with watching(service.guard) as first, service.guard.popen("watch", "--wait") as second:
+        locks = service.guard.state / "locks"
+        wait_until(lambda: [x for x in locks.iterdir() if x.name.startswith("next-watch")], what="one that waits")
+        with closing(sqlite3.connect(service.guard.state / "journal.db", isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            service.wait_for_another(service.kill())
+            first.terminate()
+            service.wait_for_another(service.kill())
+            assert first.poll() is None
+            connection.execute("COMMIT")
+        assert first.wait(20) == 0
+        second.terminate()
+        assert second.wait(20) == 0
 
 
 def test_a_dead_program_is_relaunched_by_a_watch_that_comes_later(service: Service) -> None:

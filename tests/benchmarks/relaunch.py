@@ -94,6 +94,11 @@ def guard_command(config: Path) -> list[str]:
     return [str(Path(sys.executable).with_name("restart-guard")), "-c", str(config)]
 
 
+def clean_up_on_sigterm() -> None:
+    """So that a benchmark under timeout(1) leaves nothing behind either."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("terminated"))
+
+
 def end_programs(directory: Path) -> None:
     """Kill whatever runs an executable of a directory of ours, and wait until it has ended."""
     deadline = time.monotonic() + PATIENCE_S
@@ -338,6 +343,7 @@ def measure_idle(pids: dict[str, list[int]]) -> None:
 
 
 def main() -> None:
+    clean_up_on_sigterm()
     ways: dict[str, Way] = {"floor": floor, "restart-guard": restart_guard}
     for name, (way, command) in _OTHERS.items():
         if shutil.which(command):
