@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,10 +82,15 @@ def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[st
 
 def command_words(settings: Target, command: str, path: Path) -> list[str]:
     """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
-    quote = shlex.quote if settings.shell else str
-    fill = {"{python}": quote(sys.executable), "{program}": quote(str(path))}
-    words = ["/bin/sh", "-c", command] if settings.shell else shlex.split(command)
-    return [re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words]
+    return list(_words(command, str(path), shell=settings.shell))
+
+
+@cache  # a relaunch has no time to split it again
+def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
+    quote = shlex.quote if shell else str
+    fill = {"{python}": quote(sys.executable), "{program}": quote(program)}
+    words = ["/bin/sh", "-c", command] if shell else shlex.split(command)
+    return tuple(re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words)
 
 
 def launch_of(target: Guarded, ticket: str) -> Launch:
@@ -112,7 +118,7 @@ def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: floa
 def environment(target: Guarded) -> dict[str, str]:
     """Ours, the user's, the file's, the config's; later ones win. Raises GuardError."""
     settings = target.settings
-    found = dict(os.environ)
+    found = dict(_ours())
     if settings.user is not None and os.geteuid() == 0:
         entry = _entry(settings.user)
         found |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
@@ -126,6 +132,11 @@ def environment(target: Guarded) -> dict[str, str]:
             why = "expected UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
     return found | {**settings.environment, "RESTART_GUARD_TARGET": target.name, process.MARK: str(target.program.path)}
+
+
+@cache
+def _ours() -> dict[str, str]:
+    return dict(os.environ)
 
 
 def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:

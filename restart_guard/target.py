@@ -156,7 +156,7 @@ def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
             with suppress(BusyError, PermissionError):
                 try:
                     locks.enter_context(target.lock.held(wait_s=0))
-                    record = _remembered(target)
+                    record = target.lock.recorded(host.boot_id())
                     if record.who is None or process.is_alive(record.who):
                         continue
                     if _may_be_launched(target, record):
