@@ -4,14 +4,15 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
 
 from restart_guard import clock, process, target, target_events
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
+from restart_guard.beside import beside
 from restart_guard.config import picked
 from restart_guard.guarded import Guarded, Seen, Stop, guarded
 from restart_guard.journal import Journal
 from restart_guard.lifecycle import Command, State
+from restart_guard.observe import observe
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
@@ -50,7 +51,7 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
     business of ours. Raises JournalError at the end.
     """
     process.prepare()
-    seen = target.observe(targets, search_stopped=False)
+    seen = observe(targets, search_stopped=False)
     jobs: list[Callable[[], Done | None]] = [
         partial(target.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
     ]
@@ -91,14 +92,8 @@ def _side_by_side(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> 
     happened: list[Done] = []
     finished: SimpleQueue[Done | BaseException | None] = SimpleQueue()
 
-    def work(job: Callable[[], Done | None]) -> None:
-        try:
-            finished.put(job())
-        except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
-            finished.put(error)
-
     for job in jobs:
-        Thread(target=work, args=(job,), daemon=True).start()
+        beside(job, finished.put)
     for _ in jobs:
         done = finished.get()
         if isinstance(done, BaseException):
@@ -113,7 +108,7 @@ def _side_by_side(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> 
 
 def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:
     """Every target as it is now, with how often it was relaunched. Raises JournalError."""
-    seen = target.observe(targets, search_stopped=True)
+    seen = observe(targets, search_stopped=True)
     journal = Journal.open_to_read(config.state_dir)
     restarts = journal.relaunches() if journal is not None else {}
     return [(one, seen[one.name], restarts.get(one.name, 0)) for one in targets]

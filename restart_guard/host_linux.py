@@ -154,14 +154,13 @@ def _open(who: Identity) -> int | None:
         if error.errno not in (errno.ESRCH, errno.EINVAL):
             raise
         return None
+    same = False
     try:
-        if identity(who.pid) == who:
-            return fd
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
+        same = identity(who.pid) == who
+    finally:
+        if not same:
+            os.close(fd)
+    return fd if same else None
 
 
 def send(who: Identity, number: int) -> bool:

@@ -1,13 +1,12 @@
-"""A guarded program: observe it, decide, act. Acting is done while the program's own lock is held, after a new look.
+"""A guarded program: decide, and act. Acting is done while the program's own lock is held, after a new look.
 
 Killed at any instant, nothing is left that the next run does not repair: the identity is recorded right after the
 launch, and a program that runs without a record is found by what it is.
 """
 
-import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
@@ -20,7 +19,8 @@ from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen, Stop, hook_of
 from restart_guard.identity import Identity
 from restart_guard.launch import Launched, Spawned
-from restart_guard.lifecycle import Action, Command, State, decide, state_of
+from restart_guard.lifecycle import Action, Command, State, decide
+from restart_guard.observe import dead, observe, remembered
 from restart_guard.pidlock import Record
 
 
@@ -49,82 +49,6 @@ class How(NamedTuple):
     wait_s: float = 0.0
     why: str = ""
     settle: bool = True
-
-
-def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Seen]:
-    """Look at every target: by its recorded identity, which costs nothing, else by one search for all of the rest.
-
-    Without ``search_stopped`` a target that has no pid lock is not searched for.
-    """
-    seen: dict[str, Seen] = {}
-    unknown: dict[str, tuple[Guarded, Record]] = {}
-    for target in targets:
-        record = _remembered(target)
-        wanted = record.starting or target.lock.is_there()
-        known = _by_record(target, record, wanted=wanted)
-        if known is not None:
-            seen[target.name] = known
-        elif wanted or search_stopped:
-            unknown[target.name] = (target, record)
-        else:
-            seen[target.name] = Seen(State.STOPPED, None, record)
-    if not unknown:
-        return seen
-    programs = {name: target.program for name, (target, _) in unknown.items()}
-    ended = {name: record.who for name, (_, record) in unknown.items()}
-    tickets = {name: record.ticket for name, (_, record) in unknown.items() if record.ticket}
-    found = process.search(programs, ended, tickets)
-    for name, (target, record) in unknown.items():
-        who = found.get(name)
-        if name in found and who is None:
-            why = "another user's process looks like it and may not be looked at"
-            seen[name] = Seen(State.UNKNOWN, None, record, why)
-        elif who is not None:
-            state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
-            seen[name] = Seen(state, who, record, "found by what it runs")
-        else:
-            seen[name] = _dead(target, record)
-    return seen
-
-
-def _remembered(target: Guarded) -> Record:
-    """The record. Root does not let itself be aimed at others by one that somebody else may write: of such, only a
-    process of the writer's own counts."""
-    record = target.lock.recorded(host.boot_id())
-    if record.who is not None and os.geteuid() == 0:
-        writer = target.lock.recorded_by()
-        if writer not in (0, None, host.owner(record.who.pid)):
-            return msgspec.structs.replace(record, who=None)
-    return record
-
-
-def _dead(target: Guarded, record: Record) -> Seen:
-    wait = backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
-    state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
-    if state is not State.BACKOFF:
-        return Seen(state, None, record)
-    times = record.crashes.in_a_row
-    why = f"relaunched {times} times in a row" if times else "waits before its relaunch"
-    return Seen(state, None, record, why, wait)
-
-
-def _by_record(target: Guarded, record: Record, *, wanted: bool) -> Seen | None:
-    """What the record and the pid lock say, when they name a living process that is the program."""
-    try:
-        if record.who is not None and process.is_alive(record.who):
-            return Seen(state_of(locked=wanted, alive=True), record.who, record)
-        pid = target.lock.read()
-        if pid is None or (record.who is not None and record.who.pid == pid):
-            return None
-        found = process.was_launched_as(pid, target.program.path) or process.matches(pid, target.program)
-        if found is None:
-            return Seen(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
-        who = host.identity(pid) if found else None
-        if who is not None:
-            return Seen(state_of(locked=wanted, alive=True), who, record)
-    except PermissionError:
-        return Seen(State.UNKNOWN, None, record, "its process may not be looked at")
-    return None
 
 
 def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B008 (immutable)
@@ -176,7 +100,7 @@ def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
 
 def _may_be_launched(target: Guarded, record: Record) -> bool:
     """Whether a dead target should run, and now."""
-    return target.lock.is_there() and _dead(target, record).state is not State.BACKOFF and not _waits(target, record)
+    return target.lock.is_there() and dead(target, record).state is not State.BACKOFF and not _waits(target, record)
 
 
 def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
@@ -248,7 +172,7 @@ def follow(target: Guarded) -> Done:
     """A tick for one whose process ended well: a launcher's daemon is followed, which takes ``min_uptime`` to tell."""
     try:
         with target.lock.held(wait_s=0):
-            record = _remembered(target)
+            record = remembered(target)
             if target.lock.is_there() and (record.who is None or not process.is_alive(record.who)):
                 who = launch.daemon(target)
                 if who is not None:

@@ -14,7 +14,7 @@ from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.messages import Language
 from restart_guard.settings import Config
 from restart_guard.target import Done, is_well
-from restart_guard.target_messages import keeps_dying, well_again
+from restart_guard.target_messages import CrashLoop, keeps_dying, well_again
 
 KIND = "target"
 
@@ -47,16 +47,10 @@ def _append(config: Config, journal: Journal, done: Done, now: datetime) -> None
         journal.set_incident(KIND, done.name, incident)
         if notice is not Notice.NONE and incident is not None:
             settings = config.targets.get(done.name)
-            text = keeps_dying(
-                done.name,
-                incident,
-                count=done.crashes,
-                why=detail,
-                log=str(settings.log_file or "") if settings else "",
-                language=_language(config),
-                host=os.uname().nodename,
-                at=clock.local(now),
-            )
+            log = str(settings.log_file or "") if settings else ""
+            loop = CrashLoop(done.name, done.crashes, detail, log)
+            here = os.uname().nodename
+            text = keeps_dying(loop, incident, language=_language(config), host=here, at=clock.local(now))
             deliveries = _message(config, text, mention=True)
     journal.append(Event(run_id, now, KIND, done.name, status, detail, more), deliveries)
 

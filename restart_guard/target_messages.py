@@ -1,6 +1,7 @@
 """The words of alerts about targets, in Chinese and English. Pure: values in, text out."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from restart_guard.freshness import span
 from restart_guard.incident import Incident, Notice
@@ -26,15 +27,22 @@ def _say(word: str, language: Language, **values: object) -> str:
     return _WORDS[word][language == "en"].format(**values)
 
 
-def keeps_dying(
-    target: str, incident: Incident, *, count: int, why: str, log: str, language: Language, host: str, at: datetime
-) -> str:
-    """The text of the alert; ``at`` is local and aware, ``log`` is empty for a program without one."""
-    head = _say(Notice.FIRST.value, language, target=clip(target, 80), count=count, host=clip(host, 80))
+class CrashLoop(NamedTuple):
+    """A target that keeps dying: ``relaunches`` in a row, ``why`` the last one ended; ``log`` may be empty."""
+
+    target: str
+    relaunches: int
+    why: str
+    log: str
+
+
+def keeps_dying(loop: CrashLoop, incident: Incident, *, language: Language, host: str, at: datetime) -> str:
+    """The text of the alert; ``at`` is local and aware."""
+    head = _say(Notice.FIRST.value, language, target=clip(loop.target, 80), count=loop.relaunches, host=clip(host, 80))
     lines = [head, _say("when", language, at=moment(at))]
-    lines += [_say("log", language, log=clip(log, 200))] if log else []
+    lines += [_say("log", language, log=clip(loop.log, 200))] if loop.log else []
     tail = _say("id", language, id=incident.id)
-    return fit("\n".join(lines) + "\n", _say("why", language, why=clip(why, 600)) + "\n", tail)
+    return fit("\n".join(lines) + "\n", _say("why", language, why=clip(loop.why, 600)) + "\n", tail)
 
 
 def well_again(target: str, incident: Incident, *, uptime_s: float, language: Language, host: str, at: datetime) -> str:

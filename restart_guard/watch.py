@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
 from urllib.parse import quote
 
 from restart_guard import clock, guard, host, process, target
 from restart_guard.backoff import Crashes, delay
+from restart_guard.beside import beside
 from restart_guard.folders import Folders
 from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen
@@ -29,6 +29,7 @@ from restart_guard.identity import Identity
 from restart_guard.launch import how_it_ended
 from restart_guard.lifecycle import Command, State
 from restart_guard.lock import held
+from restart_guard.observe import observe
 from restart_guard.scribe import Scribe
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
@@ -243,7 +244,7 @@ class _Watch:
         for name in names:
             self._due.pop(name, None)
         ours = [self._targets[name] for name in names if name not in self._busy]
-        seen = target.observe(ours, search_stopped=False) if ours else {}
+        seen = observe(ours, search_stopped=False) if ours else {}
         now = clock.monotonic()
         for one in ours:
             found = seen[one.name]
@@ -270,7 +271,7 @@ class _Watch:
         self._busy.add(name)
         one = self._targets[name]
         job = partial(target.follow, one) if ended_well else partial(target.act, one, Command.TICK, How(settle=False))
-        self._beside(name, job, act=True)
+        beside(job, partial(self._post, name, act=True))
 
     def _probe(self, names: Iterable[str]) -> None:
         for name in names:
@@ -279,16 +280,7 @@ class _Watch:
             self._probes[name] = clock.monotonic() + (health.interval if health is not None else 0)
             if name in self._known:
                 # Not among the busy: while it is looked at, it may die and be relaunched.
-                self._beside(name, partial(_look_after, one), act=False)
-
-    def _beside(self, name: str, job: Callable[[], Done | None], *, act: bool) -> None:
-        def work() -> None:
-            try:
-                self._post(name, job(), act=act)
-            except BaseException as error:  # noqa: BLE001 (raised again by the main thread)
-                self._post(name, error, act=act)
-
-        Thread(target=work, daemon=True).start()
+                beside(partial(_look_after, one), partial(self._post, name, act=False))
 
     def _post(self, name: str, result: "Done | BaseException | None", *, act: bool) -> None:
         self._results.put((name, act, result))
@@ -319,5 +311,5 @@ class _Watch:
 def _look_after(one: Guarded) -> Done | None:
     # Loaded only for targets that have a health: it brings an HTTP client.
     health = importlib.import_module("restart_guard.health")
-    done: Done | None = health.look_after(one, target.observe([one], search_stopped=False)[one.name])
+    done: Done | None = health.look_after(one, observe([one], search_stopped=False)[one.name])
     return done

@@ -11,7 +11,7 @@ from restart_guard.backoff import Crashes
 from restart_guard.identity import Facts, Identity, Look, Program, root, successors
 from restart_guard.incident import Incident
 from restart_guard.settings import Backoff
-from restart_guard.target_messages import keeps_dying, well_again
+from restart_guard.target_messages import CrashLoop, keeps_dying, well_again
 from restart_guard.values import Duration, parse_environment, parse_place
 from tests.servers import wait_until
 from tests.services import Service
@@ -83,9 +83,8 @@ def test_the_words_of_an_alert_fit_and_say_what_matters() -> None:
     """Name, count, host, reason and log in Chinese and English, at most 2,048 bytes whatever a program says."""
     at = datetime(2026, 11, 21, 2, 0, 15, tzinfo=UTC)
     incident = Incident("abcd1234", at - timedelta(minutes=5), 3, 1, at)
-    text = keeps_dying(
-        "网站", incident, count=3, why="退出 " * 2000, log="/日志/web.log", language="zh", host="h", at=at
-    )
+    loop = CrashLoop("网站", 3, "退出 " * 2000, "/日志/web.log")
+    text = keeps_dying(loop, incident, language="zh", host="h", at=at)
     assert text.startswith(
         "【故障】程序 网站 反复退出：已连续重启 3 次，仍会继续尝试 | h\n时间：2026-11-21 02:00:15 +00:00\n"
     )

@@ -14,6 +14,7 @@ from restart_guard.pulse import Probe, Pulse
 from restart_guard.settings import Health
 from restart_guard.values import Duration
 from tests.conftest import Guard
+from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer, free_port, wait_until
 from tests.services import PROGRAMS, Service, watching
 
@@ -184,3 +185,20 @@ def test_heartbeats_in_redis(service: Service, redis_server: RedisServer) -> Non
             while tick.poll() is None:
                 client.publish("beats", "alive")
             assert tick.communicate()[0] == ""
+
+
+def test_restarts_of_a_program_that_never_gets_well_slow_down_and_are_told(guard: Guard, wecom: FakeWeCom) -> None:
+    """The same backoff as for one that dies, and the same one message; uptime alone does not make it well."""
+    with web(guard) as (service, _):
+        usual = 'restart_backoff = { base = "50ms", max = "50ms", reset_after = "10ms" }\nstart_timeout = "10ms"\n'
+        health = f'[targets.web.health]\ninterval = "10ms"\nfailures = 1\ntcp = "127.0.0.1:{free_port()}"\n'
+        alert = f'[wecom]\nwebhook = "{wecom.webhook}"\n'
+        guard.configure(service.section(str(free_port()), usual) + health + alert)
+        assert guard("start").code == 1
+        wait_until(lambda: guard("restart").code == 0 and wecom.texts, what="the alert")
+        assert "【故障】程序 web 反复退出：已连续重启 3 次" in wecom.texts[0]
+        assert "hangs (Connection refused" in wecom.texts[0]
+        guard.configure(service.section(str(free_port()), usual.replace("50ms", "1h")) + health + alert)
+        wait_until(lambda: guard("restart").out, what="one more restart")
+        assert [guard("restart").out for _ in range(3)] == ["", "", ""]
+        assert len(wecom.texts) == 1

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 
 RANKS = [
     ["restart_guard"],
-    ["errors", "clock"],
+    ["errors", "clock", "beside"],
     ["values"],
     ["settings", "identity"],
     ["config_rules", "outcome", "backoff", "incident", "pulse", "lifecycle"],
@@ -20,7 +20,7 @@ RANKS = [
     ["host", "pidlock", "journal", "redis_store", "mysql_store"],
     ["process", "delivery"],
     ["guarded"],
-    ["drain", "probe"],
+    ["drain", "probe", "observe"],
     ["launch"],
     ["target"],
     ["recovery", "health", "target_events"],
