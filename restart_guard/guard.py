@@ -1,7 +1,7 @@
 """A command over many targets: side by side, so that a slow one delays no other; what happened goes to the journal."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from queue import SimpleQueue
 
@@ -60,15 +60,15 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
         health = importlib.import_module("restart_guard.health")
         jobs += [partial(health.look_after, one, seen[one.name]) for one in targets if one.settings.health]
     yield from _side_by_side(config, jobs)
-    yield from keep_house(config, targets, seen)
+    yield from keep_house(config, targets)
 
 
-def keep_house(config: Config, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> list[Done]:
+def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:
     """The heartbeat row, the end of incidents, and deliveries that are due. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
             journal.remember("tick", clock.stamp(clock.now()))
-            settled = target_events.settle(config, journal, targets, seen)
+            settled = target_events.settle(config, journal, targets)
         now = clock.now()
         # What is blocked counts too: whether its config has changed, the delivery finds out.
         due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())

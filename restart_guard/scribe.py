@@ -1,6 +1,6 @@
 """Writes what happened to the journal from a thread of its own, so that a slow disk delays no relaunch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -8,7 +8,7 @@ from threading import Thread
 from restart_guard import clock, guard, target_events
 from restart_guard.backoff import KEEPS_DYING
 from restart_guard.errors import JournalError
-from restart_guard.guarded import Guarded, Seen
+from restart_guard.guarded import Guarded
 from restart_guard.settings import Config
 from restart_guard.target import Done
 
@@ -30,10 +30,10 @@ class Scribe:
     def put(self, done: Done) -> None:
         self._queue.put(done)
 
-    def keep_house(self, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> None:
+    def keep_house(self, targets: Sequence[Guarded]) -> None:
         """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
         if self._house is None or not self._house.is_alive():
-            self._house = Thread(target=self._keep_house, args=(targets, dict(seen)), daemon=True)
+            self._house = Thread(target=self._keep_house, args=(targets,), daemon=True)
             self._house.start()
 
     def finish(self, seconds: float) -> None:
@@ -60,11 +60,11 @@ class Scribe:
             alert = any(done.crashes >= KEEPS_DYING for done in kept)
             kept = []
             if alert:
-                self.keep_house((), {})  # brings it on its way
+                self.keep_house(())  # brings it on its way
 
-    def _keep_house(self, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> None:
+    def _keep_house(self, targets: Sequence[Guarded]) -> None:
         try:
-            for done in guard.keep_house(self._config, targets, seen):
+            for done in guard.keep_house(self._config, targets):
                 self._say(done)
         except JournalError as error:
             self._say(Done("journal", ok=False, text=str(error)))

@@ -20,7 +20,7 @@ from restart_guard.guarded import Guarded, Seen, Stop, hook_of
 from restart_guard.identity import Identity
 from restart_guard.launch import Launched, Spawned
 from restart_guard.lifecycle import Action, Command, State, decide
-from restart_guard.observe import dead, observe, remembered
+from restart_guard.observe import observe, remembered
 from restart_guard.pidlock import Record
 
 
@@ -65,7 +65,7 @@ def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B
         return Done(target.name, ok=False, text=str(error))
 
 
-def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
+def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:
     """What the tick does to targets whose processes have just ended and left nothing behind, in the least time: all
     are launched before anything is written.
 
@@ -75,13 +75,13 @@ def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
     results: dict[str, Done | None] = {}
     begun: list[tuple[Guarded, Spawned]] = []
     with ExitStack() as locks:
-        for target in targets:
+        for target, who in ended:
             results[target.name] = None
             with suppress(BusyError, PermissionError):
                 try:
                     locks.enter_context(target.lock.held(wait_s=0))
                     record = target.lock.recorded(host.boot_id())
-                    if record.who is None or process.is_alive(record.who):
+                    if record.who != who:
                         continue
                     if _may_be_launched(target, record):
                         begun.append((target, launch.spawn(target, record, by_hand=False)))
@@ -100,7 +100,9 @@ def revive(targets: Sequence[Guarded]) -> dict[str, Done | None]:
 
 def _may_be_launched(target: Guarded, record: Record) -> bool:
     """Whether a dead target should run, and now."""
-    return target.lock.is_there() and dead(target, record).state is not State.BACKOFF and not _waits(target, record)
+    if not target.lock.is_there() or _waits(target, record):
+        return False
+    return backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
 
 
 def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:

@@ -2,16 +2,17 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from restart_guard import clock, host
 from restart_guard.backoff import KEEPS_DYING
-from restart_guard.guarded import Guarded, Seen
+from restart_guard.guarded import Guarded
 from restart_guard.incident import Incident, Notice, advance
 from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.messages import Language
+from restart_guard.observe import observe
 from restart_guard.settings import Config
 from restart_guard.target import Done, is_well
 from restart_guard.target_messages import CrashLoop, keeps_dying, well_again
@@ -55,14 +56,15 @@ def _append(config: Config, journal: Journal, done: Done, now: datetime) -> None
     journal.append(Event(run_id, now, KIND, done.name, status, detail, more), deliveries)
 
 
-def settle(config: Config, journal: Journal, targets: Sequence[Guarded], seen: Mapping[str, Seen]) -> list[Done]:
+def settle(config: Config, journal: Journal, targets: Sequence[Guarded]) -> list[Done]:
     """End the incidents of targets that are well again, and tell so; only inside a transaction."""
     ended = []
     incidents = journal.incidents(KIND)
-    for one in targets:
-        found = seen.get(one.name)
-        who = found.who if found is not None else None
-        if one.name in incidents and found is not None and who is not None and is_well(one, found):
+    failing = [one for one in targets if one.name in incidents]
+    seen = observe(failing, search_stopped=False) if failing else {}
+    for one in failing:
+        who = seen[one.name].who
+        if who is not None and is_well(one, seen[one.name]):
             _end(config, journal, one.name, incidents[one.name], host.uptime_s(who))
             ended.append(Done(one.name, ok=True, text=f"is well again, pid {who.pid}"))
     return ended

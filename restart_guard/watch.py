@@ -150,8 +150,9 @@ class _Watch:
     def _sweep(self) -> None:
         """What cannot be missed for long: folders that are new, states that nobody told of, house-keeping."""
         self._folders.listen(one.lock.path.parent for one in self._targets.values())
-        seen = self._look(list(self._targets))
-        self._scribe.keep_house(list(self._targets.values()), seen)
+        # Those that run are waited for, and their pid locks listened to: no need to look at them each minute.
+        self._look([name for name in self._targets if name not in self._known])
+        self._scribe.keep_house(list(self._targets.values()))
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
         """What has just ended runs again before anything else is done; first what has surely left nothing behind.
@@ -178,7 +179,7 @@ class _Watch:
     def _revive(self, gone: Mapping[str, tuple[Identity, int | None]]) -> None:
         # A launcher that ended well may have left a daemon, which only a search finds.
         simple = [name for name, (_, status) in gone.items() if status != 0 and name not in self._busy]
-        results = target.revive([self._targets[name] for name in simple])
+        results = target.revive([(self._targets[name], gone[name][0]) for name in simple])
         for name, (who, status) in gone.items():
             done = results.get(name)
             if done is None:
