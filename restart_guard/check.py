@@ -20,7 +20,8 @@ from restart_guard.lock import held
 from restart_guard.messages import Language, attempt_text, notice, reason, row, summary, unrecorded, what_is_wrong
 from restart_guard.outcome import Attempt, Outcome, Reading
 from restart_guard.recovery import recover
-from restart_guard.settings import Check, Config
+from restart_guard.schedule import last_slot
+from restart_guard.settings import Check, Config, Timer
 
 KIND = "check"
 _DANGER = "redis.danger"
@@ -57,6 +58,21 @@ def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
     if not config.checks:
         raise UsageError(f"{config.path} has no [checks.NAME]: there is nothing to check.")
     return {name: config.checks[name] for name in chosen_names}
+
+
+def due(config: Config, checks: dict[str, Check]) -> dict[str, Check]:
+    """Those whose last scheduled moment passed without a run, as when the machine slept through it.
+
+    A run that failed counts: it was recorded and told. Raises ConfigError, JournalError.
+    """
+    slot = last_slot((config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now())
+    journal = Journal.open_to_read(config.state_dir)
+    found = {}
+    for name, check in checks.items():
+        events = journal.history(kind=KIND, subject=name, limit=1) if journal is not None else []
+        if not events or datetime.fromisoformat(events[0]["at"]) < slot:
+            found[name] = check
+    return found
 
 
 def read_only(config: Config, checks: dict[str, Check], *, progress: redis_store.Progress) -> Iterator[Result]:

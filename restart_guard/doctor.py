@@ -4,12 +4,10 @@ unless a test alert is asked for; a robot has no call that would not be a messag
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from datetime import UTC, timedelta, tzinfo
+from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -17,6 +15,7 @@ from restart_guard import clock, delivery, messages, mysql_store, redis_client, 
 from restart_guard.errors import DeliveryError, JournalError, SecretError, StoreError
 from restart_guard.freshness import least_left, span
 from restart_guard.journal import Journal
+from restart_guard.schedule import local_zone
 from restart_guard.settings import Check, Config, Timer
 from restart_guard.values import Secret
 
@@ -163,7 +162,7 @@ def _ttl(config: Config, name: str, check: Check) -> Iterator[Finding]:
     """What is left of the data's TTL at the scheduled hours of the coming year, in the host's time zone."""
     timer = config.timer or Timer()
     now = clock.now()
-    here = now.astimezone(_local_zone())
+    here = now.astimezone(local_zone())
     try:
         slots = [slot for slot in islice(CronSim(timer.check_redis, here), 500) if slot - here < timedelta(days=400)]
     except CronSimError as error:
@@ -272,18 +271,3 @@ def _test_alert(config: Config) -> Iterator[Finding]:
 def shown(finding: Finding) -> Mapping[str, str]:
     """The object of ``doctor --json``."""
     return {"status": finding.level.value, "what": finding.what, "advice": finding.advice}
-
-
-def _local_zone() -> tzinfo:
-    """The host's time zone with its future changes, which an offset alone does not know.
-
-    From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
-    """
-    name = os.environ.get("TZ", "").removeprefix(":")
-    try:
-        if name:
-            return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
-        return clock.local(clock.now()).tzinfo or UTC

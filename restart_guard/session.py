@@ -1,6 +1,8 @@
 """What every command starts from: the config, loaded when first asked for, and the terminal."""
 
+import importlib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from restart_guard.terminal import Terminal
 from restart_guard.values import Duration
 
 if TYPE_CHECKING:
+    from restart_guard import timer
     from restart_guard.target import Done
 
 
@@ -66,6 +69,23 @@ def duration(_context: click.Context, parameter: click.Parameter, value: str | N
         return None if value is None else Duration.parse(value)
     except ValueError as error:
         raise click.BadParameter(f"expected {Duration.wanted}, was {value}", param=parameter) from error
+
+
+def change_crontab(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bool, same: str) -> None:
+    """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
+    if plan.new == plan.old:
+        session.terminal.result(same)
+        return
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not yes
+    if dry_run or asks:
+        for line in plan.diff:
+            session.terminal.report(line)
+    if dry_run:
+        return
+    if asks:
+        click.confirm("Change the crontab so?", abort=True, default=True)
+    saved = importlib.import_module("restart_guard.timer").carry_out(session.config, plan)
+    session.terminal.result(f"The crontab is changed; the old one is saved as {saved}.")
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -12,11 +12,22 @@ RANKS = [
     ["errors", "clock", "beside"],
     ["values"],
     ["settings", "identity"],
-    ["config_rules", "outcome", "backoff", "incident", "pulse", "lifecycle"],
-    ["config", "freshness"],
+    ["config_rules", "crontab_block", "outcome", "backoff", "incident", "pulse", "lifecycle"],
+    ["config", "freshness", "schedule"],
     ["messages"],
     ["target_messages"],
-    ["host_linux", "host_psutil", "hook", "folders", "journal_file", "lock", "redis_client", "mysql_table", "wecom"],
+    [
+        "host_linux",
+        "host_psutil",
+        "hook",
+        "folders",
+        "journal_file",
+        "lock",
+        "redis_client",
+        "mysql_table",
+        "wecom",
+        "crontab",
+    ],
     ["host", "pidlock", "journal", "redis_store", "mysql_store"],
     ["process", "delivery"],
     ["guarded"],
@@ -24,7 +35,7 @@ RANKS = [
     ["launch"],
     ["target"],
     ["recovery", "health", "target_events"],
-    ["check", "guard", "demo", "doctor"],
+    ["check", "guard", "demo", "doctor", "timer"],
     ["scribe"],
     ["watch"],
     ["screen"],
@@ -37,7 +48,7 @@ RANKS = [
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 PURE = {
     *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
-    *("pulse", "freshness", "messages", "target_messages"),
+    *("crontab_block", "pulse", "freshness", "messages", "target_messages"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -301,14 +301,13 @@ def test_a_dead_program_is_relaunched_by_a_watch_that_comes_later(service: Servi
 
 def test_the_relaunched_program_holds_nothing_of_the_watch(service: Service) -> None:
     """Descriptors 0 to 2, a session of its own, default signals, an empty mask; SIGPIPE is default for what runs sh."""
-    service.program.write_text("trap 'exit 0' TERM\nwhile :; do sleep 0.05; done\n")
-    service.configure("", QUICK)
-    text = service.guard.config.read_text().partition("\n")[2].replace("{python}", "/bin/sh")
-    service.guard.configure(text)
+    service.write("while :; do sleep 600; done\n").configure("", QUICK)
+    service.guard.configure(service.guard.config.read_text().partition("\n")[2].replace("{python}", "/bin/sh"))
     service.guard("start")
+    before = service.lock.read_text()
     with watching(service.guard):
-        service.wait_for_another(service.kill())
-    pid = service.pid()
+        os.kill(int(before), signal.SIGKILL)
+        pid = int(wait_until(lambda: (now := service.lock.read_text()) != before and now, what="the relaunch"))
     assert sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir() if int(path.name) < 10) == ["0", "1", "2"]
     links = [os.fspath(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in (0, 1, 2)]
     assert links == ["/dev/null", str(service.log), str(service.log)]

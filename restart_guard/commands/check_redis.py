@@ -10,8 +10,9 @@ from restart_guard.session import Session, pass_session
 @click.argument("names", metavar="[CHECK]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--dry-run", is_flag=True, help="Only read; heal, record and send nothing.")
+@click.option("--if-due", is_flag=True, help="Only those that missed their last scheduled time.")
 @pass_session
-def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool) -> int:
+def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, if_due: bool) -> int:
     """Read the data of each CHECK (default: all) and judge it.
 
     A bad read is followed by up to `retries` restart attempts, each followed by a new read. The outcome goes to the
@@ -21,6 +22,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     """
     config, terminal = session.config, session.terminal
     checks = check.chosen(config, names)
+    checks = check.due(config, checks) if if_due else checks
     results = []
     with terminal.progress("reading") as progress:
         if dry_run:

@@ -1,0 +1,13 @@
+import click
+
+from restart_guard import timer
+from restart_guard.session import Session, change_crontab, pass_session
+
+
+@click.command("uninstall-timer")
+@click.option("--dry-run", is_flag=True, help="Show what would change.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_session
+def command(session: Session, *, dry_run: bool, yes: bool) -> None:
+    """Remove our block from your crontab; all other lines stay as they are."""
+    change_crontab(session, timer.plan_uninstall(session.config), dry_run=dry_run, yes=yes, same="There is no timer.")

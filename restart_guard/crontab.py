@@ -1,0 +1,52 @@
+"""The user's crontab, by crontab(1): read, replaced as a whole, read again."""
+
+import os
+import subprocess
+
+from restart_guard.errors import GuardError
+
+_TIMEOUT_S = 30.0
+# Debian's cron and cronie say the first, busybox the second. Any other failure is never read as an empty crontab.
+_NONE_THERE = (b"no crontab for ", b"No such file or directory")
+
+
+def read() -> bytes:
+    """The whole crontab, empty where there is none. Raises GuardError."""
+    done = _run("-l")
+    if done.returncode == 0:
+        return done.stdout
+    if done.returncode == 1 and not done.stdout and any(words in done.stderr for words in _NONE_THERE):
+        return b""
+    raise GuardError(f"crontab -l failed ({_why(done)}); nothing was changed.")
+
+
+def replace(old: bytes, new: bytes) -> None:
+    """Put the new crontab in place of the old one, which must still be there. Raises GuardError."""
+    if read() != old:
+        raise GuardError("Somebody else has just changed the crontab; nothing was changed. Try again.")
+    done = _run("-", content=new) if new else _run("-r")
+    if done.returncode != 0:
+        raise GuardError(f"crontab refused the new crontab ({_why(done)}); the old one is still in place.")
+    if read() != new:
+        raise GuardError("The crontab is not what was written: look at crontab -l.")
+
+
+def _run(*arguments: str, content: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    try:
+        return subprocess.run(
+            ["crontab", *arguments],  # noqa: S607 (found on PATH, as everything that an operator runs)
+            input=content,
+            capture_output=True,
+            env=os.environ | {"LC_ALL": "C"},
+            check=False,
+            timeout=_TIMEOUT_S,
+        )
+    except FileNotFoundError as error:
+        raise GuardError("There is no crontab(1) here: install cron, or see --backend print.") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GuardError(f"crontab could not be run: {error}; nothing was changed.") from error
+
+
+def _why(done: "subprocess.CompletedProcess[bytes]") -> str:
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    return f"exit status {done.returncode}" + (f": {said}" if said else "")

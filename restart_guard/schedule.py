@@ -1,0 +1,34 @@
+"""When cron runs something: the host's zone, the last moment that a schedule names, and whether that one was missed."""
+
+import os
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from restart_guard import clock
+from restart_guard.errors import ConfigError
+
+
+def local_zone() -> tzinfo:
+    """The host's time zone with its future changes, which an offset alone does not know.
+
+    From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
+    """
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return clock.local(clock.now()).tzinfo or UTC
+
+
+def last_slot(schedule: str, *, option: str, now: datetime) -> datetime:
+    """The last moment up to now that the schedule names, in the host's zone. Raises ConfigError."""
+    try:
+        return next(CronSim(schedule, now.astimezone(local_zone()), reverse=True))
+    except (CronSimError, StopIteration) as error:
+        raise ConfigError(f"{option}: expected five cron fields that name a moment, was {schedule}.") from error

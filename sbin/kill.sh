@@ -1,0 +1,3 @@
+#!/bin/sh
+# Kills the programs; the next tick brings them back: kill.sh [TARGET]...
+exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" kill "$@"

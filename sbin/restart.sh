@@ -1,0 +1,3 @@
+#!/bin/sh
+# Brings back what should run and does not; cron runs this each minute: restart.sh [TARGET]...
+exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" restart "$@"

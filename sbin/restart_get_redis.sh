@@ -1,0 +1,3 @@
+#!/bin/sh
+# The weekly job: reads the Redis data, heals it, records the outcome, alerts; cron runs this on Mondays: restart_get_redis.sh [CHECK]...
+exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" check-redis "$@"

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Starts the programs and guards them from now on: start.sh [TARGET]...
+exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" start "$@"

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Stops the programs gently; they stay down: stop.sh [TARGET]...
+exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" stop "$@"
