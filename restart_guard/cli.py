@@ -18,6 +18,7 @@ from restart_guard.session import Session
 from restart_guard.terminal import Terminal
 
 COMMANDS = {
+    "init": ("init", "Write a config to begin with."),
     "start": ("start", "Start programs and guard them from now on."),
     "stop": ("stop", "Stop programs gently; they stay down."),
     "kill": ("kill", "Kill programs; the next tick brings them back."),

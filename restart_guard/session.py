@@ -25,14 +25,14 @@ class Session:
 
     def __init__(self, config_option: Path | None, terminal: Terminal) -> None:
         self.terminal = terminal
-        self._config_option = config_option
+        self.config_option = config_option
         self._config: Config | None = None
 
     @property
     def config(self) -> Config:
         """Raises ConfigError with everything that is wrong."""
         if self._config is None:
-            path = config_file.find(self._config_option, os.environ)
+            path = config_file.find(self.config_option, os.environ)
             self._config = config_file.load(path, os.environ)
             self.terminal.redact = self._config.redact
             self.terminal.detail(f"config: {path}")

@@ -110,7 +110,7 @@ def plan_uninstall(config: Config) -> Plan:
 def carry_out(config: Config, plan: Plan) -> Path:
     """Put the new crontab in place, with the folder of its logs; where the old one was saved. Raises GuardError."""
     saved = config.state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
-    with held(default_state_dir(os.environ), ["crontab"], what="A change of the crontab"):
+    with held(default_state_dir(os.environ), ["crontab"], what="A change of the crontab", wait=True):
         try:
             log_dir(config).mkdir(parents=True, exist_ok=True)
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ RANKS = [
     ["restart_guard"],
     ["errors", "clock", "beside"],
     ["values"],
-    ["settings", "identity"],
+    ["settings", "identity", "template"],
     ["config_rules", "crontab_block", "outcome", "backoff", "incident", "pulse", "lifecycle"],
     ["config", "freshness", "schedule"],
     ["messages"],
@@ -48,7 +48,7 @@ RANKS = [
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 PURE = {
     *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
-    *("crontab_block", "pulse", "freshness", "messages", "target_messages"),
+    *("template", "crontab_block", "pulse", "freshness", "messages", "target_messages"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

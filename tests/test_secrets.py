@@ -57,7 +57,7 @@ COMMANDS = [
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
     ["watch", "--for", "1s"], ["kill"], ["stop"],
-    ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
+    ["init"], ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip
 
 

@@ -244,6 +244,26 @@ def test_a_real_cron_brings_back_a_killed_program(guard: Guard) -> None:
         service.end()
 
 
+def test_the_example_is_what_install_timer_writes(tmp_path: Path) -> None:
+    """crontab.example, for a checkout in /opt/irm with a watch."""
+    project = tmp_path / "irm"
+    shutil.copytree(ROOT / "sbin", project / "sbin")
+    shutil.copytree(ROOT / "restart_guard", project / "restart_guard", ignore=shutil.ignore_patterns("__pycache__"))
+    (project / ".venv/bin").mkdir(parents=True)
+    cron = Cron(project)
+    cron.configure('[targets.web]\nprogram = "x.py"\n[checks.a]\nkeys = ["k"]\n[timer]\nlog_dir = "logs"\n')
+    # The interpreter stands where a venv of the checkout would have it; its packages are this one's.
+    (project / ".venv/bin/restart-guard").touch(mode=0o755)
+    python = str(project / ".venv/bin/python")
+    source = f"import sys; sys.executable = {python!r}; from restart_guard.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", source, "-c", str(cron.config), "install-timer", "--watch"],
+        env=cron.environ | {"PYTHONPATH": str(project)}, cwd=project, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert cron.crontab.read_text().replace(str(project), "/opt/irm") == (ROOT / "crontab.example").read_text()
+
+
 def test_the_scripts_work_from_anywhere(guard: Guard) -> None:
     """By an absolute path from /, through a link, with cron's bare environment; arguments are passed on."""
     project = guard.directory / "project"
