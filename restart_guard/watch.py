@@ -36,6 +36,7 @@ from restart_guard.target import Done, How
 
 _SWEEP_S = 60.0
 _SWEEP_BLIND_S = 1.0  # where the kernel does not tell of changes in folders
+_NOT_WELL_S = 5.0
 _AGAIN_FIRST_S = 0.01
 _AGAIN_CAP_S = 1.0
 _FLUSH_S = 10.0
@@ -53,9 +54,9 @@ def run(config: Config, targets: Sequence[Guarded], say: Say, *, for_s: float | 
     sys.setswitchinterval(_SWITCH_S)
     mark = quote(os.fsencode(config.path), safe="")
     what = f"The watch of {config.path}"
-    leaving = _Leaving()
     watch: _Watch | None = None
     try:
+        leaving = _Leaving()
         with ExitStack() as stack:
             with held(config.state_dir, [f"next-watch-{mark}"], what=f"Waiting for: {what}") if wait else nullcontext():
                 stack.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
@@ -253,9 +254,8 @@ class _Watch:
                 self._register(one.name, found.who)
                 if found.record.crashes != Crashes():
                     left = one.settings.restart_backoff.reset_after - host.uptime_s(found.who)
-                    self._due[one.name] = now + max(0.05, left + 0.05)
-            elif found.state in (State.STOPPED, State.UNGUARDED):
-                self._forget(one.name)
+                    # Old enough already: then it is not well yet, as its health says.
+                    self._due[one.name] = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
             elif found.state is State.BACKOFF and found.next_try_s is not None:
                 self._due[one.name] = now + found.next_try_s
                 if one.name in self._ended:

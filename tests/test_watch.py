@@ -82,9 +82,11 @@ def test_start_and_stop_by_hand_are_noticed(service: Service) -> None:
         service.wait_for_another(pid)
         assert service.guard("restart", "--cold").code == 0
         service.wait_for_another(service.kill())
+        pid = service.pid()
         assert service.guard("stop").code == 0
         assert service.guard("restart").out == ""
         assert service.pids() == []
+        wait_until(lambda: host.facts(pid) is None, what="the watch to collect its child")
         assert service.guard("start").code == 0
         service.wait_for_another(service.kill())
 
