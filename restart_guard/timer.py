@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from restart_guard import clock, crontab
 from restart_guard.config import default_state_dir
-from restart_guard.crontab_block import quoted, with_block, without_block
+from restart_guard.crontab_block import lines_of, quoted, with_block, without_block
 from restart_guard.errors import GuardError, UsageError
 from restart_guard.lock import held
 from restart_guard.settings import Config, Timer
@@ -99,6 +99,19 @@ def plan_install(config: Config, *, watch: bool = False, random_delay_s: float =
     """Raises GuardError when the crontab cannot be read or is damaged."""
     name, old = block_name(config), crontab.read()
     return Plan(name, old, with_block(old, name, lines(config, watch=watch, random_delay_s=random_delay_s)))
+
+
+def installed(config: Config) -> list[str] | None:
+    """The lines of our block, None without one. Raises GuardError when the crontab cannot be read or is damaged."""
+    return lines_of(crontab.read(), block_name(config))
+
+
+def is_current(config: Config, found: Sequence[str]) -> bool:
+    """Whether these are the lines that would be written now; a delay of the check, which the config does not know, is
+    nobody's mistake."""
+    watch = any(" watch " in line for line in found)
+    wanted = lines(config, watch=watch, random_delay_s=0)
+    return [line.split()[5:] for line in found] == [line.split()[5:] for line in wanted]
 
 
 def plan_uninstall(config: Config) -> Plan:

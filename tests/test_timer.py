@@ -148,6 +148,25 @@ def test_the_timer_comes_and_goes(cron: Cron) -> None:
     assert cron("uninstall-timer").out.endswith("There is no timer.\n")
 
 
+def test_doctor_knows_the_timer(cron: Cron) -> None:
+    """No block, never a tick, a tick, a late tick, a block of another config: each told, with what to do."""
+
+    def told(environ: dict[str, str] | None = None) -> str:
+        out = cron("doctor", environ=environ or {}).out
+        return next(line for line in out.splitlines() if "timer: " in line)
+
+    assert told().endswith("the crontab has no block of this config → restart-guard install-timer")
+    cron("install-timer")
+    assert told().startswith("warn  timer: 3 lines in the crontab; the tick never ran")
+    cron("restart")
+    assert told().startswith("ok    timer: 3 lines in the crontab, the last tick ")
+    later = {"PYTHONPATH": str(Path(__file__).parent / "programs"), "RG_CLOCK_SHIFT": "3600"}
+    assert "the last tick was 1h ago" in told(later).replace("1h0s", "1h")[:70]
+    cron.configure(cron.config.read_text().partition("\n")[2].replace('"logs"', '"elsewhere"'))
+    assert told().endswith("not what it would be now → install-timer again")
+    assert "crontab -l failed" in told({"RG_TROUBLE": "fail"})
+
+
 def test_an_empty_crontab_is_gone_again(cron: Cron) -> None:
     """None there, in the words of each cron, is an empty one; uninstalling leaves none."""
     for words in ("no crontab for you", "crontab: can't open 'you': No such file or directory"):
