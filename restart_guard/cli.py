@@ -36,6 +36,14 @@ COMMANDS = {
 }
 
 
+GROUPS = {
+    "Begin": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
+    "Programs": ("start", "stop", "kill", "restart", "watch", "status"),
+    "Redis data": ("check-redis",),
+    "See what happened": ("history", "deliver", "doctor"),
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are loaded by name; the help texts of the list stand in COMMANDS."""
 
@@ -57,8 +65,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_module, text) in COMMANDS.items()])
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,13 +3,16 @@
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pexpect
 import pytest
 
+from restart_guard import cli
 from restart_guard.cli import COMMANDS
 from tests.conftest import Guard, job
 from tests.servers import RedisServer
@@ -141,3 +144,29 @@ def test_any_locale_prints_chinese(guard: Guard, redis_server: RedisServer, loca
     done = guard("check-redis")
     assert done.code == 1
     assert "文章统计: FAILED" in done.out
+
+
+def test_help_groups_every_command_by_what_an_operator_does(guard: Guard) -> None:
+    """Each command once; the groups in the order of need."""
+    out = guard("--help").out
+    assert sorted(name for names in cli.GROUPS.values() for name in names) == sorted(cli.COMMANDS)
+    places = [out.index(f"{title}:") for title in cli.GROUPS]
+    assert places == sorted(places)
+    assert re.search(r"^  start +Start programs", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shells_can_load_the_completion(guard: Guard, shell: str) -> None:
+    """As the README says it: the script is made, the shell that is installed loads it, and it completes a command."""
+    script = Path(sys.executable).with_name("restart-guard")
+    environ = guard.environ | {"_RESTART_GUARD_COMPLETE": f"{shell}_source"}
+    made = subprocess.run([script], env=environ, capture_output=True, text=True, check=True).stdout
+    assert "_RESTART_GUARD_COMPLETE" in made
+    if shutil.which(shell) is not None:
+        (guard.directory / "completion").write_text(made)
+        # zsh's function compdef comes with its completion system.
+        before = "autoload -Uz compinit && compinit -u; " if shell == "zsh" else ""
+        subprocess.run([shell, "-c", f"{before}source ./completion"], cwd=guard.directory, check=True)
+    asked = environ | {"_RESTART_GUARD_COMPLETE": "bash_complete", "COMP_WORDS": "restart-guard sta", "COMP_CWORD": "1"}
+    found = subprocess.run([script], env=asked, capture_output=True, text=True, check=True).stdout.split()
+    assert found == ["plain,start", "plain,status"]
