@@ -4,11 +4,10 @@ import os
 import pwd
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,9 +57,9 @@ def guarded(name: str, settings: Target, redis: Redis) -> Guarded:
     path = Path(os.path.realpath(settings.program))
     words = command_words(settings, settings.command, path)
     place = words.index(str(path)) if str(path) in words else len(words)
-    program = Program(
-        path, _runners(settings, path, words[:place]), settings.identify, tuple(words[1:place]), settings.program.name
-    )
+    # Found out only where a search needs it: a tick over many targets that are well must not open their files.
+    runners = cache(partial(_runners, settings, path, words[:place]))
+    program = Program(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
     return Guarded(name, settings, program, PidLock(path, settings.pid_file), redis)
 
 
@@ -76,8 +75,17 @@ def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[st
             words = [*words, *os.fsdecode(first[2:]).split()]
     names = {path.name}
     for word in words:
-        names |= {Path(word).name, Path(os.path.realpath(shutil.which(word) or word)).name}
+        names |= {Path(word).name, Path(os.path.realpath(_found_on_path(word))).name}
     return frozenset(map(family, names))
+
+
+def _found_on_path(word: str) -> str:
+    """As shutil.which, whose import costs a tick the decompressors of the standard library."""
+    if "/" not in word:
+        for folder in os.get_exec_path():
+            if os.access(f"{folder}/{word}", os.X_OK):
+                return f"{folder}/{word}"
+    return word
 
 
 def command_words(settings: Target, command: str, path: Path) -> list[str]:

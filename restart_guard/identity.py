@@ -1,7 +1,7 @@
 """Who a process is, and whether what it runs is a guarded program. Pure: the host modules look, this decides."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +37,12 @@ class Facts(NamedTuple):
 class Program(NamedTuple):
     """How a target is recognised among all processes.
 
-    ``runners`` are the names that its process may run under (its interpreter's, what a wrapper starts), ``before``
+    ``runners`` gives the names that its process may run under (its interpreter's, what a wrapper starts), ``before``
     the words of its command between the first and the program, ``alias`` the file name that the config has for it.
     """
 
     path: Path
-    runners: frozenset[str]
+    runners: Callable[[], frozenset[str]]
     identify: str
     before: tuple[str, ...] = ()
     alias: str = ""
@@ -92,7 +92,7 @@ class Look(NamedTuple):
 
     def _by_argv(self, program: Program) -> bool | None:
         """What runs is an interpreter of it, and it is the script: not an editor's file or a linter's argument."""
-        if family(self._runner()) not in program.runners:
+        if family(self._runner()) not in program.runners():
             return False
         for word in self._scripts(program):
             if self.cwd is None and not word.startswith("/"):
@@ -103,7 +103,7 @@ class Look(NamedTuple):
         return False
 
     def _by_cwd(self, program: Program) -> bool | None:
-        words = self._scripts(program) if family(self._runner()) in program.runners else []
+        words = self._scripts(program) if family(self._runner()) in program.runners() else []
         if not any(Path(word).name == program.path.name for word in [*words, self.argv[0]]):
             return False
         return None if self.cwd is None else self.cwd == program.path.parent

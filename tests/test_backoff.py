@@ -118,7 +118,7 @@ def test_any_process_can_be_looked_at(argv: list[str], directory: str | None, wa
     """Whatever a process calls itself: an answer, never an error."""
     words = [word.replace("\0", "") for word in argv]
     cwd = None if directory is None else Path(directory.replace("\0", "x"))
-    found = Look(words, None, cwd).is_program(Program(Path("/srv/server.py"), frozenset({"python"}), way))
+    found = Look(words, None, cwd).is_program(Program(Path("/srv/server.py"), lambda: frozenset({"python"}), way))
     assert found in (True, False, None)
 
 

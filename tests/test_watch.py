@@ -340,7 +340,7 @@ def test_two_hundred_rounds_of_everything_at_once(service: Service, tmp_path: Pa
         "        os._exit(cli.run(['-q', '-c', config, *command]))\n"
         "    os.waitpid(pid, 0)\n"
     )
-    rounds = int(os.environ.get("RG_ROUNDS", "10"))  # 200 commands; by hand 200 rounds of twenty
+    rounds = int(os.environ.get("RG_ROUNDS", "50"))  # of twenty commands each; 200 by hand
     ways = [["start"], ["restart"], ["watch", "--for", "300ms"], ["restart"]] * 5
     processes = [
         subprocess.Popen(
