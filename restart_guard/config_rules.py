@@ -1,7 +1,6 @@
 """What is wrong between options that are each right, and the words in which the config's problems are told. Pure."""
 
-import difflib
-import ipaddress
+import importlib
 import os
 import shlex
 import signal
@@ -17,7 +16,8 @@ from restart_guard.values import Duration, parse_place, parse_redis_url
 
 def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
     """`` (did you mean …?)`` when a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    # Loaded only for a mistake: a tick has no time for it.
+    near = importlib.import_module("difflib").get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -202,7 +202,8 @@ def http_is_allowed(url: str, wecom: WeCom) -> bool:
     except ValueError:
         return False
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        address = importlib.import_module("ipaddress").ip_address
+        loopback = host == "localhost" or address(host).is_loopback
     except ValueError:
         loopback = False
     return url.startswith("https://") or wecom.allow_http or loopback
