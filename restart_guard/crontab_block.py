@@ -3,6 +3,7 @@
 A crontab is bytes: comments in Latin-1, tabs and odd spacing are somebody's, and are given back as they were.
 """
 
+import os
 from collections.abc import Sequence
 
 from restart_guard.errors import GuardError
@@ -27,10 +28,10 @@ def quoted(word: str) -> str:
 def with_block(content: bytes, name: str, lines: Sequence[str]) -> bytes:
     """The crontab with our block of that name, in its place or at the end. Raises GuardError."""
     for line in lines:
-        if len(line.encode()) > LONGEST:
+        if len(os.fsencode(line)) > LONGEST:
             raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {line}")
     before, after = _around(content, name)
-    body = "".join(f"{line}\n" for line in lines).encode()
+    body = b"".join(os.fsencode(line) + b"\n" for line in lines)
     if after is None:
         unfinished = content != b"" and not content.endswith(b"\n")
         return content + (b"\n" if unfinished else b"") + _begin(name, unfinished=unfinished) + body + _end(name)
@@ -53,15 +54,15 @@ def lines_of(content: bytes, name: str) -> list[str] | None:
     if after is None:
         return None
     block = content[len(before) : len(content) - len(after)]
-    return block.decode(errors="replace").splitlines()[1:-1]
+    return [os.fsdecode(line) for line in block.split(b"\n")[1:-2]]
 
 
 def _begin(name: str, *, unfinished: bool) -> bytes:
-    return f"# BEGIN restart-guard {name}".encode() + (_UNFINISHED if unfinished else b"") + b"\n"
+    return os.fsencode(f"# BEGIN restart-guard {name}") + (_UNFINISHED if unfinished else b"") + b"\n"
 
 
 def _end(name: str) -> bytes:
-    return f"# END restart-guard {name}\n".encode()
+    return os.fsencode(f"# END restart-guard {name}\n")
 
 
 def _has_unfinished(content: bytes, name: str) -> bool:

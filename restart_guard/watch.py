@@ -34,7 +34,7 @@ from restart_guard.scribe import Scribe
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
-_SWEEP_S = 60.0
+_SWEEP_S = 120.0  # cron's ticks, if there are any, look each minute
 _SWEEP_BLIND_S = 1.0  # where the kernel does not tell of changes in folders
 _NOT_WELL_S = 5.0
 _AGAIN_FIRST_S = 0.01
@@ -151,7 +151,7 @@ class _Watch:
     def _sweep(self) -> None:
         """What cannot be missed for long: folders that are new, states that nobody told of, house-keeping."""
         self._folders.listen(one.lock.path.parent for one in self._targets.values())
-        # Those that run are waited for, and their pid locks listened to: no need to look at them each minute.
+        # Those that run are waited for, and their pid locks listened to: no need to look at them again.
         self._look([name for name in self._targets if name not in self._known])
         self._scribe.keep_house(list(self._targets.values()))
 

@@ -284,7 +284,7 @@ def as_user(directory: Path, uid: int, *commands: str) -> "subprocess.Popen[str]
     source = (
         "import os, sys\nfrom restart_guard import cli, target, journal\n"
         "from restart_guard.commands import start, restart, stop, status\n"
-        "import encodings.idna, sqlite3\n"
+        "import difflib, encodings.idna, ipaddress, sqlite3, traceback\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
         f"sys.exit(max(cli.run(['-c', {str(config)!r}, *words.split()]) for words in sys.argv[1:]))\n"
     )
