@@ -142,13 +142,13 @@ class Row(NamedTuple):
     detail: str
 
 
-def _say(table: dict[str, tuple[str, str]], word: str, language: Language, **values: object) -> str:
+def say(table: dict[str, tuple[str, str]], word: str, language: Language, **values: object) -> str:
     return table[word][language == "en"].format(**values)
 
 
 def reason(bad: Bad, language: Language) -> str:
     """What is wrong with a key, without its name."""
-    return _say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
+    return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
 
 
 def trouble(error: StoreError, server: str, language: Language) -> str:
@@ -156,7 +156,7 @@ def trouble(error: StoreError, server: str, language: Language) -> str:
     if error.code not in _TROUBLES:
         return f"{server}: {clip(str(error), 300)}"
     code = f" ({error.code})" if error.code.isupper() else ""
-    return f"{server} {_say(_TROUBLES, error.code, language, text=clip(str(error), 300))}{code}"
+    return f"{server} {say(_TROUBLES, error.code, language, text=clip(str(error), 300))}{code}"
 
 
 def summary(outcome: Outcome, language: Language) -> str:
@@ -165,9 +165,9 @@ def summary(outcome: Outcome, language: Language) -> str:
     if outcome.ok:
         word = "good_again" if count else "good"
         keys = _counted(outcome.reading.keys, "key", language)
-        return _say(_WORDS, word, language, keys=keys, took=took, attempts=_counted(count, "attempt", language))
+        return say(_WORDS, word, language, keys=keys, took=took, attempts=_counted(count, "attempt", language))
     done = "attempts_failed" if count else "not_attempted"
-    failed = _say(_WORDS, done, language, attempts=_counted(count, "attempt", language))
+    failed = say(_WORDS, done, language, attempts=_counted(count, "attempt", language))
     return what_is_wrong(outcome, language) + ("，" if language == "zh" else "; ") + failed
 
 
@@ -179,13 +179,13 @@ def what_is_wrong(outcome: Outcome, language: Language) -> str:
     first = reading.bad[0]
     example = f"{clip(first.key, 80)} {reason(first, language)}"
     keys = _counted(reading.keys, "key", language)
-    return _say(_WORDS, "bad_keys", language, total=reading.bad_total, keys=keys, example=example)
+    return say(_WORDS, "bad_keys", language, total=reading.bad_total, keys=keys, example=example)
 
 
 def attempt_text(attempt: Attempt, language: Language) -> str:
     """What a restart attempt did and how it went."""
     said = f": {attempt.said}" if attempt.said else ""
-    return _say(_ATTEMPTS, attempt.how, language, action=attempt.action, detail=attempt.detail) + said
+    return say(_ATTEMPTS, attempt.how, language, action=attempt.action, detail=attempt.detail) + said
 
 
 def _counted(count: int, noun: str, language: Language) -> str:
@@ -198,7 +198,7 @@ def row(outcome: Outcome, *, language: Language, log_path: str, at: datetime) ->
     return Row(
         run_id=outcome.run_id,
         ok=outcome.ok,
-        task_description=_say(_WORDS, "description", language, check=outcome.check),
+        task_description=say(_WORDS, "description", language, check=outcome.check),
         task_command=shlex.join(["restart-guard", "check-redis", outcome.check]),
         task_execution_time=at.strftime("%Y-%m-%d %H:%M:%S"),
         log_path=log_path,
@@ -218,37 +218,37 @@ def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Lang
     since = incident.opened_at.astimezone(at.tzinfo)
     lines = [
         head,
-        _say(_WORDS, "server", language, server=clip(outcome.server, _FIELD_LIMIT)),
-        _say(_WORDS, "when", language, at=moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
+        say(_WORDS, "server", language, server=clip(outcome.server, _FIELD_LIMIT)),
+        say(_WORDS, "when", language, at=moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
     ]
     if kind is not Notice.RECOVERED and incident.failures > 1:
-        lines.append(_say(_WORDS, "since", language, at=moment(since), failures=incident.failures))
+        lines.append(say(_WORDS, "since", language, at=moment(since), failures=incident.failures))
     number = "id" if kind is Notice.RECOVERED else "number"
-    tail = _say(_WORDS, number, language, id=incident.id, notices=incident.notices)
+    tail = say(_WORDS, number, language, id=incident.id, notices=incident.notices)
     return fit("\n".join(lines) + "\n", "".join(f"{line}\n" for line in _particulars(outcome, language)), tail)
 
 
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-    subject = _say(_WORDS, "subject", language, check=clip(outcome.check, 80))
+    subject = say(_WORDS, "subject", language, check=clip(outcome.check, 80))
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-        what = " " + _say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
+        what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(outcome, language), 400)
-    return f"{_say(_WORDS, kind.value, language)}{subject}{what} | {clip(outcome.host, 80)}"
+    return f"{say(_WORDS, kind.value, language)}{subject}{what} | {clip(outcome.host, 80)}"
 
 
 def _particulars(outcome: Outcome, language: Language) -> list[str]:
     """The part of an alert that may be long: the bad keys, then what each restart attempt did."""
     lines = []
     if outcome.reading.bad:
-        lines.append(_say(_WORDS, "keys", language))
+        lines.append(say(_WORDS, "keys", language))
         shown = outcome.reading.bad[:10]
         lines += [f"- {clip(bad.key, _FIELD_LIMIT)} {reason(bad, language)}" for bad in shown]
         if outcome.reading.bad_total > len(shown):
-            lines.append(_say(_WORDS, "more", language, total=outcome.reading.bad_total))
+            lines.append(say(_WORDS, "more", language, total=outcome.reading.bad_total))
     if outcome.attempts:
-        lines.append(_say(_WORDS, "tried", language))
+        lines.append(say(_WORDS, "tried", language))
         lines += [
             f"{number}. {clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)
         ]
@@ -259,16 +259,16 @@ def unrecorded(text: str, why: str, outcome: Outcome, language: Language) -> str
     """An alert's text with the news, in its first line already, that the journal could not keep the outcome."""
     head, _, rest = text.partition("\n")
     if outcome.ok:
-        head = _say(_WORDS, "journal_down", language, check=clip(outcome.check, 80), host=clip(outcome.host, 80))
+        head = say(_WORDS, "journal_down", language, check=clip(outcome.check, 80), host=clip(outcome.host, 80))
     else:
         what, separator, host = head.rpartition(" | ")
-        head = f"{what} | {_say(_WORDS, 'unrecorded', language)}{separator}{host}"
-    return fit(f"{head}\n{_say(_WORDS, 'why', language, why=clip(why, 300))}\n", rest, "")
+        head = f"{what} | {say(_WORDS, 'unrecorded', language)}{separator}{host}"
+    return fit(f"{head}\n{say(_WORDS, 'why', language, why=clip(why, 300))}\n", rest, "")
 
 
 def test_alert(host: str, at: datetime, language: Language) -> str:
-    head = f"{_say(_WORDS, 'test', language)}restart-guard | {host}"
-    return fit(f"{head}\n", _say(_WORDS, "test_body", language), f"\n{moment(at)}")
+    head = f"{say(_WORDS, 'test', language)}restart-guard | {host}"
+    return fit(f"{head}\n", say(_WORDS, "test_body", language), f"\n{moment(at)}")
 
 
 def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:

@@ -59,6 +59,7 @@ def remembered(target: Guarded) -> Record:
 
 
 def dead(target: Guarded, record: Record) -> Seen:
+    """What one that does not live is: stopped, dead, or waiting for its next try."""
     wait = backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
     if state is not State.BACKOFF:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from restart_guard.freshness import span
 from restart_guard.incident import Incident, Notice
-from restart_guard.messages import Language, clip, fit, moment
+from restart_guard.messages import Language, clip, fit, moment, say
 
 _WORDS: dict[str, tuple[str, str]] = {
     "first": (
@@ -23,10 +23,6 @@ _WORDS: dict[str, tuple[str, str]] = {
 }
 
 
-def _say(word: str, language: Language, **values: object) -> str:
-    return _WORDS[word][language == "en"].format(**values)
-
-
 class CrashLoop(NamedTuple):
     """A target that keeps dying: ``relaunches`` in a row, ``why`` the last one ended; ``log`` may be empty."""
 
@@ -38,16 +34,20 @@ class CrashLoop(NamedTuple):
 
 def keeps_dying(loop: CrashLoop, incident: Incident, *, language: Language, host: str, at: datetime) -> str:
     """The text of the alert; ``at`` is local and aware."""
-    head = _say(Notice.FIRST.value, language, target=clip(loop.target, 80), count=loop.relaunches, host=clip(host, 80))
-    lines = [head, _say("when", language, at=moment(at))]
-    lines += [_say("log", language, log=clip(loop.log, 200))] if loop.log else []
-    tail = _say("id", language, id=incident.id)
-    return fit("\n".join(lines) + "\n", _say("why", language, why=clip(loop.why, 600)) + "\n", tail)
+    head = say(
+        _WORDS, Notice.FIRST.value, language, target=clip(loop.target, 80), count=loop.relaunches, host=clip(host, 80)
+    )
+    lines = [head, say(_WORDS, "when", language, at=moment(at))]
+    lines += [say(_WORDS, "log", language, log=clip(loop.log, 200))] if loop.log else []
+    tail = say(_WORDS, "id", language, id=incident.id)
+    return fit("\n".join(lines) + "\n", say(_WORDS, "why", language, why=clip(loop.why, 600)) + "\n", tail)
 
 
 def well_again(target: str, incident: Incident, *, uptime_s: float, language: Language, host: str, at: datetime) -> str:
     """The text that ends an incident."""
     lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
     words = {"target": clip(target, 80), "uptime": span(uptime_s), "lasted": lasted, "host": clip(host, 80)}
-    head = _say(Notice.RECOVERED.value, language, **words)
-    return fit(f"{head}\n{_say('when', language, at=moment(at))}\n", "", _say("id", language, id=incident.id))
+    head = say(_WORDS, Notice.RECOVERED.value, language, **words)
+    return fit(
+        f"{head}\n{say(_WORDS, 'when', language, at=moment(at))}\n", "", say(_WORDS, "id", language, id=incident.id)
+    )

@@ -221,7 +221,7 @@ def in_a_namespace(directory: Path, script: str) -> Done:
     mounts = "mount -t tmpfs -o mode=1730,gid=crontab t /var/spool/cron/crontabs && mount -t tmpfs t /run && "
     command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", mounts + script]
     environ = {"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, check=False, timeout=110)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
