@@ -28,9 +28,9 @@ COMMANDS = {
     "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
     "deliver": ("deliver", "Try to deliver rows and alerts that are pending."),
     "history": ("history", "Show what happened, newest first."),
-    "install-timer": ("install_timer", "Let cron run the tick and the weekly check."),
-    "uninstall-timer": ("uninstall_timer", "Take our lines out of the crontab."),
-    "doctor": ("doctor", "Look at config, permissions, Redis, MySQL and WeCom, and say what to do."),
+    "install-timer": ("install_timer", "Let cron or systemd run the tick and the weekly check."),
+    "uninstall-timer": ("uninstall_timer", "Take what install-timer wrote out again."),
+    "doctor": ("doctor", "Look at config, permissions, Redis, MySQL, WeCom and timer, and say what to do."),
     "init-db": ("init_db", "Make the MySQL table task_monitor."),
     "demo": ("demo", "Show the whole job on an embedded Redis, without any config."),
 }

@@ -1,6 +1,7 @@
 """The user's crontab, by crontab(1): read, replaced as a whole, read again."""
 
 import os
+import shutil
 import subprocess
 
 from restart_guard.errors import GuardError
@@ -8,6 +9,11 @@ from restart_guard.errors import GuardError
 _TIMEOUT_S = 30.0
 # Debian's cron and cronie say the first, busybox the second. Any other failure is never read as an empty crontab.
 _NONE_THERE = (b"no crontab for ", b"No such file or directory")
+
+
+def exists() -> bool:
+    """Whether this host has a crontab(1) at all."""
+    return shutil.which("crontab") is not None
 
 
 def read() -> bytes:

@@ -4,13 +4,22 @@ A crontab is bytes: comments in Latin-1, tabs and odd spacing are somebody's, an
 """
 
 import os
+import re
 from collections.abc import Sequence
 
 from restart_guard.errors import GuardError
+from restart_guard.jobs import Job
 
 LONGEST = 990
 """Bytes of a line: Debian's cron takes 998 for the command."""
 
+_ASSIGNMENT = re.compile(r"""\s*("[^"]*"|'[^']*'|[A-Za-z_]\w*)\s*=(.*)""")
+_BITES = {
+    "CRON_TZ": "cronie runs its lines by that zone's clock",
+    "RANDOM_DELAY": "cronie runs its lines up to so many minutes later",
+    "HOME": "the default state_dir lies elsewhere for cron than for you",
+    "XDG_STATE_HOME": "the default state_dir lies elsewhere for cron than for you",
+}
 _UNFINISHED = b" (after a line without an end)"
 
 
@@ -25,11 +34,18 @@ def quoted(word: str) -> str:
     return f"'{inside}'"
 
 
+def line(job: Job, *, schedule: str, user: str = "") -> str:
+    """A job as a line of a crontab; those of /etc/cron.d name the user. Raises GuardError."""
+    fields = [schedule, user] if user else [schedule]
+    command = " ".join(map(quoted, job.words))
+    found = " ".join([*fields, command, ">>", quoted(str(job.log)), "2>>", quoted(str(job.errors))])
+    if len(os.fsencode(found)) > LONGEST:
+        raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {found}")
+    return found
+
+
 def with_block(content: bytes, name: str, lines: Sequence[str]) -> bytes:
     """The crontab with our block of that name, in its place or at the end. Raises GuardError."""
-    for line in lines:
-        if len(os.fsencode(line)) > LONGEST:
-            raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {line}")
     before, after = _around(content, name)
     body = b"".join(os.fsencode(line) + b"\n" for line in lines)
     if after is None:
@@ -46,6 +62,32 @@ def without_block(content: bytes, name: str) -> bytes:
         return content
     # A line that had no end needs one now, when something has come after our block.
     return before[:-1] if _has_unfinished(content, name) and not after else before + after
+
+
+def beside_block(content: bytes, name: str) -> tuple[list[str], list[str]]:
+    """The lines above and below our block; all are above without one. Raises GuardError."""
+    before, after = _around(content, name)
+    return os.fsdecode(before).splitlines(), os.fsdecode(after or b"").splitlines()
+
+
+def bites(above: Sequence[str]) -> list[str]:
+    """The assignments above our block that act on its lines in a way that nobody will have meant (crontab(5))."""
+    found = {}
+    for one in above:
+        assigned = _ASSIGNMENT.match(one)
+        if assigned:
+            name, value = (part.strip().strip("\"'") for part in assigned.groups())
+            found[name] = value
+    told = []
+    for name, value in found.items():
+        shell = value.rpartition("/")[2]
+        if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
+            told.append(f"SHELL={value} above our block: its lines are written for sh")
+        elif name in ("CRON_TZ", "RANDOM_DELAY", "HOME", "XDG_STATE_HOME"):
+            told.append(f"{name}={value} above our block: {_BITES[name]}")
+        elif name == "PATH" and not {"/bin", "/usr/bin"} <= set(value.split(":")):
+            told.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
+    return told
 
 
 def lines_of(content: bytes, name: str) -> list[str] | None:

@@ -3,16 +3,15 @@ unless a test alert is asked for; a robot has no call that would not be a messag
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
-from enum import StrEnum
+from collections.abc import Iterator
+from datetime import timedelta
 from itertools import islice
-from typing import NamedTuple
 
 from cronsim import CronSim, CronSimError
 
-from restart_guard import clock, delivery, messages, mysql_store, redis_client, timer, wecom
-from restart_guard.errors import DeliveryError, GuardError, JournalError, SecretError, StoreError
+from restart_guard import clock, delivery, messages, mysql_store, redis_client, timer_findings, wecom
+from restart_guard.errors import DeliveryError, JournalError, SecretError, StoreError
+from restart_guard.findings import Finding, Level
 from restart_guard.freshness import least_left, span
 from restart_guard.journal import Journal
 from restart_guard.schedule import local_zone
@@ -20,25 +19,7 @@ from restart_guard.settings import Check, Config, Timer
 from restart_guard.values import Secret
 
 _CLOCK_TOLERANCE_S = 2.0
-_TICK_LATE_S = 180.0
 _FREE_BYTES = 50 * 2**20
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at; ``advice`` is empty when all is well."""
-
-    level: Level
-    what: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.level:<5} {self.what}" + (f" → {self.advice}" if self.advice else "")
 
 
 def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
@@ -49,7 +30,7 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     yield from _redis(config)
     for name, check in config.checks.items():
         yield from _ttl(config, name, check)
-    yield from _timer(config)
+    yield from timer_findings.look(config)
     yield from _mysql(config)
     yield from _wecom(config)
     if send_test_alert:
@@ -64,37 +45,6 @@ def _config(config: Config) -> Iterator[Finding]:
         yield Finding(Level.WARN, what, advice)
     if not config.checks:
         yield Finding(Level.WARN, "no check is configured", "add [checks.NAME] with keys")
-
-
-def _timer(config: Config) -> Iterator[Finding]:
-    """Whether cron has our lines, and whether it runs them: that nothing was to do must not look like that."""
-    try:
-        found = timer.installed(config)
-    except GuardError as error:
-        yield Finding(Level.WARN, f"timer: {error}", "restart-guard install-timer --backend print shows the lines")
-        return
-    if found is None:
-        yield Finding(Level.WARN, "timer: the crontab has no block of this config", "restart-guard install-timer")
-    elif not timer.is_current(config, found):
-        yield Finding(Level.WARN, "timer: the block in the crontab is not what it would be now", "install-timer again")
-    else:
-        yield _ticks(config, len(found))
-
-
-def _ticks(config: Config, count: int) -> Finding:
-    what = f"timer: {count} lines in the crontab"
-    try:
-        journal = Journal.open_to_read(config.state_dir)
-        last = journal.recall("tick") if journal is not None else None
-    except JournalError:
-        return Finding(Level.OK, what)  # which is told of elsewhere
-    if last is None:
-        return Finding(Level.WARN, f"{what}; the tick never ran", "wait a minute, then see whether cron is running")
-    ago = (clock.now() - datetime.fromisoformat(last)).total_seconds()
-    if ago > _TICK_LATE_S:
-        advice = "see whether cron is running, and crontab_error.log"
-        return Finding(Level.WARN, f"{what}; the last tick was {span(ago)} ago", advice)
-    return Finding(Level.OK, f"{what}, the last tick {span(max(0.0, ago))} ago")
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
@@ -299,8 +249,3 @@ def _test_alert(config: Config) -> Iterator[Finding]:
             )
         else:
             yield Finding(Level.FAIL, f"{tally.destination}: {' '.join(tally.said)}", "see [wecom] in the config")
-
-
-def shown(finding: Finding) -> Mapping[str, str]:
-    """The object of ``doctor --json``."""
-    return {"status": finding.level.value, "what": finding.what, "advice": finding.advice}

@@ -28,7 +28,16 @@ def local_zone() -> tzinfo:
 
 def last_slot(schedule: str, *, option: str, now: datetime) -> datetime:
     """The last moment up to now that the schedule names, in the host's zone. Raises ConfigError."""
+    return _slot(schedule, option, now, reverse=True)
+
+
+def next_slot(schedule: str, *, option: str, now: datetime) -> datetime:
+    """The next moment that the schedule names, in the host's zone. Raises ConfigError."""
+    return _slot(schedule, option, now, reverse=False)
+
+
+def _slot(schedule: str, option: str, now: datetime, *, reverse: bool) -> datetime:
     try:
-        return next(CronSim(schedule, now.astimezone(local_zone()), reverse=True))
+        return next(CronSim(schedule, now.astimezone(local_zone()), reverse=reverse))
     except (CronSimError, StopIteration) as error:
         raise ConfigError(f"{option}: expected five cron fields that name a moment, was {schedule}.") from error

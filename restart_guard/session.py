@@ -71,21 +71,25 @@ def duration(_context: click.Context, parameter: click.Parameter, value: str | N
         raise click.BadParameter(f"expected {Duration.wanted}, was {value}", param=parameter) from error
 
 
-def change_crontab(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bool, same: str) -> None:
+def change_timer(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bool, same: str) -> None:
     """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
-    if plan.new == plan.old:
+    if not plan.changes:
         session.terminal.result(same)
         return
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not yes
     if dry_run or asks:
         for line in plan.diff:
             session.terminal.report(line)
+    module = importlib.import_module("restart_guard.timer")
+    for note in module.notes(session.config, plan):
+        session.terminal.note(note)
     if dry_run:
         return
     if asks:
-        click.confirm("Change the crontab so?", abort=True, default=True)
-    saved = importlib.import_module("restart_guard.timer").carry_out(session.config, plan)
-    session.terminal.result(f"The crontab is changed; the old one is saved as {saved}.")
+        click.confirm(f"Change {plan.where} so?", abort=True, default=True)
+    saved = module.carry_out(session.config, plan)
+    old = f"; the old one is saved as {saved}" if saved else ""
+    session.terminal.result(f"Changed: {plan.where}{old}.")
 
 
 pass_session = click.make_pass_decorator(Session)

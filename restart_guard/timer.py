@@ -1,93 +1,180 @@
-"""The lines that cron runs for a config, and our block in the user's crontab."""
+"""What has our jobs run: a block in the user's crontab, a file in /etc/cron.d or systemd units; planned, then done."""
 
 import difflib
 import os
 import re
-import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from restart_guard import clock, crontab
+from restart_guard import clock, crontab, systemd
 from restart_guard.config import default_state_dir
-from restart_guard.crontab_block import lines_of, quoted, with_block, without_block
+from restart_guard.crontab_block import beside_block, bites, line, lines_of, with_block, without_block
 from restart_guard.errors import GuardError, UsageError
+from restart_guard.jobs import Job, jobs, log_dir
 from restart_guard.lock import held
-from restart_guard.settings import Config, Timer
+from restart_guard.settings import Config
+from restart_guard.systemd_unit import units
 
-_CATCH_UP = "23 * * * *"
-_SBIN = Path(__file__).resolve().parent.parent / "sbin"
+BACKENDS = ("cron", "cron.d", "systemd")
+_CRON_D = Path("/etc/cron.d")
 _MACHINE_ID = Path("/etc/machine-id")
+_LEAST_DELAY_S = 60.0
 
 
-class Plan(NamedTuple):
-    """A crontab as it is and as it would be. ``name`` is our block's."""
+class Change(NamedTuple):
+    """A file, or the user's crontab (None), as it is and as it would be; without content it is not there."""
 
-    name: str
+    path: Path | None
     old: bytes
     new: bytes
 
+
+class Plan(NamedTuple):
+    """What would change, and which of systemd's units to start or to stop by name."""
+
+    changes: list[Change]
+    start: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+
     @property
     def diff(self) -> list[str]:
-        """The change, as diff -u shows it, without the names of files."""
-        old, new = (side.decode(errors="replace").splitlines() for side in (self.old, self.new))
-        return list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]
+        """The changes, as diff -u shows them; those of the crontab without the names of files."""
+        found: list[str] = []
+        for path, *sides in self.changes:
+            old, new = (side.decode(errors="replace").splitlines() for side in sides)
+            shown = list(difflib.unified_diff(old, new, str(path), str(path), lineterm="", n=1))
+            found += shown[2:] if path is None else shown
+        return found
+
+    @property
+    def where(self) -> str:
+        return ", ".join("the crontab" if change.path is None else str(change.path) for change in self.changes)
 
 
-def lines(config: Config, *, watch: bool, random_delay_s: float) -> list[str]:
-    """What cron runs: the tick, with ``watch`` also one watch a minute, the weekly check and its hourly catch-up.
+def crontab_lines(config: Config, *, watch: bool, random_delay_s: float, user: str = "") -> list[str]:
+    """The jobs as lines of a crontab. Raises GuardError."""
+    return [line(job, schedule=_delayed(config, job, random_delay_s), user=user) for job in jobs(config, watch=watch)]
 
-    Every path is absolute, since a job of cron's has next to no environment. Raises GuardError.
+
+def _delayed(config: Config, job: Job, most_s: float) -> str:
+    """The weekly job's schedule, later by a part of ``most_s`` that stays the same on a host. Raises UsageError."""
+    if not job.weekly or not most_s:
+        return job.schedule
+    fields = job.schedule.split()
+    if not (fields[0].isdecimal() and fields[1].isdecimal()):
+        raise UsageError(f"--random-delay needs a fixed minute and hour; timer.check_redis is {job.schedule}.")
+    machine = _MACHINE_ID.read_bytes() if _MACHINE_ID.exists() else os.uname().nodename.encode()
+    chosen = zlib.crc32(machine + os.fsencode(config.path)) % (int(most_s // 60) + 1)
+    minute = int(fields[1]) * 60 + int(fields[0]) + chosen
+    if minute >= 24 * 60:
+        raise UsageError(f"--random-delay would move {job.schedule} to another day.")
+    return " ".join([str(minute % 60), str(minute // 60), *fields[2:]])
+
+
+def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
+    """Raises GuardError: for a crontab that cannot be read or is damaged, and when another backend has our jobs."""
+    if 0 < random_delay_s < _LEAST_DELAY_S:
+        raise UsageError("--random-delay: expected at least 1m, since cron counts in minutes.")
+    for other in BACKENDS:
+        if other != backend and _is_there(config, other):
+            raise GuardError(
+                f"The timer is installed by --backend {other} already: restart-guard uninstall-timer first."
+            )
+    if backend == "cron":
+        old = crontab.read()
+        lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s)
+        return _changed([Change(None, old, with_block(old, block_name(config), lines))])
+    _require_own(config, backend)
+    if backend == "cron.d":
+        lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s, user="root")
+        text = "\n".join([f"# restart-guard {block_name(config)}; see restart-guard install-timer", *lines, ""])
+        return _changed([_replaced(cron_d_file(config), os.fsencode(text))])
+    systemd.require()
+    wanted = _units(config, watch=watch, random_delay_s=random_delay_s)
+    folder, there = systemd.folder(os.environ), set(_unit_files(config))
+    changes = [_replaced(folder / name, os.fsencode(text)) for name, text in wanted.items()]
+    gone = sorted(there - {change.path for change in changes if change.path})
+    changes += [_replaced(path, b"") for path in gone]
+    start = tuple(name for name, text in wanted.items() if "[Install]" in text)
+    return _changed(
+        changes, start, tuple(path.name for path in gone if path.suffix == ".timer" or "watch" in path.name)
+    )
+
+
+def plan_uninstall(config: Config) -> Plan:
+    """Everything of ours, whatever has it. Raises GuardError when the crontab cannot be read or is damaged."""
+    changes = []
+    files = [path for path in (cron_d_file(config), *_unit_files(config)) if path.exists()]
+    if crontab.exists() or not files:
+        old = crontab.read()
+        changes.append(Change(None, old, without_block(old, block_name(config))))
+    changes += [_replaced(path, b"") for path in files]
+    enabled = [path.name for path in files if path.suffix == ".timer" or path.name.endswith("-watch.service")]
+    return _changed(changes, (), tuple(enabled))
+
+
+def _changed(changes: Iterable[Change], start: tuple[str, ...] = (), stop: tuple[str, ...] = ()) -> Plan:
+    return Plan([change for change in changes if change.new != change.old], start, stop)
+
+
+def _replaced(path: Path, new: bytes) -> Change:
+    try:
+        return Change(path, path.read_bytes() if path.exists() else b"", new)
+    except OSError as error:
+        raise GuardError(f"{path} cannot be read: {error.strerror}; nothing was changed.") from error
+
+
+def _require_own(config: Config, backend: str) -> None:
+    """What root runs must be root's: whoever can write a config can have it run anything."""
+    if backend == "cron.d" and os.geteuid() != 0:
+        raise GuardError("Only root can write to /etc/cron.d; --backend cron needs no root.")
+    if os.geteuid() == 0 and config.path.stat().st_uid != 0:
+        raise GuardError(
+            f"{config.path} belongs to another user, and root would run what it says: install the timer as that user, "
+            "or give the config to root (targets may have a user of their own)."
+        )
+
+
+def installed(config: Config) -> dict[str, list[str]]:
+    """The backends that have our jobs, each with its lines: of the crontab, or the unit files' names.
+
+    Raises GuardError when the crontab cannot be read or is damaged.
     """
-    timer = config.timer or Timer()
-    found = [_line(timer.restart, _command(config, "restart"), config, "restart.log")]
-    if watch and config.targets:
-        found.append(_line("* * * * *", _command(config, "watch", "--wait", "--for", "1m"), config, "watch.log"))
-    if config.checks:
-        schedule = _delayed(timer.check_redis, random_delay_s, config.path)
-        found.append(_line(schedule, _check_command(config), config, "get_redis_data.log"))
-        found.append(_line(_CATCH_UP, _command(config, "check-redis", "--if-due"), config, "get_redis_data.log"))
+    found = {}
+    block = lines_of(crontab.read(), block_name(config)) if crontab.exists() else None
+    if block is not None:
+        found["cron"] = block
+    if cron_d_file(config).exists():
+        found["cron.d"] = os.fsdecode(cron_d_file(config).read_bytes()).splitlines()[1:]
+    files = _unit_files(config)
+    if files:
+        found["systemd"] = [path.name for path in files]
     return found
 
 
-def log_dir(config: Config) -> Path:
-    return config.timer.log_dir if config.timer and config.timer.log_dir else config.state_dir / "logs"
+def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
+    """Whether this is what would be written now; a delay of the check, which the config does not know, is nobody's
+    mistake."""
+    watch = any(" watch " in one or "-watch." in one for one in found)
+    if backend == "systemd":
+        folder = systemd.folder(os.environ)
+        wanted = {folder / name: text for name, text in _units(config, watch=watch, random_delay_s=0).items()}
+        return {path: _without_delay(path.read_text()) for path in _unit_files(config)} == wanted
+    user = "root" if backend == "cron.d" else ""
+    lines = crontab_lines(config, watch=watch, random_delay_s=0, user=user)
+    return [one.split()[5:] for one in found] == [one.split()[5:] for one in lines]
 
 
-def _line(schedule: str, words: Sequence[str], config: Config, log: str) -> str:
-    command = " ".join(map(quoted, words))
-    out, err = (quoted(str(log_dir(config) / name)) for name in (log, "crontab_error.log"))
-    return f"{' '.join(schedule.split())} {command} >> {out} 2>> {err}"
+def _without_delay(text: str) -> str:
+    return re.sub(r"^(?:RandomizedDelaySec|FixedRandomDelay)=.*\n", "", text, flags=re.MULTILINE)
 
 
-def _command(config: Config, *words: str) -> list[str]:
-    """The command as this interpreter has it; a venv's link to it must not be resolved, or it leaves the venv."""
-    script = Path(sys.executable).with_name("restart-guard")
-    program = [str(script)] if script.exists() else [sys.executable, "-m", "restart_guard"]
-    return [*program, "-c", str(config.path), *words]
-
-
-def _check_command(config: Config) -> list[str]:
-    """In a checkout with its own config.toml the script that operators know, else the command."""
-    script = _SBIN / "restart_get_redis.sh"
-    if script.exists() and config.path == _SBIN.parent / "config.toml":
-        return [str(script)]
-    return _command(config, "check-redis")
-
-
-def _delayed(schedule: str, most_s: float, path: Path) -> str:
-    """The schedule later by a part of ``most_s`` that is always the same on this host. Raises UsageError."""
-    if most_s < 60:
-        return schedule
-    fields = schedule.split()
-    if not (fields[0].isdecimal() and fields[1].isdecimal()):
-        raise UsageError(f"--random-delay needs a fixed minute and hour; timer.check_redis is {schedule}.")
-    machine = _MACHINE_ID.read_bytes() if _MACHINE_ID.exists() else os.uname().nodename.encode()
-    minute = int(fields[1]) * 60 + int(fields[0]) + zlib.crc32(machine + os.fsencode(path)) % (int(most_s // 60) + 1)
-    if minute >= 24 * 60:
-        raise UsageError(f"--random-delay would move {schedule} to another day.")
-    return " ".join([str(minute % 60), str(minute // 60), *fields[2:]])
+def _is_there(config: Config, backend: str) -> bool:
+    if backend == "cron":
+        return crontab.exists() and lines_of(crontab.read(), block_name(config)) is not None
+    return cron_d_file(config).exists() if backend == "cron.d" else bool(_unit_files(config))
 
 
 def block_name(config: Config) -> str:
@@ -95,40 +182,80 @@ def block_name(config: Config) -> str:
     return re.sub(r"\s", " ", str(config.path))
 
 
-def plan_install(config: Config, *, watch: bool = False, random_delay_s: float = 0.0) -> Plan:
-    """Raises GuardError when the crontab cannot be read or is damaged."""
-    name, old = block_name(config), crontab.read()
-    return Plan(name, old, with_block(old, name, lines(config, watch=watch, random_delay_s=random_delay_s)))
+def _slug(config: Config) -> str:
+    """The same for file names, of which Debian's cron takes only letters, digits, _ and -."""
+    return f"restart-guard-{zlib.crc32(os.fsencode(config.path)):08x}"
 
 
-def installed(config: Config) -> list[str] | None:
-    """The lines of our block, None without one. Raises GuardError when the crontab cannot be read or is damaged."""
-    return lines_of(crontab.read(), block_name(config))
+def cron_d_file(config: Config) -> Path:
+    return _CRON_D / _slug(config)
 
 
-def is_current(config: Config, found: Sequence[str]) -> bool:
-    """Whether these are the lines that would be written now; a delay of the check, which the config does not know, is
-    nobody's mistake."""
-    watch = any(" watch " in line for line in found)
-    wanted = lines(config, watch=watch, random_delay_s=0)
-    return [line.split()[5:] for line in found] == [line.split()[5:] for line in wanted]
+def _unit_files(config: Config) -> list[Path]:
+    """Those of this config that are there."""
+    return sorted(systemd.folder(os.environ).glob(f"{_slug(config)}-*.*"))
 
 
-def plan_uninstall(config: Config) -> Plan:
-    """Raises GuardError when the crontab cannot be read or is damaged."""
-    name, old = block_name(config), crontab.read()
-    return Plan(name, old, without_block(old, name))
+def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, str]:
+    """File names and contents. There is no catch-up: a timer that is persistent makes up for what was missed."""
+    found: dict[str, str] = {}
+    for job in jobs(config, watch=watch):
+        if job.name != "catch-up":
+            found |= units(
+                job,
+                f"{_slug(config)}-{job.name}",
+                title=block_name(config),
+                user_manager=os.geteuid() != 0,
+                random_delay_s=random_delay_s,
+            )
+    return found
 
 
-def carry_out(config: Config, plan: Plan) -> Path:
-    """Put the new crontab in place, with the folder of its logs; where the old one was saved. Raises GuardError."""
-    saved = config.state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
-    with held(default_state_dir(os.environ), ["crontab"], what="A change of the crontab", wait=True):
+def notes(config: Config, plan: Plan) -> list[str]:
+    """What whoever installs this should know besides."""
+    found = []
+    for path, _, new in plan.changes:
+        if path is None and lines_of(new, block_name(config)) is not None:
+            found += bites(beside_block(new, block_name(config))[0])
+    if plan.start and not systemd.runs_here():
+        found.append("systemd does not run here: the units are enabled and start with the next boot.")
+    elif plan.start and not systemd.lingers():
+        found.append(": ".join(systemd.NO_LINGER))
+    return found
+
+
+def carry_out(config: Config, plan: Plan) -> Path | None:
+    """Make the changes, and the folder of the logs; where the old crontab was saved. Raises GuardError."""
+    saved = None
+    with held(default_state_dir(os.environ), ["crontab"], what="A change of the timer", wait=True):
+        if plan.stop:
+            systemd.disable(plan.stop)
         try:
             log_dir(config).mkdir(parents=True, exist_ok=True)
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            saved.write_bytes(plan.old)
+            for path, old, new in plan.changes:
+                if path is not None:
+                    _write(path, new)
+                    continue
+                saved = config.state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
+                saved.write_bytes(old)
+                crontab.replace(old, new)
         except OSError as error:
-            raise GuardError(f"{error.filename} cannot be written ({error.strerror}); nothing was changed.") from error
-        crontab.replace(plan.old, plan.new)
+            raise GuardError(f"{error.filename} cannot be written: {error.strerror}.") from error
+        if plan.start:
+            systemd.enable(plan.start)
+        elif plan.stop:
+            systemd.forget()
     return saved
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The file with this content, at once; without any it goes. Neither cron nor systemd reads the name in between."""
+    if not content:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content)
+    new.chmod(0o644)
+    new.replace(path)

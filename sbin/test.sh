@@ -12,6 +12,8 @@ need redis-sentinel redis-sentinel
 need mariadbd mariadb-server
 need mariadb-install-db mariadb-server
 need cron cron
+need faketime faketime
+need systemd-analyze systemd
 need openssl openssl
 need sqlite3 sqlite3
 if [ -n "$missing" ]; then

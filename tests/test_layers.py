@@ -12,8 +12,8 @@ RANKS = [
     ["errors", "clock", "beside"],
     ["values"],
     ["settings", "identity", "template"],
-    ["config_rules", "crontab_block", "outcome", "backoff", "incident", "pulse", "lifecycle"],
-    ["config", "freshness", "schedule"],
+    ["config_rules", "jobs", "outcome", "backoff", "incident", "pulse", "lifecycle"],
+    ["config", "freshness", "schedule", "crontab_block", "systemd_unit", "findings"],
     ["messages"],
     ["target_messages"],
     [
@@ -27,6 +27,7 @@ RANKS = [
         "mysql_table",
         "wecom",
         "crontab",
+        "systemd",
     ],
     ["host", "pidlock", "journal", "redis_store", "mysql_store"],
     ["process", "delivery"],
@@ -35,6 +36,7 @@ RANKS = [
     ["launch"],
     ["target"],
     ["recovery", "health", "target_events", "timer"],
+    ["timer_findings"],
     ["check", "guard", "demo", "doctor"],
     ["scribe"],
     ["watch"],
@@ -48,7 +50,7 @@ RANKS = [
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 PURE = {
     *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
-    *("template", "crontab_block", "pulse", "freshness", "messages", "target_messages"),
+    *("template", "crontab_block", "systemd_unit", "findings", "pulse", "freshness", "messages", "target_messages"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

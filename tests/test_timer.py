@@ -1,18 +1,25 @@
 """The timer: our block in a crontab, by a fake crontab(1), by the real one, and run by a real cron daemon."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from cronsim import CronSim, CronSimError
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restart_guard.crontab_block import LONGEST, lines_of, quoted, with_block, without_block
+from restart_guard.crontab_block import LONGEST, bites, line, lines_of, quoted, with_block, without_block
 from restart_guard.errors import GuardError
-from tests.conftest import Done, Guard, job
+from restart_guard.jobs import Job
+from restart_guard.systemd_unit import on_calendar, units
+from tests.conftest import Database, Done, Guard, job
 from tests.servers import RedisServer, find_program
 from tests.services import Service
 
@@ -89,7 +96,7 @@ def test_a_damaged_crontab_is_refused(content: bytes, told: str) -> None:
 
 def test_lines_that_cron_cannot_take_are_refused() -> None:
     with pytest.raises(GuardError, match="too long"):
-        with_block(b"", NAME, ["x" * (LONGEST + 1)])
+        line(Job("tick", "* * * * *", ("x" * LONGEST,), Path("/log"), Path("/log")), schedule="* * * * *")
     for path in ("a\nb", "a\\b", "a\0b"):
         with pytest.raises(GuardError, match="cannot hold this path"):
             quoted(path)
@@ -148,23 +155,56 @@ def test_the_timer_comes_and_goes(cron: Cron) -> None:
     assert cron("uninstall-timer").out.endswith("There is no timer.\n")
 
 
+def findings(cron: Cron, **environ: str) -> dict[str, str]:
+    """What doctor says of the timer: each finding and its level."""
+    found = cron("doctor", "--json", environ=environ).json
+    about = ("timer: ", "check a: ")
+    return {one["what"].removeprefix("timer: "): one["status"] for one in found if one["what"].startswith(about)}
+
+
 def test_doctor_knows_the_timer(cron: Cron) -> None:
-    """No block, never a tick, a tick, a late tick, a block of another config: each told, with what to do."""
-
-    def told(environ: dict[str, str] | None = None) -> str:
-        out = cron("doctor", environ=environ or {}).out
-        return next(line for line in out.splitlines() if "timer: " in line)
-
-    assert told().endswith("the crontab has no block of this config → restart-guard install-timer")
+    """No block, never a tick, a tick, a late tick, a block of another config: each told."""
+    assert findings(cron)["the crontab has no block of this config"] == "warn"
     cron("install-timer")
-    assert told().startswith("warn  timer: 3 lines in the crontab; the tick never ran")
+    assert findings(cron)["3 lines in the crontab; the tick never ran"] == "warn"
     cron("restart")
-    assert told().startswith("ok    timer: 3 lines in the crontab, the last tick ")
+    assert [level for what, level in findings(cron).items() if "crontab, the last tick " in what] == ["ok"]
     later = {"PYTHONPATH": str(Path(__file__).parent / "programs"), "RG_CLOCK_SHIFT": "3600"}
-    assert "the last tick was 1h ago" in told(later).replace("1h0s", "1h")[:70]
+    assert any(what.startswith("3 lines in the crontab; the last tick was 1h") for what in findings(cron, **later))
     cron.configure(cron.config.read_text().partition("\n")[2].replace('"logs"', '"elsewhere"'))
-    assert told().endswith("not what it would be now → install-timer again")
-    assert "crontab -l failed" in told({"RG_TROUBLE": "fail"})
+    found = findings(cron)
+    assert found["what cron has is not what it would be now"] == "warn"
+    assert found[f"the log folder {cron.directory}/elsewhere is not there or not writable, so that no job can start"]
+    assert any("crontab -l failed" in what for what in findings(cron, RG_TROUBLE="fail"))
+
+
+def test_doctor_sees_what_keeps_our_lines_from_running(cron: Cron) -> None:
+    """Assignments above the block, our command outside of it, an interpreter that is gone; never ran, ran, due."""
+    assert cron("install-timer").code == 0
+    assert any(what.startswith("check a: never ran, next due ") for what in findings(cron))
+    assert cron("check-redis").code == 1
+    assert any(what.startswith("check a: ran last ") and "(failure), next due" in what for what in findings(cron))
+    text = cron.crontab.read_text()
+    (tick,) = [one for one in text.splitlines() if " restart >> " in one]
+    cron.crontab.write_text(f"SHELL=/usr/bin/fish\nCRON_TZ=Europe/Berlin\n{tick}\n{text}")
+    found = findings(cron)
+    assert found["SHELL=/usr/bin/fish above our block: its lines are written for sh"] == "warn"
+    assert found["CRON_TZ=Europe/Berlin above our block: cronie runs its lines by that zone's clock"] == "warn"
+    assert found[f"outside of our block there is also: {tick}"] == "warn"
+    cron.crontab.write_text(text.replace(sys.executable.rpartition("/")[0], "/gone/bin"))
+    assert findings(cron)["/gone/bin/restart-guard cannot be run"] == "fail"
+
+
+def test_assignments_that_bite() -> None:
+    """The last one of a name counts; what is harmless is not told of."""
+    assert (
+        bites(["SHELL=/bin/sh", "MAILTO=me", "PATH=/usr/local/bin:/usr/bin:/bin", "# CRON_TZ=UTC", "1 2 * * * A=b x"])
+        == []
+    )
+    assert bites(["SHELL=/usr/bin/fish", "SHELL = '/bin/bash'"]) == []
+    assert [told.partition("=")[0] for told in bites(["PATH=$HOME/bin", '"HOME"=/x', "RANDOM_DELAY=30"])] == [
+        "PATH", "HOME", "RANDOM_DELAY",
+    ]  # fmt: skip
 
 
 def test_an_empty_crontab_is_gone_again(cron: Cron) -> None:
@@ -195,6 +235,8 @@ def test_a_crontab_that_fails_lies_or_changes_is_told(cron: Cron, trouble: str, 
 
 
 def test_a_random_delay_is_the_same_each_time(cron: Cron) -> None:
+    """Less than cron's minute would be none, and is refused."""
+    assert "expected at least 1m" in cron("install-timer", "--random-delay", "30s").err
     lines = {cron("install-timer", "--backend", "print", "--random-delay", "2h").out for _ in range(2)}
     assert len(lines) == 1
     minute, hour = lines.pop().splitlines()[1].split()[:2]
@@ -238,6 +280,127 @@ def test_the_real_crontab_takes_and_gives_back_our_block(guard: Guard) -> None:
     assert done.out.splitlines()[-1].strip() == "4"
 
 
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def verify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]], "subprocess.CompletedProcess[str]"]:
+    """systemd-analyze verify on unit files."""
+    find_program("systemd-analyze")
+    folder = tmp_path_factory.mktemp("units")
+
+    def run(files: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        command = ["systemd-analyze", "verify", "--man=no", *(str(folder / name) for name in files)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(WORDS, st.sampled_from(["tick", "watch", "check"]), st.booleans())
+def test_systemd_takes_our_units(
+    verify: Callable[[dict[str, str]], "subprocess.CompletedProcess[str]"], word: str, name: str, user: bool
+) -> None:
+    """Whatever printable characters the paths and the names have; a watch is a service that stays."""
+    words = ("/bin/sh", "-c", f"/x/{word} %n $HOME \"'\\.toml", "watch", "--wait", "--for", "1m")
+    job = Job(name, "0 2 * * 1", words, Path(f"/logs/{word} 100%"), Path("/e"), weekly=name == "check")
+    files = units(job, "restart-guard-test", title=f"/x/{word}%", user_manager=user, random_delay_s=600)
+    done = verify(files)
+    assert (done.returncode, done.stderr) == (0, ""), files
+    service = files["restart-guard-test.service"]
+    assert "KillMode=process\n" in service
+    assert ("--for" in service) == (name != "watch")
+    assert ("Persistent=true\n" in files.get("restart-guard-test.timer", "")) == (name == "check")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(
+        st.sampled_from(["*", "0", "*/7", "5,10-12"]),
+        st.sampled_from(["*", "2", "*/5", "8-18/3"]),
+        st.sampled_from(["*", "1", "*/10", "31", "28-31"]),
+        st.sampled_from(["*", "2", "1-6", "jan,dec"]),
+        st.sampled_from(["*", "1", "7", "mon-fri", "0,3", "*/2"]),
+    )
+)
+def test_systemd_and_cron_mean_the_same_moments(fields: tuple[str, ...]) -> None:
+    """The next five of any schedule, by systemd-analyze calendar and by cronsim, which follows Debian's cron."""
+    find_program("systemd-analyze")
+    schedule = " ".join(fields)
+    try:
+        wanted = list(islice(CronSim(schedule, datetime(2026, 11, 21, tzinfo=UTC)), 5))
+    except CronSimError:
+        return  # 31 February
+    found: set[str] = set()
+    for moments in on_calendar(schedule):
+        done = subprocess.run(
+            ["systemd-analyze", "calendar", "--iterations=5", "--base-time=2026-11-21 00:00:00 UTC", moments],
+            env={"PATH": os.environ["PATH"], "TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found |= set(re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", done.stdout))
+    assert sorted(found)[:5] == [f"{moment:%Y-%m-%d %H:%M:%S}" for moment in wanted]
+
+
+def test_what_systemd_cannot_say_is_told() -> None:
+    for schedule in ("0 0 L * *", "0 0 * * mon#2"):
+        with pytest.raises(GuardError, match="cannot say this schedule"):
+            on_calendar(schedule)
+
+
+def test_systemd_units_come_and_go(guard: Guard) -> None:
+    """As files that are enabled; another backend beside them is refused; doctor tells that systemd is not at work."""
+    find_program("systemctl")
+    guard.configure('[targets.web]\nprogram = "x.py"\n[checks.a]\nkeys = ["k"]\n')
+    run = f"{sys.executable} -m restart_guard -c {guard.config}"
+    etc = "/etc/systemd/system"
+    done = in_a_namespace(
+        guard.directory,
+        f'mount -t tmpfs t {etc} && {run} install-timer --backend systemd --dry-run && [ -z "$(ls {etc})" ] && '
+        f"{run} install-timer --backend systemd --watch --random-delay 10m && (cd {etc} && find . -type l | sort && "
+        f"systemd-analyze verify *.timer *.service) && ! {run} install-timer && {run} doctor; "
+        f"{run} install-timer --backend systemd && ls {etc}/*/ && {run} install-timer --backend systemd && "
+        f"{run} uninstall-timer && find {etc} -type f -o -type l",
+    )
+    assert done.code == 0, done
+    assert "+KillMode=process" in done.out
+    links = re.findall(r"^\./(.*)$", done.out, re.MULTILINE)
+    assert [re.sub(r"-[0-9a-f]{8}-", "-ID-", link) for link in links] == [
+        "multi-user.target.wants/restart-guard-ID-watch.service",
+        "timers.target.wants/restart-guard-ID-check.timer",
+        "timers.target.wants/restart-guard-ID-tick.timer",
+    ]
+    assert "the units are enabled and start with the next boot" in done.err
+    assert "installed by --backend systemd already" in done.err
+    assert "5 units of systemd; the tick never ran" in done.out
+    assert "not what it would be now" not in done.out
+    assert "fail  timer: systemd does not run here" in done.out
+    assert "already installed" in done.out
+    removed = done.out.splitlines()[-1]
+    assert "Changed: " in removed
+    assert "-watch" not in removed
+
+
+def test_a_file_in_cron_d(guard: Guard) -> None:
+    """With the user's name, and a file name that Debian's cron reads; what is not root's is refused."""
+    guard.configure('[checks.a]\nkeys = ["k"]\n')
+    run = f"{sys.executable} -m restart_guard -c {guard.config}"
+    done = in_a_namespace(
+        guard.directory,
+        f"cd /etc && mount -t tmpfs t cron.d && {run} install-timer --backend cron.d && ls cron.d && cat cron.d/* && "
+        f"{run} install-timer --backend cron.d && {run} doctor; {run} uninstall-timer && ls cron.d && "
+        f"chown nobody {guard.config} && {run} install-timer --backend cron.d",
+    )
+    assert "belongs to another user, and root would run what it says" in done.err
+    assert re.search(r"^restart-guard-[0-9a-f]{8}$", done.out, re.MULTILINE)
+    assert re.search(r"^0 2 \* \* 1 root /.* check-redis >> ", done.out, re.MULTILINE)
+    assert "already installed" in done.out
+    assert "3 lines in /etc/cron.d; the tick never ran" in done.out
+    assert "not what it would be now" not in done.out
+    assert done.code == 1
+
+
 def story(folder: Path) -> str:
     (folder / "story.sh").write_text(
         f'cd "$(dirname "$0")" || exit 1\nrun() {{ {sys.executable} -m restart_guard -c "$PWD/config.toml" "$@"; }}\n'
@@ -261,6 +424,29 @@ def test_a_real_cron_brings_back_a_killed_program(guard: Guard) -> None:
         assert (folder / "logs/crontab_error.log").read_text() == ""
     finally:
         service.end()
+
+
+@pytest.mark.slow
+def test_the_weekly_check_runs_on_monday_at_two(guard: Guard, redis_server: RedisServer, database: Database) -> None:
+    """A real cron daemon whose clock libfaketime has set to ten seconds before: a row arrives, the log is written, the
+    error log stays empty, and the catch-up has nothing to make up for."""
+    fake = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if fake is None:
+        find_program("faketime")
+    with redis_server.client() as client:
+        client.set("your_data_key", '{"名": 1}')
+    guard.configure(job(redis_server, database.make_six_columns(), None) + '[timer]\nlog_dir = "logs"\n')
+    log, run = guard.directory / "logs/get_redis_data.log", f"{sys.executable} -m restart_guard -c {guard.config}"
+    done = in_a_namespace(
+        guard.directory,
+        f"{run} install-timer && TZ=UTC LD_PRELOAD={fake} FAKETIME='@2026-11-23 01:59:50' cron && "
+        f"for i in $(seq 60); do sleep 1; [ -s {log} ] && break; done; sleep 1; {run} check-redis --if-due",
+    )
+    assert done.code == 0, done
+    assert "metadata: good" in log.read_text()
+    assert (guard.directory / "logs/crontab_error.log").read_text() == ""
+    assert database.statuses() == ["成功"]
+    assert len([event for event in guard.history() if event["kind"] == "check"]) == 1
 
 
 def test_the_example_is_what_install_timer_writes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import click
 
 from restart_guard import doctor
 from restart_guard.errors import ExitCode
+from restart_guard.findings import Level, shown
 from restart_guard.session import Session, pass_session
 
 
@@ -20,6 +21,6 @@ def command(session: Session, *, as_json: bool, send_test_alert: bool) -> int:
         if not as_json:
             session.terminal.report(str(finding))
     if as_json:
-        session.terminal.document([doctor.shown(finding) for finding in findings])
-    failed = any(finding.level is doctor.Level.FAIL for finding in findings)
+        session.terminal.document([shown(finding) for finding in findings])
+    failed = any(finding.level is Level.FAIL for finding in findings)
     return ExitCode.FAILED if failed else ExitCode.DONE

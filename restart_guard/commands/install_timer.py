@@ -1,13 +1,15 @@
 import click
 
 from restart_guard import timer
-from restart_guard.session import Session, change_crontab, duration, pass_session
+from restart_guard.session import Session, change_timer, duration, pass_session
 
 
 @click.command("install-timer")
 @click.option("--watch", is_flag=True, help="Also start a watch each minute: relaunch within milliseconds.")
 @click.option("--random-delay", metavar="D", type=str, callback=duration, help="Run the check up to D later, per host.")
-@click.option("--backend", type=click.Choice(["cron", "print"]), default="cron", help="print: only show the lines.")
+@click.option(
+    "--backend", type=click.Choice([*timer.BACKENDS, "print"]), default="cron", help="print: only show cron's lines."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
@@ -17,10 +19,12 @@ def command(
     """Write the lines that cron runs into your crontab, as one marked block; all other lines stay as they are.
 
     The tick each minute, and with checks in the config the weekly check and an hourly look whether it was missed.
+    With --backend cron.d (root) they become a file of their own, with --backend systemd units: the system's for root,
+    else your own.
     """
     if backend == "print":
-        for line in timer.lines(session.config, watch=watch, random_delay_s=random_delay or 0):
+        for line in timer.crontab_lines(session.config, watch=watch, random_delay_s=random_delay or 0):
             session.terminal.report(line)
         return
-    plan = timer.plan_install(session.config, watch=watch, random_delay_s=random_delay or 0)
-    change_crontab(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")
+    plan = timer.plan_install(session.config, backend, watch=watch, random_delay_s=random_delay or 0)
+    change_timer(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")

@@ -1,7 +1,7 @@
 import click
 
 from restart_guard import timer
-from restart_guard.session import Session, change_crontab, pass_session
+from restart_guard.session import Session, change_timer, pass_session
 
 
 @click.command("uninstall-timer")
@@ -9,5 +9,5 @@ from restart_guard.session import Session, change_crontab, pass_session
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def command(session: Session, *, dry_run: bool, yes: bool) -> None:
-    """Remove our block from your crontab; all other lines stay as they are."""
-    change_crontab(session, timer.plan_uninstall(session.config), dry_run=dry_run, yes=yes, same="There is no timer.")
+    """Remove our block from your crontab, our file from /etc/cron.d and our units; all else stays as it is."""
+    change_timer(session, timer.plan_uninstall(session.config), dry_run=dry_run, yes=yes, same="There is no timer.")

@@ -1,0 +1,62 @@
+"""What is run when: the tick, a watch and the weekly check, whatever runs them."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard.settings import Config, Timer
+
+_SBIN = Path(__file__).resolve().parent.parent / "sbin"
+_MINUTELY = "* * * * *"
+_CATCH_UP = "23 * * * *"
+
+
+class Job(NamedTuple):
+    """A command, when it runs in five cron fields, and its two log files.
+
+    ``weekly`` is the one that a fleet should not run all at once and that a host may sleep through.
+    """
+
+    name: str
+    schedule: str
+    words: tuple[str, ...]
+    log: Path
+    errors: Path
+    weekly: bool = False
+
+
+def jobs(config: Config, *, watch: bool) -> Iterator[Job]:
+    """Everything that is to run for a config. Every path is absolute, since a job has next to no environment."""
+    timer = config.timer or Timer()
+
+    def job(name: str, schedule: str, words: tuple[str, ...], log: str, *, weekly: bool = False) -> Job:
+        folder = log_dir(config)
+        return Job(name, " ".join(schedule.split()), words, folder / log, folder / "crontab_error.log", weekly)
+
+    yield job("tick", timer.restart, _command(config, "restart"), "restart.log")
+    if watch and config.targets:
+        yield job("watch", _MINUTELY, _command(config, "watch", "--wait", "--for", "1m"), "watch.log")
+    if config.checks:
+        yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
+        yield job("catch-up", _CATCH_UP, _command(config, "check-redis", "--if-due"), "get_redis_data.log")
+
+
+def log_dir(config: Config) -> Path:
+    return config.timer.log_dir if config.timer and config.timer.log_dir else config.state_dir / "logs"
+
+
+def _command(config: Config, *words: str) -> tuple[str, ...]:
+    """The command as this interpreter has it; a venv's link to it must not be resolved, or it leaves the venv."""
+    script = Path(sys.executable).with_name("restart-guard")
+    program = (str(script),) if script.exists() else (sys.executable, "-m", "restart_guard")
+    return (*program, "-c", str(config.path), *words)
+
+
+def _check_command(config: Config) -> tuple[str, ...]:
+    """In a checkout with its own config.toml the script that operators know, else the command."""
+    script = _SBIN / "restart_get_redis.sh"
+    if os.access(script, os.X_OK) and config.path == _SBIN.parent / "config.toml":
+        return (str(script),)
+    return _command(config, "check-redis")
