@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from restart_guard import clock, delivery, redis_client, redis_store
+from restart_guard import clock, delivery, ping, redis_client, redis_store
 from restart_guard.config import picked
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.freshness import span
@@ -91,7 +91,11 @@ def run(config: Config, checks: dict[str, Check], *, progress: redis_store.Progr
     down: set[str] = set()
     with held(config.state_dir, [f"check-{name}" for name in checks], what="check-redis"):
         for name, check in checks.items():
-            outcome = _heal(config, name, check, progress=progress, say=say)
+            run_id = new_run_id()
+            start = ping.Start(config.ping, ping.check_job(name), run_id) if config.ping is not None else None
+            outcome = _heal(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
+            if start is not None:
+                start.wait()
             try:
                 with Journal.open(config.state_dir) as journal:
                     record(config, journal, outcome)
@@ -114,8 +118,7 @@ def _heal(config: Config, name: str, check: Check, *, progress: redis_store.Prog
         say(f"{name}: {attempt_text(attempts[-1], 'en')}")
         clock.sleep(check.retry_delay)
         reading = redis_store.read(config.redis, check, progress=progress)
-    outcome = _outcome(config, name, (began_at, begun), reading, tuple(attempts))
-    return outcome._replace(run_id=new_run_id())
+    return _outcome(config, name, (began_at, begun), reading, tuple(attempts))
 
 
 def _attempt(config: Config, name: str, check: Check, remedy: Remedy) -> Attempt:
@@ -202,6 +205,10 @@ def payloads(
     if config.mysql is not None:
         line = row(outcome, language=language, log_path=_log_path(config), at=local)
         found.append(("mysql", line._replace(detail=config.redact(line.detail))._asdict()))
+    if config.ping is not None:
+        signal = ping.SUCCESS if outcome.ok else ping.FAIL
+        text = config.redact(summary(outcome, language))
+        found.append(("ping", ping.payload(ping.check_job(outcome.check), signal, rid=outcome.run_id, text=text)))
     if kind is not Notice.NONE and incident is not None:
         text = config.redact(notice(outcome, incident, kind, language=language, at=local))
         message = {"text": text, "mention": kind is not Notice.RECOVERED}
@@ -252,7 +259,9 @@ def _unrecorded(config: Config, outcome: Outcome, why: str, say: Say) -> Result:
     sent = [
         (
             destination,
-            payload | {"text": unrecorded(payload["text"], why, outcome, language)} if "text" in payload else payload,
+            payload | {"text": unrecorded(payload["text"], why, outcome, language)}
+            if "mention" in payload
+            else payload,
         )
         for destination, payload in payloads(config, outcome, incident, Notice.FIRST, now)
     ]

@@ -74,6 +74,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
         redis=sections.get("redis") or Redis(),
         mysql=sections.get("mysql"),
         wecom=sections.get("wecom"),
+        ping=sections.get("ping"),
         checks=named["checks"],
         refreshes=named["refreshes"],
         timer=sections.get("timer"),

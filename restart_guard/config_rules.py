@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Redis, Target, WeCom
+from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Ping, Redis, Target, WeCom
 from restart_guard.values import Duration, parse_place, parse_redis_url
 
 
@@ -56,6 +56,8 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
         yield from _mysql_problems(sections["mysql"])
     if sections.get("wecom"):
         yield from _wecom_problems(sections["wecom"])
+    if sections.get("ping"):
+        yield from _ping_problems(sections["ping"])
     for name, target in named["targets"].items():
         if target is None:
             continue
@@ -193,6 +195,18 @@ def _wecom_problems(wecom: WeCom) -> Iterator[str]:
         yield f"wecom.api_base: expected an https:// address, was {shown(wecom.api_base)}."
     elif not http_is_allowed(wecom.api_base, wecom):
         yield "wecom.api_base: expected https://; plain http needs a loopback address or allow_http = true."
+
+
+def _ping_problems(ping: Ping) -> Iterator[str]:
+    if ping.url.text is None:
+        return
+    if not ping.url.text.startswith(("http://", "https://")):
+        yield "ping.url: expected an address such as https://hc-ping.com/KEY/{job}."
+        return
+    try:
+        _ = urlsplit(ping.url.text).port
+    except ValueError:
+        yield "ping.url: its host or port cannot be read."
 
 
 def http_is_allowed(url: str, wecom: WeCom) -> bool:

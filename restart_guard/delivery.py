@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from restart_guard import clock, mysql_store, wecom
+from restart_guard import clock, mysql_store, ping, wecom
 from restart_guard.backoff import DELIVERY_CAP_S, DELIVERY_FIRST_S, delay, is_due
 from restart_guard.errors import BusyError, DeliveryError, SecretError
 from restart_guard.journal import Delivery, Journal
@@ -29,6 +29,7 @@ RUN_BUDGET_S = 10.0
 """What a destination that is down may add to a run."""
 
 BY_HAND_BUDGET_S = 300.0
+PING = "ping"
 
 
 class Which(Enum):
@@ -82,6 +83,18 @@ class _Messages:
         pass
 
 
+class _Pings:
+    def __init__(self, config: Config) -> None:
+        assert config.ping is not None  # noqa: S101 (destinations() gave its name)
+        self._settings = config.ping
+
+    def send(self, payload: Any) -> str | None:
+        return ping.send(self._settings, payload)
+
+    def close(self) -> None:
+        pass
+
+
 def open_sender(config: Config, destination: str) -> Sender:
     """Connect to a destination. Raises DeliveryError, also for one that the config no longer has."""
     if destination == "mysql" and config.mysql is not None:
@@ -90,15 +103,38 @@ def open_sender(config: Config, destination: str) -> Sender:
         return _Messages(wecom.Robot(config.wecom))
     if destination == "wecom_app" and config.wecom is not None and config.wecom.corp_id is not None:
         return _Messages(wecom.App(config.wecom, config.state_dir))
+    if destination == PING and config.ping is not None:
+        return _Pings(config)
     raise DeliveryError(f"The config has no {destination} any more.", code="config", permanent=True)
 
 
 def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list[Tally]:
-    """Try what is pending, each destination beside the others but those to skip. Raises JournalError."""
+    """Try what is pending, each destination beside the others but those to skip. Raises JournalError.
+
+    The pings come last: what they tell is also whether the alerts have arrived.
+    """
     with Journal.open(config.state_dir) as journal:
         destinations = {item.destination for item in journal.undelivered()} - set(skip)
+    tallies = _deliver_to(config, destinations - {PING}, which)
+    if config.ping is not None:
+        with Journal.open(config.state_dir) as journal:
+            destinations |= _ping_for_alerts(journal)
+    return tallies + _deliver_to(config, destinations & {PING} - set(skip), which)
+
+
+def _deliver_to(config: Config, destinations: Collection[str], which: Which) -> list[Tally]:
     budget = RUN_BUDGET_S if which in (Which.DUE, Which.PENDING) else BY_HAND_BUDGET_S
     return _side_by_side({name: partial(_drain, config, name, which, budget) for name in sorted(destinations)}, budget)
+
+
+def _ping_for_alerts(journal: Journal) -> set[str]:
+    """An alert that cannot be delivered must reach a person some other way: the monitor's."""
+    waiting = journal.alerts_waiting()
+    for event_id, kind, subject in waiting:
+        job = ping.check_job(subject) if kind == "check" else ping.TICK
+        text = f"The alert about {kind} {subject} could not be delivered."
+        journal.add_delivery(event_id, PING, ping.payload(job, ping.FAIL, rid="", text=text))
+    return {PING} if waiting else set()
 
 
 def deliver_directly(config: Config, payloads: Iterable[tuple[str, Any]]) -> list[Tally]:
@@ -238,7 +274,7 @@ def config_mark(config: Config, destination: str, journal: Journal) -> str:
 
     Salted, slow and only 24 bits long: it tells a change but no password, should the journal get into other hands.
     """
-    section = config.mysql if destination == "mysql" else config.wecom
+    section = {"mysql": config.mysql, PING: config.ping}.get(destination, config.wecom)
     text = "\0".join(_plain(section)) if section is not None else ""
     return hashlib.scrypt(text.encode(), salt=journal.salt().encode(), n=2**13, r=8, p=1, dklen=3).hex()
 

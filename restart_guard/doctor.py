@@ -9,7 +9,7 @@ from itertools import islice
 
 from cronsim import CronSim, CronSimError
 
-from restart_guard import clock, delivery, messages, mysql_store, redis_client, timer_findings, wecom
+from restart_guard import clock, delivery, guard, messages, mysql_store, redis_client, timer_findings, wecom, wire
 from restart_guard.errors import DeliveryError, JournalError, SecretError, StoreError
 from restart_guard.findings import Finding, Level
 from restart_guard.freshness import least_left, span
@@ -33,6 +33,7 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     yield from timer_findings.look(config)
     yield from _mysql(config)
     yield from _wecom(config)
+    yield from _ping(config)
     if send_test_alert:
         yield from _test_alert(config)
 
@@ -48,7 +49,7 @@ def _config(config: Config) -> Iterator[Finding]:
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
-    for section in (config.redis, config.mysql, config.wecom):
+    for section in (config.redis, config.mysql, config.wecom, config.ping):
         for field in section.__struct_fields__ if section is not None else ():
             secret = getattr(section, field)
             if isinstance(secret, Secret) and secret.text is None:
@@ -213,6 +214,21 @@ def _wecom(config: Config) -> Iterator[Finding]:
         note = _note(config, channel)
         if note:
             yield Finding(Level.WARN, f"{channel}, at its last message: {note}", "see [wecom] in the config")
+
+
+def _ping(config: Config) -> Iterator[Finding]:
+    if config.ping is None:
+        return
+    try:
+        host = wire.host_of(config.ping.url.reveal())
+        journal = Journal.open_to_read(config.state_dir)
+        error = journal.recall(guard.PING_ERROR) if journal else None
+    except (SecretError, JournalError):
+        return  # told of elsewhere
+    if error:
+        yield Finding(Level.FAIL, f"ping: {error}", "see [ping] in the config")
+    else:
+        yield Finding(Level.OK, f"ping: the monitor at {host}")
 
 
 def _last(config: Config, channel: str) -> str:

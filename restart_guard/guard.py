@@ -9,6 +9,7 @@ from restart_guard import clock, process, target, target_events
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
 from restart_guard.beside import beside
 from restart_guard.config import picked
+from restart_guard.errors import DeliveryError, ExitCode
 from restart_guard.guarded import Guarded, Seen, Stop, guarded
 from restart_guard.journal import Journal
 from restart_guard.lifecycle import Command, State
@@ -17,6 +18,8 @@ from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
 _BY_HAND_WAIT_S = 10.0
+PING_ERROR = "ping.error"
+"""The journal's fact about why the monitor was not reached the last time."""
 
 # The init-script standard of the Linux Standard Base, section "Init Script Actions".
 _LSB = {
@@ -51,6 +54,8 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
     business of ours. Raises JournalError at the end.
     """
     process.prepare()
+    # Loaded only for it: an idle tick without a monitor must not pay for an HTTP client.
+    start = importlib.import_module("restart_guard.ping").Start(config.ping, "tick") if config.ping else None
     seen = observe(targets, search_stopped=False)
     jobs: list[Callable[[], Done | None]] = [
         partial(target.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
@@ -59,8 +64,36 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
         # Loaded only now: an idle tick without probes must not pay for an HTTP client.
         health = importlib.import_module("restart_guard.health")
         jobs += [partial(health.look_after, one, seen[one.name]) for one in targets if one.settings.health]
-    yield from _side_by_side(config, jobs)
+    well = True
+    for done in _side_by_side(config, jobs):
+        well = well and done.ok
+        yield done
     yield from keep_house(config, targets)
+    if start is not None:
+        start.wait()
+        tell_monitor(config, rid=start.rid, well=well)
+
+
+def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
+    """Ping that the tick is alive, or that it or an alert has failed. Not to reach the monitor is no failure of the
+    tick, and the next one pings anyway; ``doctor`` tells of it. Raises JournalError."""
+    if config.ping is None:
+        return
+    ping = importlib.import_module("restart_guard.ping")
+    with Journal.open(config.state_dir) as journal:
+        waiting = journal.alerts_waiting()
+        signal, text = (
+            (ping.SUCCESS, "") if well else (str(int(ExitCode.FAILED)), "A target could not be brought back.")
+        )
+        if waiting:
+            about = ", ".join(f"{kind} {subject}" for _, kind, subject in waiting)
+            signal, text = ping.FAIL, f"Alerts could not be delivered: {about}."
+        try:
+            ping.send(config.ping, ping.payload(ping.TICK, signal, rid=rid, text=text))
+        except DeliveryError as error:
+            journal.remember(PING_ERROR, config.redact(str(error)))
+        else:
+            journal.remember(PING_ERROR, "")
 
 
 def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:

@@ -156,6 +156,24 @@ class Journal:
                 for row in rows
             ]
 
+    def alerts_waiting(self) -> list[tuple[int, str, str]]:
+        """(event id, kind, subject) of events with an alert that was tried and has not arrived."""
+        rows = self._run(
+            "SELECT DISTINCT events.id, kind, subject FROM deliveries JOIN events ON events.id = event_id WHERE "
+            "state != 'delivered' AND (tries > 0 OR state = 'blocked') AND json_extract(payload, '$.mention') "
+            "ORDER BY events.id"
+        ).fetchall()
+        return [(int(row[0]), str(row[1]), str(row[2])) for row in rows]
+
+    def add_delivery(self, event_id: int, destination: str, payload: Mapping[str, Any]) -> None:
+        """Something more that has to reach a destination because of an event; the same only once."""
+        with self.transaction():
+            self._run(
+                "INSERT INTO deliveries (event_id, destination, payload) SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
+                "(SELECT 1 FROM deliveries WHERE event_id = ?1 AND destination = ?2 AND payload = ?3)",
+                *(event_id, destination, _json(payload)),
+            )
+
     def delivered(self, delivery_id: int, at: datetime) -> None:
         with self.transaction():
             self._run(

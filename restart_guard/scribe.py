@@ -66,5 +66,6 @@ class Scribe:
         try:
             for done in guard.keep_house(self._config, targets):
                 self._say(done)
+            guard.tell_monitor(self._config)
         except JournalError as error:
             self._say(Done("journal", ok=False, text=str(error)))

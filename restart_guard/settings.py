@@ -125,6 +125,12 @@ class WeCom(Struct, frozen=True, kw_only=True):
     repeat_interval: Duration = Duration(4 * 3600)
 
 
+class Ping(Struct, frozen=True, kw_only=True):
+    """A dead man's switch: a monitor elsewhere that tells a person when it is not pinged."""
+
+    url: Secret
+
+
 class Check(Struct, frozen=True, kw_only=True):
     """Redis keys and what a good read of them is."""
 
@@ -174,6 +180,7 @@ class Config(Struct, frozen=True, kw_only=True):
     redis: Redis
     mysql: MySql | None
     wecom: WeCom | None
+    ping: Ping | None
     checks: Mapping[str, Check]
     refreshes: Mapping[str, Refresh]
     timer: Timer | None
@@ -189,7 +196,7 @@ class Config(Struct, frozen=True, kw_only=True):
         return robot + (["wecom_app"] if self.wecom.corp_id is not None else [])
 
 
-SECTIONS: dict[str, type[Struct]] = {"redis": Redis, "mysql": MySql, "wecom": WeCom, "timer": Timer}
+SECTIONS: dict[str, type[Struct]] = {"redis": Redis, "mysql": MySql, "wecom": WeCom, "ping": Ping, "timer": Timer}
 NAMED_SECTIONS: dict[str, type[Struct]] = {"targets": Target, "checks": Check, "refreshes": Refresh}
 COLUMNS = (
     "task_description",

@@ -13,6 +13,7 @@ from restart_guard.errors import SecretError
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|[smhdw]))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|[smhdw])", re.ASCII)
+_KEY_LENGTH = 16  # of a word in a path: those of hc-ping.com have 22 and 36 characters
 _LONGEST_S = 100 * 365 * 86400.0
 
 
@@ -135,19 +136,22 @@ def parse_path(value: object, base: Path) -> Path:
 
 
 def sensitive_parts(secret: str) -> Iterator[str]:
-    """What of a secret must not be shown: the whole, or of a URL its password and the values of its query."""
+    """What of a secret must not be shown: the whole, or of a URL its password, the values of its query and what in its
+    path looks like a key."""
     if "://" not in secret:
         yield secret
         return
     try:
         url = urlsplit(secret)
         password, query = url.password, parse_qsl(url.query)
+        segments = url.path.split("/") if url.scheme in ("http", "https") else []
     except ValueError:
         yield secret
         return
     if password:
         yield from {password, unquote(password)}
     yield from (value for _, value in query)
+    yield from (part for part in segments if len(part) >= _KEY_LENGTH and any(one.isdigit() for one in part))
 
 
 class Redactor:

@@ -8,27 +8,20 @@ Keys and tokens travel in the URL, so no exception's own text is ever used: it m
 import contextlib
 import hashlib
 import os
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
-import requests
-import urllib3
 
-from restart_guard import clock
+from restart_guard import clock, wire
 from restart_guard.config_rules import http_is_allowed
 from restart_guard.errors import DeliveryError, SecretError
 from restart_guard.messages import fit
 from restart_guard.settings import WeCom
 from restart_guard.values import Secret
 
-_CONNECT_S = 3.0
-_READ_S = 4.0
-_TOTAL_S = 8.0
-_LARGEST_REPLY = 65536
 _MINIMAL_BYTES = 512
 RATE_LIMITED = 45009
 """Over 20 messages a minute for a robot; the block lasts as long as the window, a minute (document 90454)."""
@@ -175,13 +168,11 @@ class _TokenCache:
 
 
 class _Wire:
-    """HTTP with every wait bounded, no redirects, and errors without the URL."""
+    """The wire to WeCom: its errors name the host and never the URL, which holds the key."""
 
     def __init__(self, settings: WeCom) -> None:
         self._settings = settings
-        proxy = _reveal(settings.proxy) if settings.proxy is not None else None
-        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
-        self._verify = str(settings.ca_file) if settings.ca_file else True
+        self._proxy = _reveal(settings.proxy) if settings.proxy is not None else None
         if settings.ca_file and not os.access(settings.ca_file, os.R_OK):
             raise DeliveryError(f"wecom.ca_file: {settings.ca_file} cannot be read.", code="tls", permanent=True)
 
@@ -193,50 +184,17 @@ class _Wire:
 
     def _ask(self, method: str, url: str, data: bytes | None) -> Mapping[str, Any]:
         """The reply as an object with an integer ``errcode``. Raises DeliveryError."""
-        try:
-            host = urlsplit(url).hostname or ""
-        except ValueError as error:
-            raise _failure("the webhook", "its address cannot be read", code="url", permanent=True) from error
+        host = wire.host_of(url) or "the webhook's address"
         if not http_is_allowed(url, self._settings):
             why = "plain http needs a loopback address or [wecom] allow_http = true"
             raise _failure(host, why, code="url", permanent=True)
-        with requests.Session() as session:
-            session.trust_env = not self._proxies and host not in ("localhost", "127.0.0.1", "::1")
-            session.auth = _no_login
-            try:
-                with session.request(
-                    method,
-                    url,
-                    data=data,
-                    headers={"Content-Type": "application/json"} if data else {},
-                    timeout=(_CONNECT_S, _READ_S),
-                    allow_redirects=False,
-                    stream=True,
-                    verify=self._verify,
-                    proxies=self._proxies,
-                ) as answer:
-                    return _parse(host, answer.status_code, _body(answer))
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                raise _transport(host, error) from error
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keeps requests from adding a login that ~/.netrc has for the host."""
-    return request
-
-
-def _body(answer: requests.Response) -> bytes:
-    """The body, bounded in size and time: each read may be short and the whole still endless."""
-    deadline = clock.monotonic() + _TOTAL_S
-    body = b""
-    # read1, since iter_content would wait until a whole chunk is there, however slowly it comes.
-    while chunk := answer.raw.read1(8192, decode_content=True):
-        body += chunk
-        if len(body) > _LARGEST_REPLY:
-            break
-        if clock.monotonic() > deadline:
-            raise requests.Timeout
-    return body
+        request = wire.Request(method, url, data, "application/json" if data else None)
+        try:
+            status, body = wire.ask(request, proxy=self._proxy, ca_file=self._settings.ca_file)
+        except wire.WireError as error:
+            why = f"{error}; see [wecom] ca_file" if error.permanent else str(error)
+            raise _failure(host, why, code=error.code, permanent=error.permanent) from error
+        return _parse(host, status, body)
 
 
 def _parse(host: str, status: int, body: bytes) -> Mapping[str, Any]:
@@ -277,26 +235,6 @@ def _judge(reply: Mapping[str, Any], who: str) -> str | None:
         whole_destination=code not in _MALFORMED,
         not_before_s=60.0 if code == RATE_LIMITED else 0.0,
     )
-
-
-def _transport(host: str, error: Exception) -> DeliveryError:
-    """What went wrong below HTTP. Only a certificate that is not trusted needs a person."""
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
-            case ssl.SSLCertVerificationError():
-                why = f"its certificate is not trusted ({cause.verify_message}); see [wecom] ca_file"
-                return _failure(host, why, code="tls", permanent=True)
-            case requests.Timeout() | TimeoutError():
-                return _failure(host, "no answer in time", code="timeout")
-            case ConnectionRefusedError():
-                return _failure(host, "the connection was refused", code="refused")
-            case urllib3.exceptions.NameResolutionError():
-                return _failure(host, "its name cannot be resolved", code="dns")
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        return _failure(host, error.strerror or type(error).__name__, code="network")
-    return _failure(host, f"the connection failed ({type(error).__name__})", code="network")
 
 
 def _failure(who: str, why: str, *, code: str, permanent: bool = False) -> DeliveryError:

@@ -17,6 +17,7 @@ SECRETS = {
     "key": "robot-s3cret-key",
     "corp": "corp-s3cret-text",
     "sentinel": "sentinel-s3cret",
+    "ping": "ping-s3cret-key-0001",
 }
 
 
@@ -40,6 +41,8 @@ def config(redis_server: RedisServer, database: Database, wecom: FakeWeCom, *, i
         agent_id = 1
         to_users = ["zhangsan"]
         api_base = "{wecom.base}"
+        [ping]
+        url = "{wecom.base}/{SECRETS["ping"]}/{{job}}"
         [checks.a]
         keys = ["k"]
         retries = 1

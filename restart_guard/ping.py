@@ -1,0 +1,79 @@
+"""A dead man's switch: a monitor elsewhere that is pinged, and that tells a person when no ping comes.
+
+As Healthchecks has it (healthchecks.io/docs/http_api): URL/start, URL for success, URL/fail, URL/N for an exit status,
+``?rid=`` to tell runs apart, a POST whose body is shown. A monitor that knows only the plain URL tells by silence.
+"""
+
+from threading import Thread
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from restart_guard import wire
+from restart_guard.errors import DeliveryError, SecretError
+from restart_guard.journal import new_run_id
+from restart_guard.settings import Ping
+
+SUCCESS, START, FAIL = "", "start", "fail"
+TICK = "tick"
+_LONGEST_BODY = 10_000
+
+
+def check_job(name: str) -> str:
+    """The job of a check, in the place of ``{job}``."""
+    return f"check-{name}"
+
+
+def payload(job: str, signal: str, *, rid: str, text: str = "") -> dict[str, str]:
+    """What the journal keeps of a ping; ``signal`` is one of ours or an exit status."""
+    return {"job": job, "signal": signal, "rid": rid, "text": text}
+
+
+def address(url: str, job: str, signal: str, rid: str) -> str:
+    """The URL to ask: ``{job}`` filled in, the signal after its path, the rid beside what it asks already."""
+    parts = urlsplit(url.strip().replace("{job}", quote(job, safe="")))
+    path = parts.path.rstrip("/") + (f"/{signal}" if signal else "")
+    query = "&".join(filter(None, [parts.query, f"rid={rid}" if rid else ""]))
+    return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+
+
+def send(settings: Ping, item: dict[str, Any]) -> str | None:
+    """Nothing, or a note, when the monitor took it; else DeliveryError."""
+    try:
+        url = address(settings.url.reveal(), item["job"], item["signal"], item["rid"])
+    except SecretError as error:
+        raise DeliveryError(str(error), code="secret", permanent=True) from error
+    except ValueError as error:
+        raise DeliveryError("ping.url: the address cannot be read.", code="url", permanent=True) from error
+    who = f"The monitor at {wire.host_of(url)}"
+    body = item["text"].encode()[:_LONGEST_BODY]
+    try:
+        status, _ = wire.ask(wire.Request("POST", url, body, "text/plain; charset=utf-8"))
+    except wire.WireError as error:
+        raise DeliveryError(f"{who} was not reached: {error}.", code=error.code, permanent=error.permanent) from error
+    if status < 300:
+        return None
+    if item["signal"] and status in (404, 405):
+        return f"{who} does not know /{item['signal']} (HTTP {status}): it will tell by the silence."
+    permanent = 300 <= status < 500 and status not in (408, 425, 429)
+    raise DeliveryError(f"{who} answers HTTP {status}: check [ping] url.", code=f"http {status}", permanent=permanent)
+
+
+class Start:
+    """A start that is told beside the job which it is about: a monitor that hangs delays nothing."""
+
+    def __init__(self, settings: Ping, job: str, rid: str | None = None) -> None:
+        self.rid = rid or new_run_id()
+        self._settings = settings
+        self._item = payload(job, START, rid=self.rid)
+        self._thread = Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        try:
+            send(self._settings, self._item)
+        except DeliveryError:
+            return  # told by the ping that ends the job; a late start would be of no use
+
+    def wait(self) -> None:
+        """Until it has arrived or failed: after the end of its job a start would be a job that never ends."""
+        self._thread.join()
