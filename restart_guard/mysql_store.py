@@ -10,49 +10,25 @@ How a row arrives once depends on the table that is there, and is found out on e
 The user's table is never altered; columns that it lacks are left out.
 """
 
-import os
-import ssl
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import ER
 
-from restart_guard.errors import DeliveryError, SecretError
+from restart_guard import mysql_client
+from restart_guard.errors import DeliveryError
 from restart_guard.messages import Row
 from restart_guard.mysql_table import Table, read_table
 from restart_guard.settings import MySql
 
 SIDECAR = "restart_guard_applied"
 _LOCK_WAIT_S = 3
-
-# https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html; those that a person has to mend.
-_DENIED = {
-    ER.DBACCESS_DENIED_ERROR,
-    ER.ACCESS_DENIED_ERROR,
-    ER.TABLEACCESS_DENIED_ERROR,
-    ER.COLUMNACCESS_DENIED_ERROR,
-    ER.SPECIFIC_ACCESS_DENIED_ERROR,
-    1698,
-    1141,
+_ADVICE = {
+    **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and the user's INSERT and SELECT grants."),
+    ER.NO_SUCH_TABLE: ": make it with restart-guard init-db.",
 }
-_SCHEMA = {ER.BAD_DB_ERROR, ER.NO_SUCH_TABLE, ER.BAD_FIELD_ERROR, ER.PARSE_ERROR, ER.NO_DEFAULT_FOR_FIELD}
-_DATA = {
-    ER.DATA_TOO_LONG,
-    ER.TRUNCATED_WRONG_VALUE_FOR_FIELD,
-    ER.WARN_DATA_TRUNCATED,
-    ER.WARN_DATA_OUT_OF_RANGE,
-    ER.BAD_NULL_ERROR,
-    ER.DUP_ENTRY,
-    4025,
-    3819,
-}
-_TLS = {CR.CR_SSL_CONNECTION_ERROR}
-# What a server that is no MySQL makes the driver stumble over.
-_GARBAGE = (struct.error, IndexError, ValueError, AssertionError, KeyError, TypeError)
 
 
 class TaskMonitor:
@@ -73,7 +49,7 @@ class TaskMonitor:
         connection = _connect(settings)
         with ExitStack() as on_error:
             on_error.callback(connection.close)
-            with _told(settings), connection.cursor() as cursor:
+            with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
                 table = read_table(cursor, settings)
                 mode = _mode(cursor, settings, table, only_look=only_look)
             on_error.pop_all()
@@ -84,7 +60,7 @@ class TaskMonitor:
 
     def insert(self, row: Row) -> None:
         """Make sure that the row is there, once. Raises DeliveryError."""
-        with _told(self._settings), self._connection.cursor() as cursor:
+        with mysql_client.told(name(self._settings), _ADVICE), self._connection.cursor() as cursor:
             try:
                 self._insert(cursor, row)
                 self._connection.commit()
@@ -141,7 +117,7 @@ def create(settings: MySql) -> Created:
     task_monitor, _sidecar = statements(settings)
     connection = _connect(settings)
     try:
-        with _told(settings), connection.cursor() as cursor:
+        with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
             cursor.execute("SHOW TABLES LIKE %s", (settings.table.replace("_", r"\_"),))
             was_there = cursor.fetchone() is not None
             if not was_there:
@@ -163,8 +139,7 @@ def statements(settings: MySql) -> tuple[str, str]:
 
 def name(settings: MySql) -> str:
     """The table as an operator knows it: ``irmdata.task_monitor at localhost:3306``."""
-    where = str(settings.socket) if settings.socket else f"{settings.host}:{settings.port}"
-    return f"{settings.database}.{settings.table} at {where}"
+    return f"{settings.database}.{settings.table} at {mysql_client.place(settings)}"
 
 
 def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False) -> str:
@@ -176,7 +151,7 @@ def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False
     try:
         cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
     except pymysql.err.MySQLError as error:
-        if error.args[0] not in _DENIED | {ER.NO_SUCH_TABLE}:
+        if error.args[0] not in mysql_client.DENIED | {ER.NO_SUCH_TABLE}:
             raise
         if only_look and error.args[0] == ER.NO_SUCH_TABLE:
             return "sidecar"
@@ -184,95 +159,14 @@ def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False
             cursor.execute(sidecar)
             cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
         except pymysql.err.MySQLError as refused:
-            if refused.args[0] not in _DENIED:
+            if refused.args[0] not in mysql_client.DENIED:
                 raise
             return "look"
     return "sidecar"
 
 
 def _connect(settings: MySql) -> "pymysql.Connection[Any]":
-    """A connection with every wait bounded: connect_timeout alone does not cover the handshake."""
-    try:
-        password = settings.password.reveal().encode() if settings.password else b""
-    except SecretError as error:
-        raise DeliveryError(str(error), code="secret", permanent=True) from error
-    try:
-        with _told(settings):
-            return _login(settings, password)
-    except _GARBAGE as error:
-        raise DeliveryError(f"MySQL {name(settings)} speaks another protocol: {error!r}", code="protocol") from error
-
-
-def _login(settings: MySql, password: bytes) -> "pymysql.Connection[Any]":
-    connection = pymysql.connect(
-        host=settings.host,
-        port=settings.port,
-        unix_socket=str(settings.socket) if settings.socket else None,
-        user=settings.user,
-        password=password,
-        database=settings.database,
-        charset="utf8mb4",
-        connect_timeout=max(1, round(settings.timeout)),
-        read_timeout=float(settings.timeout),
-        write_timeout=float(settings.timeout),
-        **_tls(settings),
-    )
-    with connection.cursor() as cursor:
+    connection = mysql_client.connect(settings, name(settings), _ADVICE)
+    with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (_LOCK_WAIT_S,))
     return connection
-
-
-def _tls(settings: MySql) -> Mapping[str, Any]:
-    if settings.tls == "off" or settings.socket:
-        return {"ssl_disabled": True}
-    if settings.tls == "preferred":
-        return {}
-    for path in (settings.ca_file, settings.client_cert, settings.client_key):
-        if path is not None and not os.access(path, os.R_OK):
-            raise DeliveryError(f"[mysql] {path} cannot be read; TLS needs it.", code="tls", permanent=True)
-    context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-    if settings.tls == "required":
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if settings.client_cert:
-        context.load_cert_chain(settings.client_cert, settings.client_key)
-    return {"ssl": context}
-
-
-@contextmanager
-def _told(settings: MySql) -> Iterator[None]:
-    """Turns the driver's errors into ours, once: which are worth another try, and which need a person."""
-    try:
-        yield
-    except pymysql.err.MySQLError as error:
-        # PyMySQL calls a certificate that is not trusted 2003, as if the server were down.
-        if isinstance(getattr(error, "original_exception", None), ssl.SSLError):
-            text = f"MySQL {name(settings)}: {error.args[1]}{_advice(CR.CR_SSL_CONNECTION_ERROR)}"
-            raise DeliveryError(text, code="tls", permanent=True) from error
-        number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-        text = str(error.args[1]) if len(error.args) > 1 else str(error)
-        raise DeliveryError(
-            f"MySQL {name(settings)}: {text or 'the connection was lost'} ({number}){_advice(number)}",
-            code=str(number),
-            permanent=number in _DENIED | _SCHEMA | _DATA | _TLS,
-            whole_destination=number not in _DATA,
-        ) from error
-    except (RuntimeError, ssl.SSLError, FileNotFoundError) as error:  # RuntimeError: cryptography is missing
-        raise DeliveryError(f"MySQL {name(settings)}: {error}", code="tls", permanent=True) from error
-    except OSError as error:
-        raise DeliveryError(f"MySQL {name(settings)}: {error}", code="network") from error
-    except _GARBAGE as error:
-        raise DeliveryError(
-            f"MySQL {name(settings)} answers in another protocol: {error!r}", code="protocol"
-        ) from error
-
-
-def _advice(number: int) -> str:
-    if number in _DENIED:
-        return ": check [mysql] user and password, and the user's INSERT and SELECT grants."
-    if number == ER.NO_SUCH_TABLE:
-        return ": make it with restart-guard init-db."
-    if number == ER.BAD_DB_ERROR:
-        return ": make the database, or correct [mysql] database."
-    if number in _TLS:
-        return ": check [mysql] tls and ca_file."
-    return ""

@@ -195,6 +195,7 @@ class MariaDb(Server):
             made = subprocess.run(
                 [
                     *(find_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
+                    f"--tmpdir={self.directory}",
                     *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", *user),
                 ],
                 check=False,
@@ -208,6 +209,7 @@ class MariaDb(Server):
             *user,
             f"--datadir={self.data}",
             f"--socket={self.socket}",
+            f"--tmpdir={self.directory}",  # a server that starts removes the temporary tables that it finds in it
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             *([] if self.accounts else ["--skip-grant-tables", "--skip-networking=0"]),

@@ -24,6 +24,7 @@ RANKS = [
         "journal_file",
         "lock",
         "redis_client",
+        "mysql_client",
         "mysql_table",
         "wire",
         "crontab",
