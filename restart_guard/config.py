@@ -171,6 +171,12 @@ class _Reader:
             converted = msgspec.convert(value, kind, dec_hook=decode)
         except (msgspec.ValidationError, RecursionError):
             secret = Secret in (kind, *get_args(kind))
+            texts = value.items() if isinstance(value, dict) and not secret else ()
+            bad = {name: one for name, one in texts if not isinstance(one, str)}
+            for name, one in bad.items():
+                self.problem(f"{where}.{key(name)}", f"expected text, was {shown(one)}.")
+            if bad:
+                return None
             told = "something else" if secret else shown(value)
             self.problem(where, f"expected {_wanted(kind)}, was {told}.")
             return None

@@ -58,6 +58,9 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
         yield from _wecom_problems(sections["wecom"])
     if sections.get("ping"):
         yield from _ping_problems(sections["ping"])
+    if sections.get("timer"):
+        for option in ("check_redis", "restart"):
+            yield from cron_problems(f"timer.{option}", getattr(sections["timer"], option))
     for name, target in named["targets"].items():
         if target is None:
             continue
@@ -96,6 +99,32 @@ def _shared_problems(targets: Mapping[str, Target]) -> Iterator[str]:
                 break
 
 
+_CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
+_CRON_NAMES = {
+    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    "day of week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
+}
+
+
+def cron_problems(where: str, schedule: str) -> Iterator[str]:
+    """What crontab(5) would not take. A backend that skips a bad file silently must not be the first to see it."""
+    for text, (field, least, most) in zip(schedule.split(), _CRON_FIELDS, strict=True):
+        names = _CRON_NAMES.get(field, ())
+        for part in text.lower().split(","):
+            span, slash, step = part.partition("/")
+            ends = ["0"] if span == "*" else span.split("-")
+            numbers = [names.index(end) + least if end in names else _whole(end) for end in ends]
+            in_range = all(least <= number <= most for number in numbers) or span == "*"
+            stepped = not slash or (_whole(step) > 0 and (span == "*" or len(ends) == 2))
+            if not in_range or not stepped or len(ends) > 2 or numbers != sorted(numbers):
+                yield f"{where}: expected a {field} of {least} to {most}, * or a list of these, was {shown(text)}."
+                break
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 5 else -1
+
+
 def _command_problems(where: str, command: str) -> Iterator[str]:
     try:
         words = shlex.split(command)
@@ -104,6 +133,10 @@ def _command_problems(where: str, command: str) -> Iterator[str]:
     else:
         if not words:
             yield f"{where}: expected a command, was {shown(command)}."
+        for word in words:
+            near = suggestion(word[1:-1], ["python", "program"]) if word[:1] + word[-1:] == "{}" else ""
+            if near and word not in ("{python}", "{program}"):
+                yield f"{where}: there is no {word}{near}."
 
 
 def _backoff_problems(where: str, backoff: Backoff) -> Iterator[str]:
@@ -203,6 +236,9 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
     if not ping.url.text.startswith(("http://", "https://")):
         yield "ping.url: expected an address such as https://hc-ping.com/KEY/{job}."
         return
+    rest = ping.url.text.replace("{job}", "")
+    if "{" in rest or "}" in rest:
+        yield "ping.url: expected no other braces than {job} in it."
     try:
         _ = urlsplit(ping.url.text).port
     except ValueError:

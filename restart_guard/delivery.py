@@ -131,9 +131,8 @@ def _ping_for_alerts(journal: Journal) -> set[str]:
     """An alert that cannot be delivered must reach a person some other way: the monitor's."""
     waiting = journal.alerts_waiting()
     for event_id, kind, subject in waiting:
-        job = ping.check_job(subject) if kind == "check" else ping.TICK
         text = f"The alert about {kind} {subject} could not be delivered."
-        journal.add_delivery(event_id, PING, ping.payload(job, ping.FAIL, rid="", text=text))
+        journal.add_delivery(event_id, PING, ping.payload(ping.job_name(kind, subject), ping.FAIL, rid="", text=text))
     return {PING} if waiting else set()
 
 

@@ -102,7 +102,7 @@ def run(say: Say) -> int:
         say(f"The demo did not go as it should: its checks ended with {codes}.")
         return ExitCode.FAILED
     say("That was the whole loop. For your own programs and servers:")
-    say("  1. copy config.example.toml to config.toml, chmod 600 it, and set [targets], [redis], [mysql] and [wecom]")
+    say("  1. restart-guard init --program server/run.py, then set [redis], [mysql] and [wecom] in config.toml")
     say("  2. restart-guard doctor          says what is still missing")
     say("  3. restart-guard start           guards the programs; cron brings them back each minute:")
     say("     * * * * *  /path/to/restart-guard -c /path/to/config.toml restart")

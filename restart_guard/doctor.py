@@ -9,13 +9,24 @@ from itertools import islice
 
 from cronsim import CronSim, CronSimError
 
-from restart_guard import clock, delivery, guard, messages, mysql_store, redis_client, timer_findings, wecom, wire
+from restart_guard import (
+    clock,
+    delivery,
+    guard,
+    messages,
+    mysql_store,
+    redis_client,
+    target_findings,
+    timer_findings,
+    wecom,
+    wire,
+)
 from restart_guard.errors import DeliveryError, JournalError, SecretError, StoreError
 from restart_guard.findings import Finding, Level
 from restart_guard.freshness import least_left, span
 from restart_guard.journal import Journal
 from restart_guard.schedule import local_zone
-from restart_guard.settings import Check, Config, Timer
+from restart_guard.settings import Check, Config, Redis, Timer
 from restart_guard.values import Secret
 
 _CLOCK_TOLERANCE_S = 2.0
@@ -27,7 +38,9 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     yield from _config(config)
     yield from _secrets(config)
     yield from _state(config)
-    yield from _redis(config)
+    yield from target_findings.look(config)
+    if config.redis != Redis() or config.checks or config.refreshes:
+        yield from _redis(config)
     for name, check in config.checks.items():
         yield from _ttl(config, name, check)
     yield from timer_findings.look(config)
@@ -44,8 +57,8 @@ def _config(config: Config) -> Iterator[Finding]:
     for warning in config.warnings:
         what, _, advice = warning.partition(": ")
         yield Finding(Level.WARN, what, advice)
-    if not config.checks:
-        yield Finding(Level.WARN, "no check is configured", "add [checks.NAME] with keys")
+    if not config.checks and not config.targets:
+        yield Finding(Level.WARN, "neither a target nor a check is configured", "add [targets.NAME] or [checks.NAME]")
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
@@ -228,7 +241,7 @@ def _ping(config: Config) -> Iterator[Finding]:
     if error:
         yield Finding(Level.FAIL, f"ping: {error}", "see [ping] in the config")
     else:
-        yield Finding(Level.OK, f"ping: the monitor at {host}")
+        yield Finding(Level.OK, f"ping: goes to the monitor at {host}")
 
 
 def _last(config: Config, channel: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 
@@ -9,7 +10,7 @@ from restart_guard import clock, process, target, target_events
 from restart_guard.backoff import DELIVERY_CAP_S, is_due
 from restart_guard.beside import beside
 from restart_guard.config import picked
-from restart_guard.errors import DeliveryError, ExitCode
+from restart_guard.errors import DeliveryError, ExitCode, JournalError
 from restart_guard.guarded import Guarded, Seen, Stop, guarded
 from restart_guard.journal import Journal
 from restart_guard.lifecycle import Command, State
@@ -140,10 +141,12 @@ def _side_by_side(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> 
 
 
 def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:
-    """Every target as it is now, with how often it was relaunched. Raises JournalError."""
+    """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
     seen = observe(targets, search_stopped=True)
-    journal = Journal.open_to_read(config.state_dir)
-    restarts = journal.relaunches() if journal is not None else {}
+    restarts: dict[str, int] = {}
+    with suppress(JournalError):
+        journal = Journal.open_to_read(config.state_dir)
+        restarts = journal.relaunches() if journal is not None else {}
     return [(one, seen[one.name], restarts.get(one.name, 0)) for one in targets]
 
 

@@ -46,7 +46,9 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True,
 
 def _open(state_dir: Path, name: str) -> int | None:
     with suppress(OSError):
-        (state_dir / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Made on its own first: parents=True would make it readable by all.
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state_dir / "locks").mkdir(mode=0o700, exist_ok=True)
         # A file's name is limited to 255 bytes, a check's is not. (hashlib brings 5 MiB of OpenSSL.)
         short = (
             name if len(name.encode()) < 200 else importlib.import_module("hashlib").sha256(name.encode()).hexdigest()

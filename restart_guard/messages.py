@@ -116,8 +116,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "description": ("Redis 数据检查 {check}", "Redis data check {check}"),
     "unrecorded": ("本机日志库不可写，结果未记录", "the journal cannot be written, this outcome is not recorded"),
     "journal_down": (
-        "【故障】restart-guard 日志库不可写，结果未记录（Redis 数据 {check} 正常） | {host}",
-        "[DOWN] restart-guard cannot write its journal (Redis data {check} is good, but not recorded) | {host}",
+        "【故障】restart-guard 日志库不可写，结果未记录（{subject} 正常） | {host}",
+        "[DOWN] restart-guard cannot write its journal ({subject} is good, but not recorded) | {host}",
     ),
     "why": ("日志库：{why}", "journal: {why}"),
     "test_body": (
@@ -228,14 +228,17 @@ def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Lang
     return fit("\n".join(lines) + "\n", "".join(f"{line}\n" for line in _particulars(outcome, language)), tail)
 
 
+def subject(outcome: Outcome, language: Language) -> str:
+    return say(_WORDS, "subject", language, check=clip(outcome.check, 80))
+
+
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-    subject = say(_WORDS, "subject", language, check=clip(outcome.check, 80))
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
         what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(outcome, language), 400)
-    return f"{say(_WORDS, kind.value, language)}{subject}{what} | {clip(outcome.host, 80)}"
+    return f"{say(_WORDS, kind.value, language)}{subject(outcome, language)}{what} | {clip(outcome.host, 80)}"
 
 
 def _particulars(outcome: Outcome, language: Language) -> list[str]:
@@ -255,11 +258,14 @@ def _particulars(outcome: Outcome, language: Language) -> list[str]:
     return lines
 
 
-def unrecorded(text: str, why: str, outcome: Outcome, language: Language) -> str:
-    """An alert's text with the news, in its first line already, that the journal could not keep the outcome."""
+def unrecorded(text: str, why: str, *, good_subject: str | None, host: str, language: Language) -> str:
+    """An alert's text with the news, in its first line already, that the journal could not keep the outcome.
+
+    ``good_subject`` names what is well, and only not recorded.
+    """
     head, _, rest = text.partition("\n")
-    if outcome.ok:
-        head = say(_WORDS, "journal_down", language, check=clip(outcome.check, 80), host=clip(outcome.host, 80))
+    if good_subject is not None:
+        head = say(_WORDS, "journal_down", language, subject=good_subject, host=clip(host, 80))
     else:
         what, separator, host = head.rpartition(" | ")
         head = f"{what} | {say(_WORDS, 'unrecorded', language)}{separator}{host}"

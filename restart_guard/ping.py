@@ -18,9 +18,9 @@ TICK = "tick"
 _LONGEST_BODY = 10_000
 
 
-def check_job(name: str) -> str:
-    """The job of a check, in the place of ``{job}``."""
-    return f"check-{name}"
+def job_name(kind: str, name: str) -> str:
+    """A job in the place of ``{job}``; targets are the tick's."""
+    return TICK if kind == "target" else f"{kind}-{name}"
 
 
 def payload(job: str, signal: str, *, rid: str, text: str = "") -> dict[str, str]:

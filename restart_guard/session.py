@@ -32,13 +32,18 @@ class Session:
     def config(self) -> Config:
         """Raises ConfigError with everything that is wrong."""
         if self._config is None:
-            path = config_file.find(self.config_option, os.environ)
+            path = self.path
             self._config = config_file.load(path, os.environ)
             self.terminal.redact = self._config.redact
             self.terminal.detail(f"config: {path}")
             for warning in self._config.warnings:
                 self.terminal.note(f"warning: {warning}")
         return self._config
+
+    @property
+    def path(self) -> Path:
+        """The config file, whether it can be loaded or not. Raises ConfigError where there is none."""
+        return config_file.find(self.config_option, os.environ)
 
     @property
     def state_dir(self) -> Path:
@@ -52,6 +57,10 @@ class Session:
             done_all.append(done)
             if not (tick and done.busy):
                 self.tell(done)
+        if not done_all and not tick and not self.config.targets:
+            self.terminal.note(f"There are no targets in {self.config.path}.")
+        if not done_all and tick and sys.stdout.isatty():
+            self.terminal.note("Nothing to do: the tick only brings back what has died; --cold restarts what runs.")
         if not all(done.ok for done in done_all):
             return ExitCode.FAILED
         return ExitCode.BUSY if any(done.busy for done in done_all) and not tick else ExitCode.DONE
@@ -80,16 +89,16 @@ def change_timer(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bo
     if dry_run or asks:
         for line in plan.diff:
             session.terminal.report(line)
-    module = importlib.import_module("restart_guard.timer")
-    for note in module.notes(session.config, plan):
-        session.terminal.note(note)
     if dry_run:
         return
-    if asks:
-        click.confirm(f"Change {plan.where} so?", abort=True, default=True)
-    saved = module.carry_out(session.config, plan)
+    if asks and not click.confirm(f"Change {plan.where} so?", default=True):
+        session.terminal.result("Nothing was changed.")
+        return
+    for note in plan.notes:
+        session.terminal.note(note)
+    saved = importlib.import_module("restart_guard.timer").carry_out(plan, session.state_dir)
     old = f"; the old one is saved as {saved}" if saved else ""
-    session.terminal.result(f"Changed: {plan.where}{old}.")
+    session.terminal.result(f"{'Removed from' if plan.logs is None else 'Changed'}: {plan.where}{old}.")
 
 
 pass_session = click.make_pass_decorator(Session)

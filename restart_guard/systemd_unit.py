@@ -50,7 +50,7 @@ def on_calendar(schedule: str) -> list[str]:
     try:
         cron = CronSim(schedule, datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError as error:
-        raise GuardError(f"Expected five cron fields, was {schedule}.") from error
+        raise GuardError(f"This schedule names no moment: {schedule}.") from error
     weekdays = {day % 7 if isinstance(day, int) else -1 for day in cron.weekdays}
     if min(cron.days) < 1 or min(weekdays) < 0:
         raise GuardError(f"A systemd timer cannot say this schedule: {schedule}.")

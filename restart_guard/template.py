@@ -10,7 +10,7 @@ state_dir = "state"
 _TARGET = """
 [targets.{key}]
 program = {program}
-command = "{{python}} {{program}}"           # split like a shell, run without one
+command = "{{python}} {{program}}"           # {{python}} is restart-guard's own; yours may be "/app/.venv/bin/python"
 log_file = "logs/{name}.log"
 # stop_timeout = "30s"                    # how long it may drain
 # environment_file = "{name}.env"

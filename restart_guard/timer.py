@@ -5,10 +5,11 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from restart_guard import clock, crontab, systemd
+from restart_guard import clock, crontab, host, systemd
 from restart_guard.config import default_state_dir
 from restart_guard.crontab_block import beside_block, bites, line, lines_of, with_block, without_block
 from restart_guard.errors import GuardError, UsageError
@@ -21,6 +22,7 @@ BACKENDS = ("cron", "cron.d", "systemd")
 _CRON_D = Path("/etc/cron.d")
 _MACHINE_ID = Path("/etc/machine-id")
 _LEAST_DELAY_S = 60.0
+_CRON_DAEMONS = {"cron", "crond", "fcron", "busybox", "supercronic"}
 
 
 class Change(NamedTuple):
@@ -32,11 +34,16 @@ class Change(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would change, and which of systemd's units to start or to stop by name."""
+    """What would change, which of systemd's units to start or to stop by name, and what to know besides.
+
+    ``logs`` is the folder of the jobs' logs when they are installed, None when they are removed.
+    """
 
     changes: list[Change]
     start: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
+    logs: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def diff(self) -> list[str]:
@@ -74,7 +81,10 @@ def _delayed(config: Config, job: Job, most_s: float) -> str:
 
 
 def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
-    """Raises GuardError: for a crontab that cannot be read or is damaged, and when another backend has our jobs."""
+    """Our jobs as they are to run.
+
+    Raises GuardError for a crontab that cannot be read or is damaged, and when another backend has our jobs.
+    """
     if 0 < random_delay_s < _LEAST_DELAY_S:
         raise UsageError("--random-delay: expected at least 1m, since cron counts in minutes.")
     for other in BACKENDS:
@@ -82,18 +92,23 @@ def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: f
             raise GuardError(
                 f"The timer is installed by --backend {other} already: restart-guard uninstall-timer first."
             )
+    plan = _plan_install(config, backend, watch=watch, random_delay_s=random_delay_s)
+    return plan._replace(logs=log_dir(config), notes=tuple(_notes(config.path, plan)))
+
+
+def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
     if backend == "cron":
         old = crontab.read()
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s)
-        return _changed([Change(None, old, with_block(old, block_name(config), lines))])
+        return _changed([Change(None, old, with_block(old, block_name(config.path), lines))])
     _require_own(config, backend)
     if backend == "cron.d":
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s, user="root")
-        text = "\n".join([f"# restart-guard {block_name(config)}; see restart-guard install-timer", *lines, ""])
-        return _changed([_replaced(cron_d_file(config), os.fsencode(text))])
+        text = "\n".join([f"# restart-guard {block_name(config.path)}; see restart-guard install-timer", *lines, ""])
+        return _changed([_replaced(cron_d_file(config.path), os.fsencode(text))])
     systemd.require()
     wanted = _units(config, watch=watch, random_delay_s=random_delay_s)
-    folder, there = systemd.folder(os.environ), set(_unit_files(config))
+    folder, there = systemd.folder(os.environ), set(_unit_files(config.path))
     changes = [_replaced(folder / name, os.fsencode(text)) for name, text in wanted.items()]
     gone = sorted(there - {change.path for change in changes if change.path})
     changes += [_replaced(path, b"") for path in gone]
@@ -103,15 +118,18 @@ def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: f
     )
 
 
-def plan_uninstall(config: Config) -> Plan:
-    """Everything of ours, whatever has it. Raises GuardError when the crontab cannot be read or is damaged."""
+def plan_uninstall(path: Path) -> Plan:
+    """Everything of this config, whatever has it; the config itself may be broken or gone.
+
+    Raises GuardError when the crontab cannot be read or is damaged.
+    """
     changes = []
-    files = [path for path in (cron_d_file(config), *_unit_files(config)) if path.exists()]
+    files = [file for file in (cron_d_file(path), *_unit_files(path)) if file.exists()]
     if crontab.exists() or not files:
         old = crontab.read()
-        changes.append(Change(None, old, without_block(old, block_name(config))))
-    changes += [_replaced(path, b"") for path in files]
-    enabled = [path.name for path in files if path.suffix == ".timer" or path.name.endswith("-watch.service")]
+        changes.append(Change(None, old, without_block(old, block_name(path))))
+    changes += [_replaced(file, b"") for file in files]
+    enabled = [file.name for file in files if file.suffix == ".timer" or file.name.endswith("-watch.service")]
     return _changed(changes, (), tuple(enabled))
 
 
@@ -143,12 +161,12 @@ def installed(config: Config) -> dict[str, list[str]]:
     Raises GuardError when the crontab cannot be read or is damaged.
     """
     found = {}
-    block = lines_of(crontab.read(), block_name(config)) if crontab.exists() else None
+    block = lines_of(crontab.read(), block_name(config.path)) if crontab.exists() else None
     if block is not None:
         found["cron"] = block
-    if cron_d_file(config).exists():
-        found["cron.d"] = os.fsdecode(cron_d_file(config).read_bytes()).splitlines()[1:]
-    files = _unit_files(config)
+    if cron_d_file(config.path).exists():
+        found["cron.d"] = os.fsdecode(cron_d_file(config.path).read_bytes()).splitlines()[1:]
+    files = _unit_files(config.path)
     if files:
         found["systemd"] = [path.name for path in files]
     return found
@@ -161,10 +179,14 @@ def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
     if backend == "systemd":
         folder = systemd.folder(os.environ)
         wanted = {folder / name: text for name, text in _units(config, watch=watch, random_delay_s=0).items()}
-        return {path: _without_delay(path.read_text()) for path in _unit_files(config)} == wanted
+        return {path: _without_delay(path.read_text()) for path in _unit_files(config.path)} == wanted
     user = "root" if backend == "cron.d" else ""
     lines = crontab_lines(config, watch=watch, random_delay_s=0, user=user)
-    return [one.split()[5:] for one in found] == [one.split()[5:] for one in lines]
+    weekly = [job.weekly for job in jobs(config, watch=watch)]
+    return len(found) == len(lines) and all(
+        one == other or (late and one.split()[2:] == other.split()[2:])
+        for one, other, late in zip(found, lines, weekly, strict=True)
+    )
 
 
 def _without_delay(text: str) -> str:
@@ -173,27 +195,27 @@ def _without_delay(text: str) -> str:
 
 def _is_there(config: Config, backend: str) -> bool:
     if backend == "cron":
-        return crontab.exists() and lines_of(crontab.read(), block_name(config)) is not None
-    return cron_d_file(config).exists() if backend == "cron.d" else bool(_unit_files(config))
+        return crontab.exists() and lines_of(crontab.read(), block_name(config.path)) is not None
+    return cron_d_file(config.path).exists() if backend == "cron.d" else bool(_unit_files(config.path))
 
 
-def block_name(config: Config) -> str:
+def block_name(path: Path) -> str:
     """Two configs of a user have a block each; the name stands in a comment, on one line."""
-    return re.sub(r"\s", " ", str(config.path))
+    return re.sub(r"\s", " ", str(path))
 
 
-def _slug(config: Config) -> str:
+def _slug(path: Path) -> str:
     """The same for file names, of which Debian's cron takes only letters, digits, _ and -."""
-    return f"restart-guard-{zlib.crc32(os.fsencode(config.path)):08x}"
+    return f"restart-guard-{zlib.crc32(os.fsencode(path)):08x}"
 
 
-def cron_d_file(config: Config) -> Path:
-    return _CRON_D / _slug(config)
+def cron_d_file(path: Path) -> Path:
+    return _CRON_D / _slug(path)
 
 
-def _unit_files(config: Config) -> list[Path]:
+def _unit_files(path: Path) -> list[Path]:
     """Those of this config that are there."""
-    return sorted(systemd.folder(os.environ).glob(f"{_slug(config)}-*.*"))
+    return sorted(systemd.folder(os.environ).glob(f"{_slug(path)}-*.*"))
 
 
 def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, str]:
@@ -203,20 +225,21 @@ def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, s
         if job.name != "catch-up":
             found |= units(
                 job,
-                f"{_slug(config)}-{job.name}",
-                title=block_name(config),
+                f"{_slug(config.path)}-{job.name}",
+                title=block_name(config.path),
                 user_manager=os.geteuid() != 0,
                 random_delay_s=random_delay_s,
             )
     return found
 
 
-def notes(config: Config, plan: Plan) -> list[str]:
-    """What whoever installs this should know besides."""
+def _notes(path: Path, plan: Plan) -> list[str]:
     found = []
-    for path, _, new in plan.changes:
-        if path is None and lines_of(new, block_name(config)) is not None:
-            found += bites(beside_block(new, block_name(config))[0])
+    for file, _, new in plan.changes:
+        if file is None and lines_of(new, block_name(path)) is not None:
+            found += bites(beside_block(new, block_name(path))[0])
+        if new and (file is None or file.parent == _CRON_D) and not cron_is_seen():
+            found.append("No cron daemon is seen to run: nothing happens until one does (service cron start).")
     if plan.start and not systemd.runs_here():
         found.append("systemd does not run here: the units are enabled and start with the next boot.")
     elif plan.start and not systemd.lingers():
@@ -224,21 +247,29 @@ def notes(config: Config, plan: Plan) -> list[str]:
     return found
 
 
-def carry_out(config: Config, plan: Plan) -> Path | None:
+def cron_is_seen() -> bool:
+    """Whether a cron daemon runs; also where the host's processes are hidden from us, and it may."""
+    everybody = list(host.everybody())
+    return any(one.name in _CRON_DAEMONS for one in everybody) or not any(one.pid == 1 for one in everybody)
+
+
+def carry_out(plan: Plan, state_dir: Path) -> Path | None:
     """Make the changes, and the folder of the logs; where the old crontab was saved. Raises GuardError."""
     saved = None
     with held(default_state_dir(os.environ), ["crontab"], what="A change of the timer", wait=True):
         if plan.stop:
             systemd.disable(plan.stop)
         try:
-            log_dir(config).mkdir(parents=True, exist_ok=True)
-            config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if plan.logs is not None:
+                plan.logs.mkdir(parents=True, exist_ok=True)
             for path, old, new in plan.changes:
                 if path is not None:
                     _write(path, new)
                     continue
-                saved = config.state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
-                saved.write_bytes(old)
+                saved = state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
+                with open(saved, "wb", opener=partial(os.open, mode=0o600)) as file:
+                    file.write(old)
                 crontab.replace(old, new)
         except OSError as error:
             raise GuardError(f"{error.filename} cannot be written: {error.strerror}.") from error

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from restart_guard import clock, crontab, host, systemd, timer
+from restart_guard import clock, crontab, systemd, timer
 from restart_guard.crontab_block import beside_block, bites
 from restart_guard.errors import GuardError, JournalError
 from restart_guard.findings import Finding, Level
@@ -20,7 +20,6 @@ from restart_guard.schedule import last_slot, next_slot
 from restart_guard.settings import Config, Timer
 
 _TICK_LATE_S = 180.0
-_CRON_NAMES = {"cron", "crond", "cronie", "fcron", "busybox", "supercronic", "systemd-cron"}
 
 
 def look(config: Config) -> Iterator[Finding]:
@@ -31,7 +30,9 @@ def look(config: Config) -> Iterator[Finding]:
     except (GuardError, OSError) as error:
         yield Finding(Level.WARN, f"timer: {error}", "restart-guard install-timer --backend print shows the lines")
         return
-    if not found:
+    if not found and not crontab.exists():
+        yield Finding(Level.WARN, "timer: there is no crontab(1) here", "install cron, or use --backend systemd")
+    elif not found:
         yield Finding(Level.WARN, "timer: the crontab has no block of this config", "restart-guard install-timer")
     if len(found) > 1:
         both = " and ".join(found)
@@ -66,10 +67,14 @@ def _ticks(config: Config, what: str) -> Finding:
     except JournalError:
         return Finding(Level.OK, what)  # which is told of elsewhere
     if last is None:
-        return Finding(Level.WARN, f"{what}; the tick never ran", "wait a minute, then see whether cron is running")
+        return Finding(
+            Level.WARN,
+            f"{what}; the tick never ran",
+            "wait a minute, then see crontab_error.log",
+        )
     ago = (clock.now() - datetime.fromisoformat(last)).total_seconds()
     if ago > _TICK_LATE_S:
-        advice = "see whether cron is running, and crontab_error.log"
+        advice = "see whether it is running, and crontab_error.log"
         return Finding(Level.WARN, f"{what}; the last tick was {span(ago)} ago", advice)
     return Finding(Level.OK, f"{what}, the last tick {span(max(0.0, ago))} ago")
 
@@ -80,8 +85,8 @@ def _daemon(backend: str) -> Iterator[Finding]:
             yield Finding(Level.FAIL, "timer: systemd does not run here", "restart-guard install-timer --backend cron")
         elif not systemd.lingers():
             yield Finding(Level.WARN, *systemd.NO_LINGER)
-    elif not any(one.name in _CRON_NAMES for one in host.everybody()):
-        yield Finding(Level.WARN, "timer: no cron daemon is seen to run", "start it (service cron start), or ask root")
+    elif not timer.cron_is_seen():
+        yield Finding(Level.FAIL, "timer: no cron daemon is seen to run", "start it (service cron start), or ask root")
 
 
 def _interpreters(lines: Sequence[str], *, user: bool) -> Iterator[Finding]:
@@ -132,7 +137,7 @@ def _checks(config: Config) -> Iterator[Finding]:
 def _crontab(config: Config) -> Iterator[Finding]:
     """What of the crontab's other lines acts on ours, or does the same again."""
     try:
-        above, below = beside_block(crontab.read(), timer.block_name(config))
+        above, below = beside_block(crontab.read(), timer.block_name(config.path))
         has_block = timer.installed(config).get("cron") is not None
     except GuardError:
         return

@@ -43,6 +43,32 @@ def test_the_example_loads_and_names_every_option() -> None:
             assert any(one in text for one in shown), field.name
 
 
+@pytest.mark.parametrize(
+    ("schedule", "field"),
+    [
+        ("61 * * * *", "minute"),
+        ("0 24 * * *", "hour"),
+        ("0 2 * * 8", "day of week"),
+        ("0 2 0 * *", "day of month"),
+        ("0 2 * mai *", "month"),
+        ("5-1 * * * *", "minute"),
+        ("5/2 * * * *", "minute"),
+        ("*/0 * * * *", "minute"),
+        ("1-2-3 * * * *", "minute"),
+        ("0 2 * * 1#2", "day of week"),
+    ],
+)
+def test_a_schedule_that_cron_would_not_take(tmp_path: Path, schedule: str, field: str) -> None:
+    """Told when the config is read: some of what runs jobs skip a bad line without a word."""
+    (found,) = problems(tmp_path, f'[timer]\ncheck_redis = "{schedule}"\n')
+    assert f"timer.check_redis: expected a {field} of " in found
+
+
+def test_schedules_that_cron_takes(tmp_path: Path) -> None:
+    for schedule in ("*/5 8-18/2 1,15 jan-mar,12 mon-fri", "0-59/7 0 * * 7", "0 2 * * Sun"):
+        assert load(tmp_path, f'[timer]\ncheck_redis = "{schedule}"\n').timer
+
+
 def test_the_examples_comments_show_real_defaults(tmp_path: Path) -> None:
     """With every commented option of the example switched on, it still holds only options that exist."""
     lines = (ROOT / "config.example.toml").read_text().splitlines()

@@ -5,6 +5,7 @@ import pytest
 from tests.conftest import Database, Guard, job
 from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer, free_port
+from tests.services import Service
 
 
 def lines(guard: Guard) -> list[str]:
@@ -78,7 +79,7 @@ def test_everything_down_is_told_line_by_line(guard: Guard, wecom: FakeWeCom) ->
     failing = [line for line in done.out.splitlines() if line.startswith("fail  ")]
     assert [line.split()[1] for line in failing] == ["secret", "redis", "MySQL", "WeCom"]
     assert all(" → " in line for line in failing)
-    assert "warn  no check is configured" in done.out
+    assert "warn  neither a target nor a check is configured" in done.out
 
 
 def test_a_ttl_that_ends_with_daylight_saving_time_is_foreseen(guard: Guard, redis_server: RedisServer) -> None:
@@ -90,8 +91,27 @@ def test_a_ttl_that_ends_with_daylight_saving_time_is_foreseen(guard: Guard, red
     berlin = next(line for line in lines(guard) if "TTL" in line)
     assert berlin.startswith("warn  check metadata: of 7d1h the TTL has 0ms left at ")
     assert " 02:00 +0100: the data will be gone" in berlin
-    guard.configure(job(redis_server, None, None, 'full_ttl = "7d1h"') + '[timer]\ncheck_redis = "0 2 * * 9"\n')
+    guard.configure(job(redis_server, None, None, 'full_ttl = "7d1h"') + '[timer]\ncheck_redis = "0 2 31 2 *"\n')
     assert any(line.startswith("fail  timer.check_redis: ") for line in lines(guard))
+
+
+def test_what_a_launch_would_lack_is_told_before_it(guard: Guard, service: Service) -> None:
+    """Program, command, account, environment and log, a line each; without a use for Redis nobody asks for it."""
+    service.configure()
+    assert [line for line in lines(guard) if "redis" in line] == []
+    assert "ok    target web: stopped" in lines(guard)
+    guard("start")
+    assert f"ok    target web: running, pid {service.pid()}" in lines(guard)
+    guard.configure(
+        service.section("", 'environment_file = "none.env"\nuser = "nobody-of-that-name"').replace("{python}", "none")
+        + '[targets.gone]\nprogram = "gone.py"\nlog_file = "/proc/x.log"\n'
+    )
+    told = [line for line in lines(guard) if line.startswith("fail  target ")]
+    assert [line.split(": ", 1)[1].split(" → ")[0] for line in told] == [
+        f"its command none is not found, from {service.program.parent}",
+        "there is no user nobody-of-that-name on this host",
+        f"its program {guard.directory}/gone.py is not there",
+    ]
 
 
 def test_data_that_will_be_gone_before_the_next_check_is_told(guard: Guard, redis_server: RedisServer) -> None:

@@ -207,6 +207,18 @@ def test_assignments_that_bite() -> None:
     ]  # fmt: skip
 
 
+def test_a_broken_config_can_be_uninstalled(cron: Cron) -> None:
+    """Its jobs must not run on for a typing error; the old crontab, with what it holds, is for its owner only."""
+    assert cron("install-timer").code == 0
+    cron.config.write_text("[targets.web\n")
+    done = cron("uninstall-timer", environ={"XDG_STATE_HOME": str(cron.directory / "xdg")})
+    assert (done.code, done.err) == (0, "")
+    assert not cron.crontab.exists()
+    for state in (cron.state, cron.directory / "xdg/restart-guard"):
+        (saved,) = state.glob("crontab.*")
+        assert (saved.stat().st_mode & 0o777, state.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
 def test_an_empty_crontab_is_gone_again(cron: Cron) -> None:
     """None there, in the words of each cron, is an empty one; uninstalling leaves none."""
     for words in ("no crontab for you", "crontab: can't open 'you': No such file or directory"):
@@ -378,7 +390,7 @@ def test_systemd_units_come_and_go(guard: Guard) -> None:
     assert "fail  timer: systemd does not run here" in done.out
     assert "already installed" in done.out
     removed = done.out.splitlines()[-1]
-    assert "Changed: " in removed
+    assert "Removed from: " in removed
     assert "-watch" not in removed
 
 

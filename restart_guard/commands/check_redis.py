@@ -34,9 +34,9 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
             if not as_json:
                 verdict, tell = ("good", terminal.result) if result.outcome.ok else ("FAILED", terminal.failure)
                 tell(f"{result.outcome.check}: {verdict}: {summary(result.outcome, 'en')}")
-            if result.journal_error:
-                terminal.error(result.journal_error)
+            if result.recorded.journal_error:
+                terminal.error(result.recorded.journal_error)
     if as_json:
         terminal.document([result.shown() for result in results])
-    good = all(result.outcome.ok and result.journal_error is None for result in results)
+    good = all(result.outcome.ok and result.recorded.journal_error is None for result in results)
     return ExitCode.DONE if good else ExitCode.FAILED

@@ -2,6 +2,7 @@ from typing import Any
 
 import click
 
+from restart_guard.config import picked
 from restart_guard.errors import UsageError
 from restart_guard.journal import Journal
 from restart_guard.session import Session, pass_session
@@ -23,12 +24,16 @@ def command(session: Session, *, check: str | None, target: str | None, limit: i
     events = (
         journal.history(kind=kind, subject=printable(check or target or "") or None, limit=limit) if journal else []
     )
+    for known, name, what in ((session.config.checks, check, "check"), (session.config.targets, target, "target")):
+        if name is not None and not events and not as_json:
+            picked(known, [name], what=what, path=session.config.path)
     if as_json:
         session.terminal.document(events)
     elif events:
         session.terminal.table(("at", "what", "status", "detail", "delivered"), [_row(event) for event in events])
     else:
-        session.terminal.note("Nothing is in the journal yet.")
+        about = f" about {check or target}" if check or target else ""
+        session.terminal.note(f"Nothing is in the journal yet{about}.")
 
 
 def _row(event: dict[str, Any]) -> tuple[str, ...]:

@@ -26,5 +26,7 @@ def command(session: Session, *, program: str | None) -> None:
         raise GuardError(f"{path} cannot be written: {error.strerror}.") from error
     with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor, so that it is never readable by others)
         file.write(template.config(name, program))
+    if program and not Path(program).is_file():
+        session.terminal.note(f"There is no {program} here yet; paths in {path} start at its folder.")
     start = "restart-guard start" if program else f"edit {path}, then restart-guard doctor"
     session.terminal.result(f"{path} is written. Next: {start}, and restart-guard install-timer")

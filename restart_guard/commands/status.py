@@ -19,6 +19,8 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         session.terminal.document([target.shown(one, seen, restarts) for one, seen, restarts in found])
     else:
+        if not found:
+            session.terminal.note(f"There are no targets in {session.config.path}.")
         for one, seen, restarts in found:
             session.terminal.report(_line(one, seen, restarts))
     return guard.lsb_code([seen.state for _, seen, _ in found])

@@ -1,6 +1,9 @@
+from contextlib import suppress
+
 import click
 
 from restart_guard import timer
+from restart_guard.errors import ConfigError
 from restart_guard.session import Session, change_timer, pass_session
 
 
@@ -10,4 +13,6 @@ from restart_guard.session import Session, change_timer, pass_session
 @pass_session
 def command(session: Session, *, dry_run: bool, yes: bool) -> None:
     """Remove our block from your crontab, our file from /etc/cron.d and our units; all else stays as it is."""
-    change_timer(session, timer.plan_uninstall(session.config), dry_run=dry_run, yes=yes, same="There is no timer.")
+    with suppress(ConfigError):
+        _ = session.config  # a broken one must not keep its jobs running; it only says where the old crontab is saved
+    change_timer(session, timer.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="There is no timer.")
