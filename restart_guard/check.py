@@ -16,6 +16,7 @@ from restart_guard.lock import held
 from restart_guard.outcome import Attempt, Outcome, Reading
 from restart_guard.record import Recorded, Say, finish, start_ping
 from restart_guard.recovery import recover
+from restart_guard.refresh import related
 from restart_guard.schedule import last_slot
 from restart_guard.settings import Check, Config, Timer
 
@@ -122,7 +123,9 @@ def read_only(config: Config, checks: dict[str, Check], *, progress: redis_store
 def run(config: Config, checks: dict[str, Check], *, progress: redis_store.Progress, say: Say) -> Iterator[Result]:
     """Do the job for each check. Raises BusyError when another process has one of them in hand."""
     down: set[str] = set()
-    with held(config.state_dir, [f"check-{name}" for name in checks], what="check-redis"):
+    refreshes = {name for check in checks.values() for name in related(config, check)}
+    locks = [*(f"check-{name}" for name in checks), *(f"refresh-{name}" for name in refreshes)]
+    with held(config.state_dir, locks, what="A check or refresh of this data"):
         for name, check in checks.items():
             run_id = new_run_id()
             start = start_ping(config, KIND, name, run_id)
@@ -141,14 +144,14 @@ def _heal(config: Config, name: str, check: Check, *, progress: redis_store.Prog
     while not reading.good and reading.remedy is not Remedy.PERSON and len(attempts) < check.retries:
         bad = messages.what_is_wrong(_outcome(config, name, (began_at, begun), reading), "en")
         say(f"{name}: {bad}; restart attempt {len(attempts) + 1} of {check.retries}")
-        attempts.append(_attempt(config, name, check, reading.remedy))
+        attempts.append(_attempt(config, name, check, reading.remedy, say))
         say(f"{name}: {messages.attempt_text(attempts[-1], 'en')}")
         clock.sleep(check.retry_delay)
         reading = redis_store.read(config.redis, check, progress=progress)
     return _outcome(config, name, (began_at, begun), reading, tuple(attempts))
 
 
-def _attempt(config: Config, name: str, check: Check, remedy: Remedy) -> Attempt:
+def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) -> Attempt:
     if remedy is Remedy.WAIT:
         ready = redis_client.wait_until_ready(config.redis, check.wait_timeout)
         return Attempt("wait", "ready") if ready else Attempt("wait", "not_ready", span(check.wait_timeout))
@@ -156,7 +159,7 @@ def _attempt(config: Config, name: str, check: Check, remedy: Remedy) -> Attempt
     danger = None if check.recover_when_unsafe or kind not in ("command", "restart") else _danger(config)
     if danger is not None:
         return Attempt(kind, "refused", danger)
-    done = recover(config, name, check)
+    done = recover(config, name, check, say)
     return done._replace(detail=config.redact(done.detail), said=config.redact(done.said))
 
 

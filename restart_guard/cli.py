@@ -26,6 +26,7 @@ COMMANDS = {
     "watch": ("watch", "The tick, in milliseconds: wait for deaths and relaunch at once."),
     "status": ("status", "Show every program: state, pid, uptime."),
     "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
+    "refresh": ("refresh", "Rebuild Redis data from MySQL, and tell what differed."),
     "deliver": ("deliver", "Try to deliver rows and alerts that are pending."),
     "history": ("history", "Show what happened, newest first."),
     "install-timer": ("install_timer", "Let cron or systemd run the tick and the weekly check."),
@@ -39,7 +40,7 @@ COMMANDS = {
 GROUPS = {
     "Begin": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
     "Programs": ("start", "stop", "kill", "restart", "watch", "status"),
-    "Redis data": ("check-redis",),
+    "Redis data": ("check-redis", "refresh"),
     "See what happened": ("history", "deliver", "doctor"),
 }
 

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from restart_guard.config_rules import cross_checks, key, quoted, shown, suggestion
 from restart_guard.errors import ConfigError, UsageError
 from restart_guard.settings import NAMED_SECTIONS, SECTIONS, Config, Redis
-from restart_guard.values import Duration, Redactor, Secret, parse_path
+from restart_guard.values import Duration, Percent, Redactor, Secret, parse_path
 
 _Section = TypeVar("_Section", bound=Struct)
 
@@ -165,7 +165,9 @@ class _Reader:
             if wanted is Secret:
                 self.secrets.append(Secret.parse(raw, key=where, base=self.path.parent))
                 return self.secrets[-1]
-            return Duration.parse(raw) if wanted is Duration else parse_path(raw, self.path.parent)
+            if wanted in (Duration, Percent):
+                return wanted.parse(raw)
+            return parse_path(raw, self.path.parent)
 
         try:
             converted = msgspec.convert(value, kind, dec_hook=decode)

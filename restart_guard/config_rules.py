@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Ping, Redis, Target, WeCom
+from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Ping, Redis, Refresh, Target, WeCom
 from restart_guard.values import Duration, parse_place, parse_redis_url
 
 
@@ -66,6 +67,9 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
             continue
         yield from _target_problems(f"targets.{key(name)}", target)
     yield from _shared_problems({name: target for name, target in named["targets"].items() if target is not None})
+    for name, refresh in named["refreshes"].items():
+        if refresh is not None:
+            yield from _refresh_problems(f"refreshes.{key(name)}", refresh, sections.get("mysql"))
     for name, check in named["checks"].items():
         if check is None:
             continue
@@ -273,6 +277,30 @@ def _check_problems(where: str, check: Check, named: Mapping[str, Mapping[str, A
     if check.max_age is not None and check.full_ttl is None:
         yield f'{where}.full_ttl: expected the TTL that the data gets when loaded, such as "7d1h": max_age needs it.'
     yield from _recover_problems(f"{where}.recover", check.recover, named)
+
+
+_SELECT = re.compile(r"\s*(?:(?:--[^\n]*\n|#[^\n]*\n|/\*.*?\*/|\()\s*)*(?:select|with)\b", re.IGNORECASE | re.DOTALL)
+_LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"|`[^`]*`|--\s[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def _refresh_problems(where: str, refresh: Refresh, mysql: MySql | None) -> Iterator[str]:
+    if mysql is None:
+        yield f"{where}: expected a section [mysql] beside it, where its query is asked."
+    bare = _LITERAL.sub(" ", refresh.query).rstrip().rstrip(";")
+    if not _SELECT.match(refresh.query):
+        yield f"{where}.query: expected one SELECT, was {shown(refresh.query)}."
+    elif ";" in bare:
+        yield f"{where}.query: expected one statement, was more than one."
+    elif re.search(r"\binto\s+(?:outfile|dumpfile|@)", bare, re.IGNORECASE):
+        yield f"{where}.query: expected a SELECT that gives rows, was one with INTO."
+    if refresh.ttl < 1:
+        yield f"{where}.ttl: expected at least 1s."
+    if refresh.timeout <= 0:
+        yield f"{where}.timeout: expected a time longer than 0s."
+    if refresh.index is not None and "{" not in refresh.key:
+        yield f"{where}.index: expected columns in the key, such as article:{{article_id}}, was {shown(refresh.key)}."
+    if refresh.schedule is not None:
+        yield from cron_problems(f"{where}.schedule", refresh.schedule)
 
 
 def _recover_problems(where: str, recover: str, named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

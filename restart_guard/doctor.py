@@ -134,6 +134,8 @@ def _redis(config: Config) -> Iterator[Finding]:
     try:
         found = redis_client.health(config.redis)
         danger = redis_client.danger(config.redis)
+        with redis_client.connected(config.redis) as client:
+            problems = redis_client.persistence_problems(client) if config.redis.require_persistence else []
     except StoreError as error:
         if error.code == "NOPERM":
             yield Finding(Level.WARN, f"{server}: its ACL does not let this user ask INFO or TIME", "allow +info +time")
@@ -150,6 +152,11 @@ def _redis(config: Config) -> Iterator[Finding]:
     if abs(found.clock_ahead_s) > _CLOCK_TOLERANCE_S:
         what = f"{server}: its clock differs from this host's by {span(abs(found.clock_ahead_s))}"
         yield Finding(Level.WARN, what, "keys expire by its clock: synchronise both")
+    if config.redis.require_persistence:
+        for problem in problems:
+            yield Finding(Level.FAIL, f"{server}: persistence: {problem}", "see its log and config")
+        if not problems:
+            yield Finding(Level.OK, f"{server}: persistence and replication are well")
     if danger:
         what = f"{server}: restarting it could lose data: {danger}"
         yield Finding(Level.WARN, what, "recoveries of the kind command and restart are refused meanwhile")

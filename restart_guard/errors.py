@@ -75,6 +75,15 @@ class StoreError(GuardError):
         self.remedy = remedy
 
 
+class RefreshError(GuardError):
+    """A refresh was refused, or its rows do not fit. ``code`` and ``values`` are what a person is told in words."""
+
+    def __init__(self, code: str, **values: object) -> None:
+        super().__init__(code, values)
+        self.code = code
+        self.values = values
+
+
 class DeliveryError(GuardError):
     """A row or a message did not reach its destination.
 

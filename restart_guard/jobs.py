@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,15 @@ def jobs(config: Config, *, watch: bool) -> Iterator[Job]:
     if config.checks:
         yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
         yield job("catch-up", _CATCH_UP, _command(config, "check-redis", "--if-due"), "get_redis_data.log")
+    for name, refresh in config.refreshes.items():
+        if refresh.schedule is not None:
+            yield job(f"refresh-{_plain(name)}", refresh.schedule, _command(config, "refresh", name), "refresh.log")
+
+
+def _plain(name: str) -> str:
+    """A name as systemd takes it in that of a unit."""
+    plain = name.isascii() and all(letter.isalnum() or letter in "-_" for letter in name)
+    return name if plain else f"{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def log_dir(config: Config) -> Path:

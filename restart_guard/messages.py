@@ -31,6 +31,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         "is {found} old, expected at most {wanted}; it will be gone in {left}",
     ),
     "json": ("不是有效的 JSON（{found}）", "is not JSON ({found})"),
+    "persistence": ("{found}", "{found}"),
     "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {found} keys, expected at least {wanted}"),
 }
 
@@ -78,7 +79,8 @@ _ATTEMPTS: dict[str, tuple[str, str]] = {
     "not_restarted": ("重启 {detail} 失败", "{detail} could not be restarted"),
     "ready": ("等待 Redis 就绪", "waited until Redis was ready"),
     "not_ready": ("等待 {detail} 后 Redis 仍未就绪", "Redis was not ready after {detail}"),
-    "unavailable": ("{detail}：此版本尚不支持，未执行", "{detail}: this version cannot do that yet; nothing was done"),
+    "refreshed": ("已刷新 {detail}", "refreshed {detail}"),
+    "not_refreshed": ("刷新失败 {detail}", "the refresh failed, {detail}"),
     "refused": (
         "拒绝执行 {action}：重启 Redis 可能丢失数据（{detail}）",
         "{action} was refused, since restarting Redis could lose data: {detail}",

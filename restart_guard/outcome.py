@@ -40,7 +40,7 @@ class Reading(NamedTuple):
         """
         if self.trouble is not None:
             return self.trouble.remedy
-        return Remedy.PERSON if self.codes == {"type"} else Remedy.RETRY
+        return Remedy.PERSON if self.codes and self.codes <= {"type", "persistence"} else Remedy.RETRY
 
 
 class Attempt(NamedTuple):
@@ -56,7 +56,12 @@ class Attempt(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return (self.how, self.detail) == ("exited", "0") or self.how in ("read_again", "ready", "restarted")
+        return (self.how, self.detail) == ("exited", "0") or self.how in (
+            "read_again",
+            "ready",
+            "restarted",
+            "refreshed",
+        )
 
 
 class Outcome(NamedTuple):

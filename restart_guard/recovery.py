@@ -1,20 +1,21 @@
-"""What is done between a bad read and the next: a command, a target's cold restart, or nothing."""
+"""What is done between a bad read and the next: a command, a target's cold restart, a refresh, or nothing."""
 
 import os
 import shlex
 
-from restart_guard import hook, process, target
+from restart_guard import hook, process, refresh, refresh_messages, target
 from restart_guard.guarded import guarded
 from restart_guard.hook import Hook
 from restart_guard.lifecycle import Command
 from restart_guard.outcome import Attempt
+from restart_guard.record import Say
 from restart_guard.settings import Check, Config
 from restart_guard.target import How
 
 _LOCK_WAIT_S = 10.0
 
 
-def recover(config: Config, name: str, check: Check) -> Attempt:
+def recover(config: Config, name: str, check: Check, say: Say) -> Attempt:
     """Run the check's recovery once. What goes wrong is in the attempt, never raised."""
     kind, _, what = check.recover.partition(":")
     if kind == "none":
@@ -23,7 +24,14 @@ def recover(config: Config, name: str, check: Check) -> Attempt:
         return _command(config, name, check, what)
     if kind == "restart":
         return _restart(config, what)
-    return Attempt(kind, "unavailable", check.recover)
+    return _refresh(config, what, say)
+
+
+def _refresh(config: Config, name: str, say: Say) -> Attempt:
+    """A refresh, whose lock the check holds; it is an event of its own in the journal."""
+    result = refresh.rebuild(config, name, progress=lambda _name, _rows: None, say=say, down=set())
+    how = "refreshed" if result.done.error is None else "not_refreshed"
+    return Attempt("refresh", how, f"{name}: {refresh_messages.summary(result.done, 'en')}")
 
 
 def _restart(config: Config, name: str) -> Attempt:

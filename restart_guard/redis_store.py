@@ -12,7 +12,7 @@ from restart_guard import clock
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.freshness import describe, judge, span
 from restart_guard.outcome import Bad, Reading
-from restart_guard.redis_client import connected, error_word
+from restart_guard.redis_client import connected, error_word, persistence_problems
 from restart_guard.settings import Check, Redis
 
 BATCH = 1000
@@ -40,6 +40,8 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     tally = _Tally(check, progress)
     try:
         with connected(settings) as client, _cut_after(client, check.timeout + settings.timeout):
+            for problem in persistence_problems(client) if settings.require_persistence else ():
+                tally.note(Bad("redis", "persistence", problem))
             _read_keys(client, check, tally)
             for pattern in check.patterns:
                 _read_pattern(client, check, pattern, tally)

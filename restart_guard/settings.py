@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from restart_guard.values import Duration, Secret
+from restart_guard.values import Duration, Percent, Secret
 
 Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="text on one line, not empty")]
 Query = Annotated[str, Meta(min_length=1, description="text that is not empty")]
@@ -86,6 +86,7 @@ class Redis(Struct, frozen=True, kw_only=True):
     client_cert: Path | None = None
     client_key: Path | None = None
     timeout: Duration = Duration(5)
+    require_persistence: bool = False
 
 
 class MySql(Struct, frozen=True, kw_only=True):
@@ -155,12 +156,18 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 class Refresh(Struct, frozen=True, kw_only=True):
-    """A query on MySQL and the Redis key rebuilt from it."""
+    """A query on MySQL and the Redis key or keys rebuilt from it."""
 
     query: Query
     key: Text
     type: Literal["string", "hash", "list", "set", "zset", "json"]
-    ttl: Duration | None = None
+    ttl: Duration = Duration(7 * 86400 + 3600)
+    batch: Annotated[int, Meta(ge=1, le=3000, description="a whole number from 1 to 3000")] = 1000
+    on_empty: Literal["fail", "clear"] = "fail"
+    max_change: Percent = Percent(0.5)
+    index: Text | None = None
+    timeout: Duration = Duration(600)
+    schedule: Cron | None = None
 
 
 class Timer(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import msgspec
 from restart_guard import clock
 from restart_guard.values import printable, printable_all
 
+_LINE_EACH_S = 60.0
 # A server's error text could otherwise steer the operator's terminal.
 _CONTROLS = {code: " " for code in [*range(32), 127, *range(128, 160)] if code not in (9, 10)}
 
@@ -87,6 +88,26 @@ class Terminal:
             return
         with _screen().progress(what) as advance:
             yield advance
+
+    @contextmanager
+    def counting(self, noun: str) -> Iterator[Callable[[str, int], None]]:
+        """How many of something are done, and how many a second: a bar on stderr while a terminal shows it, else a
+        line a minute. The function gets the name of the job and its count so far."""
+        if self.verbosity >= 0 and sys.stderr.isatty():
+            with _screen().counting(noun) as advance:
+                yield advance
+            return
+        begun: dict[str, float] = {}
+        told: dict[str, float] = {}
+
+        def advance_log(name: str, done: int) -> None:
+            now = clock.monotonic()
+            since = begun.setdefault(name, now)
+            if now - told.setdefault(name, since) >= _LINE_EACH_S:
+                told[name] = now
+                self.note(f"{name}: {done} {noun}, {done / (now - since):.0f} a second")
+
+        yield advance_log
 
     def countdown(self, name: str, left_s: float, count: int) -> None:
         """How long each of several things may still take: a line on stderr while a terminal shows it, else nothing."""

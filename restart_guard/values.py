@@ -14,6 +14,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|[smhdw]))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|[smhdw])", re.ASCII)
 _KEY_LENGTH = 16  # of a word in a path: those of hc-ping.com have 22 and 36 characters
+_PERCENT = re.compile(r"\d{1,3}(?:\.\d{1,3})?%", re.ASCII)
 _LONGEST_S = 100 * 365 * 86400.0
 
 
@@ -31,6 +32,19 @@ class Duration(float):
         if seconds > _LONGEST_S:
             raise ValueError(text)
         return cls(seconds)
+
+
+class Percent(float):
+    """A share from 0 to 1, written as ``50%``."""
+
+    wanted = 'a percentage such as "50%"'
+
+    @classmethod
+    def parse(cls, text: object) -> "Percent":
+        """Raises ValueError when the text is no percentage up to 100%."""
+        if not isinstance(text, str) or not _PERCENT.fullmatch(text) or float(text[:-1]) > 100:
+            raise ValueError(text)
+        return cls(float(text[:-1]) / 100)
 
 
 class Secret:

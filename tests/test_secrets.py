@@ -60,7 +60,8 @@ COMMANDS = [
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
     ["watch", "--for", "1s"], ["kill"], ["stop"],
-    ["init"], ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
+    ["init"], ["refresh"], ["refresh", "--dry-run"],
+    ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip
 
 

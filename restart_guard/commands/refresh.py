@@ -1,0 +1,41 @@
+import click
+
+from restart_guard import refresh
+from restart_guard.errors import ExitCode
+from restart_guard.refresh_messages import example
+from restart_guard.session import Session, pass_session
+
+
+@click.command("refresh")
+@click.argument("names", metavar="[REFRESH]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--dry-run", is_flag=True, help="Only report what differs; write and record nothing.")
+@click.option("--force", is_flag=True, help="Do it also when more than max_change differs.")
+@click.option("--save", is_flag=True, help="Have Redis save itself to disk afterwards, and wait for it.")
+@pass_session
+def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, force: bool, save: bool) -> int:
+    """Rebuild the Redis data of each REFRESH (default: all) from MySQL, and tell what differed.
+
+    A reader sees the old data or the new, never a part. Exit code: 0 done, 1 refused or failed (the old data stays),
+    75 another refresh, or a check of the same data, is at work.
+    """
+    config, terminal = session.config, session.terminal
+    chosen, results = refresh.chosen(config, names), []
+    with terminal.counting("rows") as progress:
+        if dry_run:
+            found = refresh.look(config, chosen, progress=progress)
+        else:
+            found = refresh.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
+        for result in found:
+            results.append(result)
+            if not as_json:
+                tell = terminal.result if result.done.error is None else terminal.failure
+                tell(f"{result.done.name}: {refresh.verdict(result.done)}")
+                for one in refresh.examples(result.done):
+                    terminal.result(f"  {example(one, 'en')}")
+            if result.recorded.journal_error:
+                terminal.error(result.recorded.journal_error)
+    if as_json:
+        terminal.document([result.shown() for result in results])
+    good = all(result.done.error is None and result.recorded.journal_error is None for result in results)
+    return ExitCode.DONE if good else ExitCode.FAILED

@@ -1,0 +1,256 @@
+"""A copy in Redis of what a query gives: built, compared with the one that is there, and put in its place at once.
+
+A collection is built under a temporary key of the same hash slot and renamed in a transaction, so that a reader sees
+the old or the new whole. The old one is renamed away and unlinked: RENAME over a large key would free it while all
+others wait. What a killed run has left is removed by the next one, which knows its name; two hosts that refresh the
+same key notice it by a token, and the later one goes on.
+
+Keys of a template get each their value at once. All are compared before the first is written, so that a refusal
+leaves everything as it was.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import redis
+
+from restart_guard import shape
+from restart_guard.errors import RefreshError, StoreError
+from restart_guard.redis_client import connected
+from restart_guard.settings import Redis, Refresh
+from restart_guard.shape import Drift, Example, Values
+
+_IN_FLIGHT = 4
+_SCRATCH_MS = 3_600_000
+_PAGE = 1000
+_PAGES = 20
+_LARGEST_VALUE = 512 * 2**20
+
+Progress = Callable[[int], None]
+"""Told how many rows are done."""
+
+
+class Pipe:
+    """Commands that are sent while the answers to earlier ones are still on their way."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._connection: Any = client.connection_pool.get_connection()
+        self._waiting: list[tuple[int, Callable[[list[Any]], None]]] = []
+
+    def send(self, commands: Sequence[Values], then: Callable[[list[Any]], None]) -> None:
+        """``then`` gets the answers, errors among them, later and in order. Driver errors are raised."""
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        self._waiting.append((len(commands), then))
+        if len(self._waiting) > _IN_FLIGHT:
+            self._take()
+
+    def finish(self) -> None:
+        while self._waiting:
+            self._take()
+
+    def _take(self) -> None:
+        count, then = self._waiting.pop(0)
+        then([self._answer() for _ in range(count)])
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+
+def checked(answer: Any) -> Any:
+    """An answer that must not be an error; raises it."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class Scratch(NamedTuple):
+    """The names beside a key, in its hash slot (redis.io/docs, "Redis cluster specification", hash tags)."""
+
+    building: bytes
+    leaving: bytes
+    token: bytes
+
+    @classmethod
+    def beside(cls, key: bytes) -> "Scratch":
+        opened = key.find(b"{")
+        has_tag = opened >= 0 and key.find(b"}", opened) > opened + 1
+        stem = key if has_tag else b"{" + key + b"}"
+        return cls(*(stem + b":restart-guard:" + part for part in (b"new", b"old", b"run")))
+
+
+@contextmanager
+def owned(settings: Redis, scratch: Scratch) -> Iterator[tuple[redis.Redis, bytes]]:
+    """A client and our token, by which another host's run would notice ours; afterwards nothing of the run is left,
+    unless Redis is away: then the temporary keys expire, or the next run removes them."""
+    token = os.urandom(8).hex().encode()
+    with connected(settings) as client:
+        client.unlink(scratch.building, scratch.leaving)
+        client.set(scratch.token, token, px=_SCRATCH_MS)
+    try:
+        with connected(settings) as client:
+            yield client, token
+    finally:
+        with suppress(StoreError), connected(settings) as client:
+            if client.get(scratch.token) in (token, None):
+                client.unlink(scratch.building, scratch.leaving, scratch.token)
+
+
+def largest_value(client: Any) -> int:
+    """Bytes that the server takes as one value: more, and it would close the connection."""
+    with suppress(redis.ResponseError, ValueError, AttributeError):
+        return int(client.config_get("proto-max-bulk-len")["proto-max-bulk-len"])
+    return _LARGEST_VALUE
+
+
+def check_sizes(values: Iterable[bytes], most: int) -> None:
+    """Raises RefreshError for a value that Redis does not take."""
+    for value in values:
+        if len(value) > most:
+            raise RefreshError("large", size=len(value), most=most)
+
+
+class Build:
+    """The new collection, as it grows beside the old one."""
+
+    def __init__(self, client: redis.Redis, refresh: Refresh, token: bytes | None) -> None:
+        """Without a token nothing is written: the old one is only compared."""
+        self.key = shape.fixed_key(refresh.key)
+        self.scratch = Scratch.beside(self.key)
+        self.kind = shape.COLLECTIONS[refresh.type]
+        self._client: Any = client
+        self._refresh = refresh
+        self._token = token
+        self._drift = Drift()
+        self._rows = 0
+        found = client.type(self.key)
+        name = found.decode() if isinstance(found, bytes) else str(found)
+        self.other_type = name if name not in ("none", refresh.type) else None
+        self._most = largest_value(client)
+        if token is not None:
+            self._check_room()
+        self._before = 0 if name == "none" else 1 if self.other_type else int(self._size(self.key))
+
+    def _size(self, key: bytes) -> Any:
+        return self._client.execute_command(self.kind.size, key)
+
+    def _check_room(self) -> None:
+        """A server that evicts would throw out other data for the second copy."""
+        memory = self._client.info("memory")
+        most = int(memory.get("maxmemory", 0))
+        if most and memory.get("maxmemory_policy") != "noeviction":
+            need = int(self._client.memory_usage(self.key) or 0)
+            if int(memory.get("used_memory", 0)) + need > most:
+                raise RefreshError("memory", key=shape.shown(self.key), need=need)
+
+    def add_all(self, batches: Iterable[list[bytes | None]], columns: Sequence[str], progress: Progress) -> None:
+        """Write and compare every row. Raises RefreshError, StoreError, DeliveryError."""
+        order = shape.in_roles(self.kind.roles, columns)
+        pipe = Pipe(self._client)
+        for batch in batches:
+            rows = shape.reordered(_without_null(batch, columns), order)
+            if sum(map(len, rows)) > self._most:
+                check_sizes(rows, self._most)
+            self._send(pipe, rows)
+            progress(self._rows)
+        pipe.finish()
+
+    def _send(self, pipe: Pipe, rows: Values) -> None:
+        count = len(rows) // len(self.kind.roles)
+        writes = []
+        if self._token is not None:
+            building = self.scratch.building
+            writes = [self.kind.fill(building, rows), [b"PEXPIRE", building, b"%d" % _SCRATCH_MS]]
+            writes.append([b"GET", self.scratch.token])
+        asks = [] if self.other_type else [self.kind.ask(self.key, rows, self._rows)]
+        begun = self._rows
+        self._rows += count
+
+        def then(answers: list[Any]) -> None:
+            if writes:
+                self._judge_write(answers[: len(writes)], rows, count, begun)
+            drift = self.kind.compare(rows, checked(answers[-1])) if asks else Drift(added=count)
+            self._drift = self._drift.plus(drift)
+
+        pipe.send([*writes, *asks], then)
+
+    def _judge_write(self, answers: list[Any], rows: Values, count: int, begun: int) -> None:
+        filled, _, token = answers
+        if isinstance(filled, redis.ResponseError) and "valid float" in str(filled):
+            raise RefreshError("number", first=begun + 1, last=begun + count)
+        if checked(token) != self._token:
+            raise RefreshError("superseded", key=shape.shown(self.key))
+        if self.kind.is_unique and checked(filled) != count:
+            members = rows[:: len(self.kind.roles)]
+            twice = next((name for name in members if members.count(name) > 1), None) if count <= _PAGE else None
+            raise RefreshError("duplicate", name=shape.shown(twice) or f"rows {begun + 1}-{begun + count}")
+        checked(filled)
+
+    @property
+    def drift(self) -> Drift:
+        """After all rows: what is in the old one and not in the new counts as removed."""
+        kept = self._drift.changed + self._drift.unchanged
+        removed = max(0, self._before - kept) if not self.other_type else 1
+        examples = self._drift.examples
+        if removed and self._token is not None and len(examples) < shape.EXAMPLES and not self.other_type:
+            examples += tuple(self._removed(shape.EXAMPLES - len(examples)))
+        return self._drift._replace(removed=removed, examples=examples)
+
+    def _removed(self, most: int) -> Iterator[Example]:
+        """Some members that the new one lacks, from the first pages of the old."""
+        scan = {"hash": b"HSCAN", "zset": b"ZSCAN", "set": b"SSCAN"}.get(self._refresh.type)
+        cursor = b"0"
+        pipe = Pipe(self._client)
+        for _ in range(_PAGES if scan else 0):
+            # Not through the client's own method, which would make a dictionary of the answer.
+            found = list[Any]()
+            pipe.send([[scan or b"", self.key, cursor, b"COUNT", b"%d" % _PAGE]], found.extend)
+            pipe.finish()
+            cursor, page = checked(found[0])
+            width = len(self.kind.roles)
+            members = page[::width]
+            if members:
+                answers = list[Any]()
+                pipe.send([self.kind.ask(self.scratch.building, page, 0)], answers.extend)
+                pipe.finish()
+                for place, known in enumerate(checked(answers[0])):
+                    if known in (None, 0) and most > 0:
+                        most -= 1
+                        was = shape.shown(page[place * width + width - 1])
+                        yield Example(shape.shown(members[place]) or "", was, None)
+            if cursor == b"0" or most <= 0:
+                return
+
+    def swap(self) -> None:
+        """Put the new one in the old one's place, with its TTL. Raises RefreshError when it is not whole."""
+        key, scratch = self.key, self.scratch
+        with self._client.pipeline() as transaction:
+            transaction.watch(scratch.token, scratch.building)
+            if transaction.get(scratch.token) != self._token:
+                raise RefreshError("superseded", key=shape.shown(key))
+            if transaction.execute_command(self.kind.size, scratch.building) != self._rows:
+                raise RefreshError("lost", key=shape.shown(key))
+            transaction.multi()
+            transaction.pexpire(scratch.building, round(self._refresh.ttl * 1000))
+            transaction.rename(key, scratch.leaving)  # fails where there is none, which stops nothing
+            transaction.rename(scratch.building, key)
+            transaction.unlink(scratch.leaving, scratch.token)
+            try:
+                answers = transaction.execute(raise_on_error=False)
+            except redis.WatchError as error:
+                raise RefreshError("superseded", key=shape.shown(key)) from error
+        for answer in (answers[0], *answers[2:]):
+            checked(answer)
+
+    def clear(self) -> None:
+        self._client.unlink(self.key)
+
+
+def _without_null(batch: list[bytes | None], columns: Sequence[str]) -> Values:
+    if None in batch:
+        raise RefreshError("null", column=columns[batch.index(None) % len(columns)])
+    return batch  # type: ignore[return-value]

@@ -1,0 +1,276 @@
+"""Redis rebuilt from MySQL: a query's rows beside what Redis holds, what differs, the new in the old one's place."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from restart_guard import clock, mysql_rows, redis_client, refresh_messages, shape
+from restart_guard.config import picked
+from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
+from restart_guard.incident import Incident, Notice
+from restart_guard.journal import new_run_id
+from restart_guard.lock import held
+from restart_guard.messages import Language, Row
+from restart_guard.mysql_rows import Rows
+from restart_guard.record import Recorded, Say, finish, start_ping
+from restart_guard.redis_copy import Build, owned
+from restart_guard.redis_keys import Keys, scratch_of
+from restart_guard.refresh_messages import Refreshed
+from restart_guard.settings import Check, Config, Refresh
+from restart_guard.shape import Drift, Example
+
+KIND = "refresh"
+
+Progress = Callable[[str, int], None]
+"""Told the refresh and how many rows are done."""
+
+
+class Entry(NamedTuple):
+    """A refresh as the journal and people are told of it."""
+
+    done: Refreshed
+    kind: str = KIND
+    log: str = "refresh.log"
+
+    @property
+    def name(self) -> str:
+        return self.done.name
+
+    @property
+    def run_id(self) -> str:
+        return self.done.run_id
+
+    @property
+    def ok(self) -> bool:
+        return self.done.error is None
+
+    @property
+    def started_at(self) -> datetime:
+        return self.done.started_at
+
+    @property
+    def host(self) -> str:
+        return self.done.host
+
+    def data(self) -> dict[str, Any]:
+        return particulars(self.done)
+
+    def summary(self, language: Language) -> str:
+        return refresh_messages.summary(self.done, language)
+
+    def subject(self, language: Language) -> str:
+        return refresh_messages.subject(self.done.name, language)
+
+    def row(self, *, language: Language, log_path: str, at: datetime) -> Row:
+        return refresh_messages.row(self.done, language=language, log_path=log_path, at=at)
+
+    def notice(self, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
+        return refresh_messages.notice(self.done, incident, kind, language=language, at=at)
+
+
+class Result(NamedTuple):
+    """An outcome and what became of it."""
+
+    done: Refreshed
+    recorded: Recorded
+
+    def shown(self) -> dict[str, Any]:
+        """The object of ``refresh --json``."""
+        done = self.done
+        return {
+            "refresh": done.name,
+            "run_id": done.run_id or None,
+            "status": "success" if done.error is None else "failure",
+            "dry_run": done.dry_run,
+            **particulars(done),
+            "detail": refresh_messages.summary(done, "en"),
+            "delivered": self.recorded.delivered,
+        }
+
+
+def particulars(done: Refreshed) -> dict[str, Any]:
+    """What the journal and --json hold beside the summary."""
+    drift = done.drift._asdict()
+    return {
+        "rows": done.rows,
+        **drift,
+        "examples": [one._asdict() for one in done.drift.examples],
+        "error": getattr(done.error, "code", None),
+        "duration_ms": round(done.duration_s * 1000),
+        "server": done.server,
+    }
+
+
+def verdict(done: Refreshed) -> str:
+    """For an operator: how it went, in one line."""
+    word = "FAILED" if done.error is not None else "compared" if done.dry_run else "refreshed"
+    return f"{word}: {refresh_messages.summary(done, 'en')}"
+
+
+def examples(done: Refreshed) -> Sequence[Example]:
+    """What is worth showing: nothing of a refresh that failed for another reason than its drift."""
+    told = done.error is None or getattr(done.error, "code", "") == "drift"
+    return done.drift.examples if told else ()
+
+
+def chosen(config: Config, names: Sequence[str]) -> list[str]:
+    """The named refreshes, or all. Raises UsageError for a name that the config does not have, and without any."""
+    found = picked(config.refreshes, names, what="refresh", path=config.path)
+    if not config.refreshes:
+        raise UsageError(f"{config.path} has no [refreshes.NAME]: there is nothing to refresh.")
+    return found
+
+
+def related(config: Config, check: Check) -> list[str]:
+    """The refreshes of a check's data: the one that heals it, and those of a key that it reads."""
+    healer = check.recover.removeprefix("refresh:")
+    return [
+        name
+        for name, one in config.refreshes.items()
+        if name == healer or one.key in check.keys or any(fnmatchcase(one.key, pattern) for pattern in check.patterns)
+    ]
+
+
+@contextmanager
+def lock(config: Config, names: Sequence[str]) -> Iterator[None]:
+    """A refresh, and a check of the same data, exclude each other. Raises BusyError."""
+    with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
+        yield
+
+
+def run(
+    config: Config, names: Sequence[str], *, force: bool, save: bool, progress: Progress, say: Say
+) -> Iterator[Result]:
+    """Rebuild each, and record what came of it; with ``save`` Redis then saves itself. Raises BusyError."""
+    down: set[str] = set()
+    with lock(config, names):
+        for name in names:
+            yield rebuild(config, name, force=force, save=save, progress=progress, say=say, down=down)
+
+
+def rebuild(
+    config: Config, name: str, *, force: bool = False, save: bool = False, progress: Progress, say: Say, down: set[str]
+) -> Result:
+    """One refresh, whose lock is held."""
+    run_id = new_run_id()
+    start = start_ping(config, KIND, name, run_id)
+    done = _attempt(config, name, force=force, progress=progress)._replace(run_id=run_id)
+    if save and done.error is None:
+        done = done._replace(error=_saved(config, config.refreshes[name]))
+    if start is not None:
+        start.wait()
+    return Result(done, finish(config, Entry(done), down, say))
+
+
+def _saved(config: Config, refresh: Refresh) -> StoreError | None:
+    try:
+        redis_client.save(config.redis, refresh.timeout)
+    except StoreError as error:
+        return error
+    return None
+
+
+def look(config: Config, names: Sequence[str], *, progress: Progress) -> Iterator[Result]:
+    """Only compare; nothing is written, neither in Redis nor in the journal."""
+    for name in names:
+        yield Result(_attempt(config, name, force=True, progress=progress, dry_run=True), Recorded({}))
+
+
+def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_run: bool = False) -> Refreshed:
+    begun, began_at = clock.monotonic(), clock.now()
+    run = _Run(config, name, force=force, dry_run=dry_run, progress=lambda rows: progress(name, rows))
+    error: GuardError | None = None
+    try:
+        run.refresh()
+    except (RefreshError, StoreError, DeliveryError) as trouble:
+        error = trouble
+    return Refreshed(
+        run_id="",
+        name=name,
+        started_at=began_at,
+        duration_s=clock.monotonic() - begun,
+        rows=run.rows,
+        drift=run.drift,
+        error=error,
+        server=redis_client.name(config.redis),
+        host=os.uname().nodename,
+        dry_run=dry_run,
+    )
+
+
+class _Run:
+    """One refresh under way: ``rows`` and ``drift`` are as far as it came."""
+
+    def __init__(
+        self, config: Config, name: str, *, force: bool, dry_run: bool, progress: Callable[[int], None]
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._refresh = config.refreshes[name]
+        self._force = force
+        self._dry_run = dry_run
+        self._tell = progress
+        self.rows = 0
+        self.drift = Drift()
+
+    def refresh(self) -> None:
+        """Raises RefreshError, StoreError, DeliveryError; the old data is whole then."""
+        config, refresh = self._config, self._refresh
+        assert config.mysql is not None  # noqa: S101 (a config error)
+        with mysql_rows.reading(config.mysql, self._name, refresh.timeout) as ask:
+            rows = ask(refresh.query)
+            per_key = shape.template_fields(refresh.key) or refresh.type in ("string", "json")
+            work = self._keys if per_key else self._collection
+            if self._dry_run:
+                with redis_client.connected(config.redis) as client:
+                    work(client, None, ask, rows)
+            else:
+                with owned(config.redis, scratch_of(self._name, refresh)) as (client, token):
+                    work(client, token, ask, rows)
+
+    def _collection(self, client: Any, token: bytes | None, _ask: Callable[[str], Rows], rows: Rows) -> None:
+        build = Build(client, self._refresh, token)
+        build.add_all(self._counted(rows), [column.name for column in rows.columns], self._tell)
+        self.drift = build.drift
+        if token is None:
+            return
+        if build.other_type and not self._force:
+            wanted = self._refresh.type
+            raise RefreshError("other_type", key=self._refresh.key, found=build.other_type, wanted=wanted)
+        if self._decide():
+            build.swap()
+        else:
+            build.clear()
+
+    def _keys(self, client: Any, token: bytes | None, ask: Callable[[str], Rows], rows: Rows) -> None:
+        keys = Keys(client, self._name, self._refresh, token)
+        how = shape.per_key(self._refresh.type, self._refresh.key, rows.columns)
+        self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
+        if token is None:
+            return
+        if self._decide():
+            # The same snapshot, asked again: nothing was written before all of it was seen.
+            keys.write(how.grouped(ask(self._refresh.query).batches(self._refresh.batch)), self._tell)
+        else:
+            keys.clear()
+
+    def _counted(self, rows: Rows) -> Iterator[list[bytes | None]]:
+        for batch in rows.batches(self._refresh.batch):
+            self.rows += len(batch) // len(rows.columns)
+            yield batch
+
+    def _decide(self) -> bool:
+        """Whether to put the new data in place; False: there is none and the old is to go. Raises RefreshError."""
+        refresh, drift = self._refresh, self.drift
+        if self.rows == 0:
+            if refresh.on_empty == "fail":
+                raise RefreshError("empty")
+            return False
+        # In a list one row more moves all that come after it: there only its length counts.
+        share = drift.length_share if refresh.type == "list" else drift.share
+        if share > refresh.max_change and not self._force:
+            raise RefreshError("drift", share=f"{share:.0%}", most=f"{refresh.max_change:.0%}", **drift._asdict())
+        return True
