@@ -47,10 +47,11 @@ class Drift(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much differs, of the larger of what was and what is; 0 where nothing was: there is nothing to ruin."""
+        """How much differs, of the larger of what was and what is, at most all; 0 where nothing was: there is nothing
+        to ruin."""
         before = self.changed + self.unchanged + self.removed
         after = self.changed + self.unchanged + self.added
-        return (self.added + self.changed + self.removed) / max(before, after) if before else 0.0
+        return min(1.0, (self.added + self.changed + self.removed) / max(before, after)) if before else 0.0
 
     @property
     def length_share(self) -> float:
