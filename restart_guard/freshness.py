@@ -1,8 +1,10 @@
 """What a good read is: a key's facts × a check → nothing, or what is wrong. And what a TTL leaves at the next run."""
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import pairwise
+from typing import NamedTuple
 
 from restart_guard.outcome import Bad
 from restart_guard.settings import Check
@@ -42,6 +44,24 @@ def judge(check: Check) -> Judge:
         return "ttl_high" if most_ms is not None and pttl > most_ms else None
 
     return verdict
+
+
+class Bounds(NamedTuple):
+    """What a key that is surely good keeps, in the units of Redis; None where nothing is asked. A key outside of them
+    is not bad yet: ``judge`` decides."""
+
+    kind: str | None
+    least: int
+    most: int | None
+    low_ms: int | None
+    high_ms: int | None
+
+
+def bounds(check: Check) -> Bounds:
+    least, most, freshest = _milliseconds(check)
+    lows = [math.ceil(bound) for bound in (least, freshest) if bound is not None]
+    low = max(lows, default=None if most is None else 0)
+    return Bounds(_wanted_type(check), check.min_size, check.max_size, low, None if most is None else math.floor(most))
 
 
 def _wanted_type(check: Check) -> str | None:

@@ -10,9 +10,10 @@ import redis
 
 from restart_guard import clock
 from restart_guard.errors import Remedy, StoreError
-from restart_guard.freshness import describe, judge, span
+from restart_guard.freshness import bounds, describe, judge, span
 from restart_guard.outcome import Bad, Reading
 from restart_guard.redis_client import connected, error_word, persistence_problems
+from restart_guard.redis_sift import Sieve, Suspect
 from restart_guard.settings import Check, Redis
 
 BATCH = 1000
@@ -97,15 +98,47 @@ class _Tally:
 
 
 def _read_keys(client: redis.Redis, check: Check, tally: _Tally) -> None:
+    sieve = _sieve(client, check)
     for start in range(0, len(check.keys), BATCH):
         keys = [key.encode("utf-8", "surrogateescape") for key in check.keys[start : start + BATCH]]
-        _judge(client, keys, tally, must_exist=True)
+        sifted = sieve.keys(keys)
+        if sifted is None:
+            _judge(client, keys, tally, must_exist=True)
+        else:
+            _judge_suspects(sifted.suspects, tally, must_exist=True)
         tally.count(len(keys))
+
+
+def _sieve(client: redis.Redis, check: Check) -> Sieve:
+    """Values that have to be decoded must all come here anyway."""
+    sieve = Sieve(client, bounds(check))
+    sieve.works = check.format != "json"
+    return sieve
+
+
+def _judge_suspects(suspects: Iterable[Suspect], tally: _Tally, *, must_exist: bool) -> int:
+    """Judge what the sieve has held back; the number of keys that are not there after all."""
+    verdict, missing = judge(tally.check), 0
+    for key, kind, pttl, size in suspects:
+        code = verdict(kind, pttl, size)
+        if code == "missing" and not must_exist:
+            missing += 1
+        elif code is not None:
+            tally.note(describe(tally.check, _shown(key), code, (kind, pttl, size)))
+    return missing
 
 
 def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally) -> None:
     """Read what a pattern matches, a page at a time. A key that SCAN shows twice counts twice."""
     matched, cursor = 0, -1
+    sieve = _sieve(client, check)
+    while cursor != 0:
+        sifted = sieve.page(pattern, max(cursor, 0), BATCH)
+        if sifted is None:
+            break
+        present = sifted.keys - _judge_suspects(sifted.suspects, tally, must_exist=False)
+        cursor, matched = sifted.cursor, matched + present
+        tally.count(present)
     page: list[bytes] = []
     while cursor != 0:
         cursor, found = client.scan(cursor=max(cursor, 0), match=pattern, count=BATCH)

@@ -351,3 +351,67 @@ def test_any_value_is_judged_without_a_traceback(redis_server: RedisServer, valu
         assert is_json
     else:
         assert found.bad[0].code in ("json", "empty")
+
+
+sizes = st.none() | st.integers(0, 4)
+spans = st.none() | st.sampled_from([0.0, 1.0, 50.0, 100.0, 5000.0]).map(Duration)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["string", "hash", "list", "set", "zset", "stream", "none"]),
+            st.integers(0, 3),
+            st.sampled_from([None, 60, 90, 4000]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from(["any", "string", "hash", "stream"]),
+    sizes,
+    sizes,
+    spans,
+    spans,
+    st.booleans(),
+)
+def test_the_sieve_on_the_server_changes_no_verdict(
+    redis_server: RedisServer,
+    data: list[tuple[str, int, int | None]],
+    kind: str,
+    least: int | None,
+    most: int | None,
+    min_ttl: Duration | None,
+    max_ttl: Duration | None,
+    by_pattern: bool,
+) -> None:
+    """Whatever the keys and whatever is asked: a server that refuses scripts gives the same reading."""
+    with redis_server.client() as client:
+        client.flushall()
+        client.acl_setuser("plain", enabled=True, nopass=True, keys="*", commands=["+@all", "-@scripting"])
+        for number, (one, size, ttl) in enumerate(data):
+            fill(client, f"k:{number}", one, size)
+            if ttl is not None:
+                client.pexpire(f"k:{number}", ttl * 1000 - 500)
+    which = {"patterns": ("k:*",)} if by_pattern else {"keys": tuple(f"k:{number}" for number in range(len(data)))}
+    asked: dict[str, Any] = {"type": kind, "min_size": least or 0, "max_size": most, "min_ttl": min_ttl, **which}
+    sifted = read(at(redis_server.url), max_ttl=max_ttl, **asked)
+    plain = read(at(redis_server.url, username="plain"), max_ttl=max_ttl, **asked)
+    assert sorted(reasons(sifted)) == sorted(reasons(plain))
+    assert sifted._replace(bad=()) == plain._replace(bad=())
+
+
+def fill(client: Any, key: str, kind: str, size: int) -> None:
+    if kind == "string":
+        client.set(key, "x" * size)
+    for number in range(size):
+        if kind == "hash":
+            client.hset(key, str(number), "x")
+        elif kind == "list":
+            client.rpush(key, "x")
+        elif kind == "set":
+            client.sadd(key, number)
+        elif kind == "zset":
+            client.zadd(key, {str(number): number})
+        elif kind == "stream":
+            client.xadd(key, {"a": "b"})

@@ -4,6 +4,7 @@ Every way looks at existence, type, TTL and size of each key of a pattern, as a 
 
 - one by one: four commands a key, each waiting for its answer
 - pipeline: a hand-written redis-py pipeline of 1000 keys, answers judged (the yardstick, ratio 1)
+- bare script: a hand-written Lua script that gives back what is bad of 1000 keys
 - check-redis: the command itself, read only
 - floor: redis-benchmark -P 1000 with as many commands as check-redis sends, answers thrown away
 
@@ -43,6 +44,28 @@ for key in client.scan_iter(match="irm:*", count=1000):
     if len(page) == 1000:
         judge(page); page = []
 judge(page)
+assert bad == 0, bad
+print(total)
+"""
+_SCRIPT = """
+import sys, redis
+client = redis.Redis(unix_socket_path=sys.argv[1], protocol=2)
+judge = client.register_script('''
+local bad = {}
+for i = 1, #KEYS do
+  local kind, ttl, size = redis.call('TYPE', KEYS[i]).ok, redis.call('TTL', KEYS[i]), redis.call('STRLEN', KEYS[i])
+  if kind ~= 'string' or ttl < 3600 or size == 0 then bad[#bad + 1] = i end
+end
+return bad
+''')
+bad = total = 0
+page = []
+for key in client.scan_iter(match="irm:*", count=1000):
+    page.append(key)
+    if len(page) == 1000:
+        bad += len(judge(keys=page)); total += len(page); page = []
+if page:
+    bad += len(judge(keys=page)); total += len(page)
 assert bad == 0, bad
 print(total)
 """
@@ -104,6 +127,7 @@ def compare(server: RedisServer, keys: int, directory: Path, *, slow: bool) -> N
     floor += ["-P", "1000", "-c", "1", "-n", str(3 * keys), "-q", "ttl", "irm:1"]
     ways = {
         "pipeline": [python, "-c", _PIPELINE, str(server.socket)],
+        "bare script": [python, "-c", _SCRIPT, str(server.socket)],
         "check-redis": guard,
         "floor": floor,
     }
