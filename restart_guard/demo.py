@@ -1,8 +1,8 @@
 """The whole loop shown with real commands: a program that is killed and comes back, then the weekly job on a real Redis
-with its data there, gone and back. No config, no accounts.
+with its data there, gone and back, then Redis rebuilt from MySQL. No config, no accounts.
 
-Redis listens on a private unix socket in a temporary directory, and WeCom is played by a receiver on loopback.
-Everything is gone afterwards.
+Redis listens on a private unix socket in a temporary directory; WeCom is played by a receiver on loopback, MySQL by
+SQLite. Everything is gone afterwards.
 """
 
 import os
@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import socket as sockets
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from restart_guard import clock
+from restart_guard import clock, demo_mysql
 from restart_guard.errors import ExitCode, GuardError, StoreError
 from restart_guard.redis_client import connected
 from restart_guard.settings import Redis
@@ -62,6 +63,11 @@ min_uptime = "200ms"
 [redis]
 url = "unix://{socket}"
 
+[mysql]
+socket = "{mysql}"
+user = "demo"
+database = "irmdata"
+
 [wecom]
 webhook = "{webhook}"
 mentioned_mobiles = ["13800001111"]
@@ -74,6 +80,11 @@ format = "json"
 retries = 3
 retry_delay = "300ms"
 recover = "command:sh -c 'echo the loader found no source data'"
+
+[refreshes.user_counts]
+query = "SELECT user_id, COUNT(*) FROM news_article_basic WHERE status = 2 GROUP BY user_id"
+key = "count:user:arts"
+type = "zset"
 """
 
 Say = Callable[[str], None]
@@ -84,30 +95,31 @@ def run(say: Say) -> int:
     with tempfile.TemporaryDirectory(prefix="restart-guard-") as name:
         directory = Path(name)
         socket = directory / "redis.sock"
-        with _redis(directory, socket, say), _receiver(say) as webhook:
+        mysql = directory / "mysql.sock"
+        with _redis(directory, socket, say), _receiver(say) as webhook, demo_mysql.played(mysql) as database:
             language = "zh" if os.environ.get("LANG", "zh").startswith(("zh", "C")) else "en"
             port = _free_port()
-            text = _CONFIG.format(socket=socket, webhook=webhook, language=language, key=_KEY, port=port)
+            text = _CONFIG.format(socket=socket, mysql=mysql, webhook=webhook, language=language, key=_KEY, port=port)
             (directory / "config.toml").touch(mode=0o600)
             (directory / "config.toml").write_text(text, encoding="utf-8")
             settings = Redis(url=Secret(key="redis.url", text=f"unix://{socket}"))
             guard = partial(_command, directory, say)
             back = _program_story(directory, port, guard, say)
             codes = list(_data_story(guard, settings, say))
+            codes += _copy_story(guard, settings, database, say)
     say("")
     if not back:
         say("The demo did not go as it should: the program that was killed did not come back.")
         return ExitCode.FAILED
-    if codes != [ExitCode.DONE, ExitCode.FAILED, ExitCode.DONE]:
-        say(f"The demo did not go as it should: its checks ended with {codes}.")
+    if codes != [ExitCode.DONE, ExitCode.FAILED, ExitCode.DONE, ExitCode.DONE, ExitCode.DONE, ExitCode.FAILED]:
+        say(f"The demo did not go as it should: its commands ended with {codes}.")
         return ExitCode.FAILED
     say("That was the whole loop. For your own programs and servers:")
     say("  1. restart-guard init --program server/run.py, then set [redis], [mysql] and [wecom] in config.toml")
     say("  2. restart-guard doctor          says what is still missing")
-    say("  3. restart-guard start           guards the programs; cron brings them back each minute:")
-    say("     * * * * *  /path/to/restart-guard -c /path/to/config.toml restart")
-    say("  4. restart-guard check-redis     does the job once; cron does it each week:")
-    say("     0 2 * * 1  /path/to/restart-guard -c /path/to/config.toml check-redis")
+    say("  3. restart-guard start           guards the programs; the tick, restart-guard restart, brings them back")
+    say("  4. restart-guard check-redis     does the weekly job once; refresh rebuilds Redis from MySQL")
+    say("  5. restart-guard install-timer   has cron do both")
     return ExitCode.DONE
 
 
@@ -204,7 +216,25 @@ def _data_story(guard: Callable[..., int], settings: Redis, say: Say) -> Iterato
     with connected(settings) as client:
         client.set(_KEY, '{"user 1": 12, "用户 2": 7}', ex=7 * 86400 + 3600)
     yield guard("check-redis")
-    say("\nNothing is lost: every outcome is in the journal, and with [mysql] in the table task_monitor too.")
+
+
+def _copy_story(guard: Callable[..., int], settings: Redis, database: sqlite3.Connection, say: Say) -> Iterator[int]:
+    say("\n6. MySQL has the truth, Redis a copy that has drifted: a count is wrong, a user is gone, one is missing.")
+    say("(No MySQL can be embedded: here SQLite plays it.)")
+    database.execute("CREATE TABLE news_article_basic (user_id INTEGER, status INTEGER)")
+    for user in range(1, 9):
+        database.executemany("INSERT INTO news_article_basic VALUES (?, 2)", [(user,)] * user)
+    with connected(settings) as client:
+        client.zadd("count:user:arts", {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 60, "7": 7, "99": 3})
+    yield guard("refresh", "--dry-run")
+    say("\nBuilt beside the old one and swapped in at once: no reader sees a half of it.")
+    yield guard("refresh")
+    say("\n7. The table is half-loaded: a refresh that would throw away half of the copy is refused.")
+    database.execute("DELETE FROM news_article_basic WHERE user_id > 3")
+    yield guard("refresh")
+    say("\nNothing is lost: every outcome is in the journal, and in the table task_monitor:")
+    for row in database.execute("SELECT task_execution_time, task_status, task_description FROM task_monitor"):
+        say("  " + "  ".join(row))
     guard("history")
 
 

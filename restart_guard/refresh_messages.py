@@ -17,8 +17,11 @@ _REASONS: dict[str, tuple[str, str]] = {
         'the query gives no row; the old data stays (on_empty = "clear" would allow it)',
     ),
     "drift": (
-        "变化 {share} 超过 max_change {most}：新增 {added}，变化 {changed}，删除 {removed}；可用 --force",
-        "{share} differs, max_change is {most}: {added} new, {changed} changed, {removed} gone; --force does it",
+        "变化 {share} 超过 max_change {most}（新增 {added}，变化 {changed}，减少 {removed}），旧数据不变；可用 --force",
+        (
+            "{share} differs, max_change is {most}: {added} new, {changed} changed, {removed} gone; "
+            "the old data stays, --force replaces it"
+        ),
     ),
     "other_type": (
         "键 {key} 是 {found}，不是 {wanted}；旧数据保持不变，--force 可替换",

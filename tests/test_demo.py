@@ -21,7 +21,17 @@ def test_the_demo(tmp_path: Path, server: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("valkey" in done.stdout.splitlines()[0]) == (server == "embedded")
-    story = ["article_counts: good: 1 key", "restart attempt 3 of 3", "【故障】", "@13800001111", "FAILED", "【恢复】"]
+    story = [
+        "article_counts: good: 1 key",
+        "restart attempt 3 of 3",
+        "【故障】",
+        "@13800001111",
+        "FAILED",
+        "【恢复】",
+        "would add 1, change 1, remove 1",
+        "1 added, 1 changed, 1 removed, 6 unchanged",
+    ]
+    story += ["62% differs", "Redis 数据刷新 user_counts"]
     places = [done.stdout.index(words) for words in story]
     assert places == sorted(places)
     assert "doctor" in done.stdout

@@ -32,7 +32,7 @@ RANKS = [
     ],
     ["host", "pidlock", "journal", "redis_sift", "mysql_store", "wecom"],
     ["redis_store"],
-    ["process", "ping", "mysql_rows", "redis_copy"],
+    ["process", "demo_mysql", "ping", "mysql_rows", "redis_copy"],
     ["redis_keys"],
     ["delivery"],
     ["guarded"],
