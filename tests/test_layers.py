@@ -12,7 +12,7 @@ RANKS = [
     ["errors", "clock", "beside"],
     ["values"],
     ["settings", "identity", "template"],
-    ["config_rules", "jobs", "outcome", "backoff", "incident", "pulse", "lifecycle"],
+    ["config_rules", "jobs", "outcome", "backoff", "incident", "pulse", "lifecycle", "lease"],
     ["config", "freshness", "schedule", "crontab_block", "systemd_unit", "findings", "shape"],
     ["messages"],
     ["target_messages", "refresh_messages"],
@@ -57,7 +57,17 @@ RANKS = [
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 PURE = {
     *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
-    *("template", "crontab_block", "systemd_unit", "findings", "pulse", "freshness", "messages", "target_messages"),
+    *(
+        "template",
+        "lease",
+        "crontab_block",
+        "systemd_unit",
+        "findings",
+        "pulse",
+        "freshness",
+        "messages",
+        "target_messages",
+    ),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

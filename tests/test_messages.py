@@ -62,7 +62,8 @@ def test_every_word_is_there_in_both_languages(language: Language) -> None:
         "not_started",
         "ready",
         "not_ready",
-        "unavailable",
+        "refreshed",
+        "not_refreshed",
         "restarted",
         "not_restarted",
     ):

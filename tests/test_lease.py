@@ -1,0 +1,229 @@
+"""The lease, as pure steps and as a model: whatever happens on the way, never two leaders by their own deadlines."""
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restart_guard import lease
+from restart_guard.lease import CANDIDATE, RELEASED, Mark, Span, Times, View
+
+TIMES = Times(lease=10.0, beat=1.0, fence=4.0, gap=2.0)
+
+
+def beat(view: View, value: str | None, at: float) -> tuple[View, lease.Change | None]:
+    view = lease.read(view, value, Span(at, at), TIMES)
+    return view, lease.wanted(view, at, TIMES)
+
+
+def test_nobody_leads_before_a_whole_lease_of_watching() -> None:
+    """An empty key is only marked; the mark, unchanged for a lease, is taken."""
+    view, change = beat(View(Mark("a", "1")), None, 100.0)
+    assert change is not None
+    assert change.new.kind == CANDIDATE
+    view = lease.written(view, change, Span(100.0, 100.0), TIMES)
+    assert not view.leads
+    for at in range(101, 110):
+        view, change = beat(view, view.seen, float(at))
+        assert change is None
+    view, change = beat(view, view.seen, 110.0)
+    assert change is not None
+    view = lease.written(view, change, Span(110.0, 110.1), TIMES)
+    assert (view.leads, view.until, view.may_act(110.2)) == (True, 114.0, False)
+    for sent, confirmed in ((111.0, False), (112.0, False), (112.1, True)):
+        view, change = beat(view, view.seen, sent)
+        assert change is not None
+        view = lease.written(view, change, Span(sent, sent), TIMES)
+        assert view.may_act(sent) == confirmed
+
+
+def leader(at: float = 100.0) -> View:
+    mark = Mark("a", "1", 7)
+    return View(mark, at + 4.0, True, at - 9, mark.text, at, at, at - 20)
+
+
+def test_a_leader_puts_back_what_vanished_and_yields_to_another() -> None:
+    """Also over a candidate's mark and over an own value that a failover brought back."""
+    for value in (None, "candidate|b|9|1", "|a|1|3"):
+        view, change = beat(leader(), value, 101.0)
+        assert change is not None
+        assert change == lease.Change(value, Mark("a", "1", 8))
+        assert lease.why_lost(view, 101.0) == ""
+    for value in ("|b|9|1", "released|b|9|4", "|a|other life|3", "what somebody typed"):
+        view, change = beat(leader(), value, 101.0)
+        assert change is None
+        assert "has the lease" in lease.why_lost(view, 101.0)
+    view, change = beat(leader(), "|a|1|7", 104.0)
+    assert (change, lease.why_lost(view, 104.0)) == (None, "the lease could not be renewed in time")
+
+
+def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> None:
+    view, change = beat(leader(), "|a|1|7", 101.5)
+    assert change is not None
+    assert lease.written(view, change, Span(101.0, 101.4), TIMES).until == 105.0
+    assert lease.written(view, change, Span(101.0, 101.4), TIMES, acknowledged=False).until == 104.0
+    assert lease.unclear(view, change).me.number == 8
+
+
+def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
+    gone = lease.released(leader()).new.text
+    assert gone == f"{RELEASED}|a|1|8"
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7", 99.0, 99.5, 80.0)
+    _, change = beat(watching, gone, 100.0)
+    assert change == lease.Change(gone, Mark("b", "2", 1))
+    _, change = beat(watching._replace(watching_since=95.0), gone, 100.0)
+    assert change is None
+
+
+def test_silence_counts_only_while_we_are_there() -> None:
+    """Cut off for longer than the gap, the watch begins anew."""
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7", 50.0, 99.0, 50.0)
+    assert beat(watching, "|a|1|7", 100.0)[1] is not None
+    view, change = beat(watching, "|a|1|7", 101.1)
+    assert (change, view.seen_at, view.watching_since) == (None, 101.1, 101.1)
+
+
+def test_marks_survive_their_text() -> None:
+    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED), Mark("a", "b", 12, CANDIDATE)):
+        assert Mark.parse(mark.text) == mark
+
+
+@given(st.text())
+def test_any_value_may_stand_there(text: str) -> None:
+    """It is somebody's, and has to be unchanged for a lease like any other."""
+    mark = Mark.parse(text)
+    assert mark.text == text or (mark.life, mark.kind) == ("?", "")
+
+
+class World:
+    """One value in Redis, three nodes on clocks of their own, and whatever can happen to what they say."""
+
+    def __init__(self, chance: random.Random, faults: dict[str, float]) -> None:
+        self.chance = chance
+        self.faults = faults
+        self.value: str | None = None
+        self.past: list[str | None] = [None]
+        self.now = 0.0
+        self.queue: list[tuple[float, int, Callable[[], None]]] = []
+        self.count = 0
+        self.leading: list[tuple[float, float, str]] = []
+        self.last_reset = -100.0
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self.count += 1
+        heapq.heappush(self.queue, (self.now + seconds, self.count, what))
+
+    def happens(self, fault: str) -> bool:
+        return self.chance.random() < self.faults.get(fault, 0.0)
+
+    def delay(self) -> float:
+        return self.chance.random() * (8.0 if self.happens("slow") else 0.3)
+
+    def run(self, until: float) -> None:
+        while self.queue and self.queue[0][0] < until:
+            self.now, _, what = heapq.heappop(self.queue)
+            if self.happens("reset") and self.now - self.last_reset > TIMES.lease:
+                self.last_reset = self.now
+                self.value = self.chance.choice([None, *self.past[-3:]])
+            what()
+
+
+class Node:
+    """A node that does each beat what the protocol says; its answers may be late or lost, itself paused or reborn."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.offset = world.chance.random() * 1000
+        self.born()
+
+    def born(self) -> None:
+        self.view = View(Mark(self.name, f"{self.world.chance.random()}"))
+        self.world.later(self.world.chance.random(), self.read)
+
+    def clock(self) -> float:
+        return self.world.now + self.offset
+
+    def again(self) -> None:
+        if self.world.happens("reborn"):
+            self.born()
+        else:
+            pause = self.world.chance.random() * 30 if self.world.happens("pause") else 0.0
+            self.world.later(lease.next_beat(self.view, self.clock(), TIMES) + pause, self.read)
+
+    def read(self) -> None:
+        sent = self.clock()
+
+        def there() -> None:
+            value = self.world.value
+            if self.world.happens("lost"):
+                self.world.later(1.0, self.again)
+            else:
+                self.world.later(self.world.delay(), lambda: self.got(value, sent))
+
+        self.world.later(self.world.delay(), there)
+
+    def got(self, value: str | None, sent: float) -> None:
+        at = self.clock()
+        self.view = lease.read(self.view, value, Span(sent, at), TIMES)
+        if lease.why_lost(self.view, at):
+            self.view = lease.stepped_down(self.view, f"{self.world.chance.random()}")
+        change = lease.wanted(self.view, at, TIMES)
+        if change is None:
+            self.again()
+        else:
+            self.write(change, at)
+
+    def write(self, change: lease.Change, sent_at: float) -> None:
+        lost = self.world.happens("lost")
+
+        def there() -> None:
+            done = self.world.value == change.expected
+            if done:
+                self.world.value = change.new.text
+                self.world.past.append(change.new.text)
+            answer = self.unclear if lost else self.done if done else self.refused
+            self.world.later(self.world.delay(), lambda: answer(change, sent_at))
+
+        self.world.later(self.world.delay(), there)
+
+    def done(self, change: lease.Change, sent_at: float) -> None:
+        self.view = lease.written(self.view, change, Span(sent_at, self.clock()), TIMES)
+        if self.view.may_act(self.clock()):
+            # It acts from now until its deadline, whatever becomes of the process: the fence ends it.
+            self.world.leading.append((self.world.now, self.view.until - self.offset, self.name))
+        self.again()
+
+    def refused(self, _change: lease.Change, _sent_at: float) -> None:
+        self.again()
+
+    def unclear(self, change: lease.Change, _sent_at: float) -> None:
+        self.view = lease.unclear(self.view, change)
+        self.again()
+
+
+FAULTS: dict[str, Any] = {
+    name: st.sampled_from([0.0, 0.02, 0.2]) for name in ("lost", "slow", "pause", "reborn", "reset")
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.fixed_dictionaries(FAULTS))
+def test_never_two_leaders(seed: int, faults: dict[str, float]) -> None:
+    """Any interleaving of beats, delays, lost answers, pauses, new lives and values that vanish or come back."""
+    world = World(random.Random(seed), faults)
+    for name in ("a", "b", "c"):
+        Node(world, name)
+    world.run(400.0)
+    spans = sorted(one for one in world.leading if one[1] > one[0])
+    until: dict[str, float] = {}
+    for begun, end, name in spans:
+        for other, other_end in until.items():
+            assert other == name or other_end <= begun, (begun, name, other, other_end)
+        until[name] = max(end, until.get(name, 0.0))
+    if not any(faults.values()):
+        assert spans
+        assert spans[0][0] <= TIMES.lease + TIMES.gap + 4 * TIMES.beat
