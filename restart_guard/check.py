@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from restart_guard import clock, messages, redis_client, redis_store
@@ -97,12 +97,15 @@ def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
     return {name: config.checks[name] for name in chosen_names}
 
 
-def due(config: Config, checks: dict[str, Check]) -> dict[str, Check]:
+def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dict[str, Check]:
     """Those whose last scheduled moment passed without a run, as when the machine slept through it.
 
-    A run that failed counts: it was recorded and told. Raises ConfigError, JournalError.
+    A run that failed counts: it was recorded and told. One that may be ``late_s`` late is not due before. Raises
+    ConfigError, JournalError.
     """
-    slot = last_slot((config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now())
+    slot = last_slot(
+        (config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now() - timedelta(seconds=late_s)
+    )
     journal = Journal.open_to_read(config.state_dir)
     found = {}
     for name, check in checks.items():

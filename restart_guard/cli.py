@@ -24,6 +24,7 @@ COMMANDS = {
     "kill": ("kill", "Kill programs; the next tick brings them back."),
     "restart": ("restart", "Bring back what should run and does not: the tick, for cron."),
     "watch": ("watch", "The tick, in milliseconds: wait for deaths and relaunch at once."),
+    "standby": ("standby", "Take part in a group of hosts, of which one runs the programs."),
     "status": ("status", "Show every program: state, pid, uptime."),
     "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
     "refresh": ("refresh", "Rebuild Redis data from MySQL, and tell what differed."),
@@ -39,7 +40,7 @@ COMMANDS = {
 
 GROUPS = {
     "Begin": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
-    "Programs": ("start", "stop", "kill", "restart", "watch", "status"),
+    "Programs": ("start", "stop", "kill", "restart", "watch", "standby", "status"),
     "Redis data": ("check-redis", "refresh"),
     "See what happened": ("history", "deliver", "doctor"),
 }

@@ -78,6 +78,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
         checks=named["checks"],
         refreshes=named["refreshes"],
         timer=sections.get("timer"),
+        standby=sections.get("standby"),
         warnings=tuple(
             f"{path} can be read by others and holds {secret!r} in plain text: chmod 600 {path}" for secret in exposed
         ),

@@ -5,13 +5,26 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from restart_guard.settings import COLUMNS, Backoff, Check, Health, MySql, Ping, Redis, Refresh, Target, WeCom
+from restart_guard.settings import (
+    COLUMNS,
+    Backoff,
+    Check,
+    Health,
+    MySql,
+    Ping,
+    Redis,
+    Refresh,
+    Standby,
+    Target,
+    Timer,
+    WeCom,
+)
 from restart_guard.values import Duration, parse_place, parse_redis_url
 
 
@@ -53,15 +66,16 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
     A section that could not be read is None, and was told of already.
     """
     yield from _redis_problems(sections.get("redis") or Redis())
-    if sections.get("mysql"):
-        yield from _mysql_problems(sections["mysql"])
-    if sections.get("wecom"):
-        yield from _wecom_problems(sections["wecom"])
-    if sections.get("ping"):
-        yield from _ping_problems(sections["ping"])
-    if sections.get("timer"):
-        for option in ("check_redis", "restart"):
-            yield from cron_problems(f"timer.{option}", getattr(sections["timer"], option))
+    looks: dict[str, Callable[[Any], Iterator[str]]] = {
+        "mysql": _mysql_problems,
+        "wecom": _wecom_problems,
+        "ping": _ping_problems,
+        "standby": lambda standby: _standby_problems(standby, named["targets"]),
+        "timer": _timer_problems,
+    }
+    for name, look in looks.items():
+        if sections.get(name):
+            yield from look(sections[name])
     for name, target in named["targets"].items():
         if target is None:
             continue
@@ -103,11 +117,36 @@ def _shared_problems(targets: Mapping[str, Target]) -> Iterator[str]:
                 break
 
 
+def _standby_problems(standby: Standby, targets: Mapping[str, Target]) -> Iterator[str]:
+    times = standby.times
+    for option in ("lease", "beat", "fence", "gap"):
+        if getattr(times, option) < 0.01:
+            yield f"standby.{option}: expected at least 10ms."
+    if times.fence + times.gap + times.beat >= times.lease:
+        told = ", ".join(f"{option} is {getattr(times, option):g}s" for option in ("fence", "gap", "beat"))
+        yield (
+            "standby.lease: expected more than fence + gap + beat, since by then a host that is cut off must surely "
+            f"have stopped; {told}, the lease {times.lease:g}s."
+        )
+    if times.beat > times.gap:
+        yield "standby.gap: expected at least beat: silence could never be told from our own absence else."
+    if "|" in standby.group or "|" in (standby.node or ""):
+        yield "standby.group: expected a name without |, and so of node."
+    for name in standby.targets or ():
+        if name not in targets:
+            yield f"standby.targets: there is no [targets.{key(name)}]{suggestion(name, list(targets))}."
+
+
 _CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
 _CRON_NAMES = {
     "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
     "day of week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
 }
+
+
+def _timer_problems(timer: Timer) -> Iterator[str]:
+    for option in ("check_redis", "restart"):
+        yield from cron_problems(f"timer.{option}", getattr(timer, option))
 
 
 def cron_problems(where: str, schedule: str) -> Iterator[str]:
@@ -280,7 +319,9 @@ def _check_problems(where: str, check: Check, named: Mapping[str, Mapping[str, A
 
 
 _SELECT = re.compile(r"\s*(?:(?:--[^\n]*\n|#[^\n]*\n|/\*.*?\*/|\()\s*)*(?:select|with)\b", re.IGNORECASE | re.DOTALL)
-_LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"|`[^`]*`|--\s[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
+_LITERAL = re.compile(
+    r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"|`[^`]*`|--\s[^\n]*|#[^\n]*|/\*(?![!M]).*?\*/", re.DOTALL
+)
 
 
 def _refresh_problems(where: str, refresh: Refresh, mysql: MySql | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from restart_guard.errors import GuardError
 
 _TIMEOUT_S = 30.0
 # Debian's cron and cronie say the first, busybox the second. Any other failure is never read as an empty crontab.
-_NONE_THERE = (b"no crontab for ", b"No such file or directory")
+_NONE_THERE = (b"no crontab for ", b"can't open '")
 
 
 def exists() -> bool:
@@ -21,9 +21,13 @@ def read() -> bytes:
     done = _run("-l")
     if done.returncode == 0:
         return done.stdout
-    if done.returncode == 1 and not done.stdout and any(words in done.stderr for words in _NONE_THERE):
+    if done.returncode == 1 and not done.stdout and _says_none(done.stderr):
         return b""
     raise GuardError(f"crontab -l failed ({_why(done)}); nothing was changed.")
+
+
+def _says_none(said: bytes) -> bool:
+    return _NONE_THERE[0] in said or (_NONE_THERE[1] in said and b"No such file or directory" in said)
 
 
 def replace(old: bytes, new: bytes) -> None:

@@ -37,7 +37,7 @@ _WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
 def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
     """The named targets, or all. Raises UsageError for a name that the config does not have."""
     chosen_names = picked(config.targets, names, what="target", path=config.path)
-    return [guarded(name, config.targets[name], config.redis) for name in chosen_names]
+    return [guarded(config, name) for name in chosen_names]
 
 
 def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
@@ -71,8 +71,13 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
         yield done
     yield from keep_house(config, targets)
     if start is not None:
-        start.wait()
-        tell_monitor(config, rid=start.rid, well=well)
+        error = start.wait()
+        if error is None:
+            tell_monitor(config, rid=start.rid, well=well)
+        else:
+            # Who has not answered the start would only be waited for once more.
+            with Journal.open(config.state_dir) as journal:
+                journal.remember(PING_ERROR, config.redact(error))
 
 
 def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
@@ -115,6 +120,8 @@ def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:
 
 def needs_care(one: Guarded, seen: Seen) -> bool:
     """Whether a tick has anything to do or to repair."""
+    if seen.who is None and not one.may_run:
+        return False
     if seen.state is State.RUNNING and seen.who is not None:
         wrong = one.lock.read() != seen.who.pid or seen.record.who != seen.who
         return wrong or seen.record.starting or target.is_settled(one, seen)

@@ -11,14 +11,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from restart_guard import process
+from restart_guard import permit, process
 from restart_guard.errors import GuardError
 from restart_guard.hook import Hook
 from restart_guard.identity import Identity, Program, family
 from restart_guard.lifecycle import State
 from restart_guard.pidlock import PidLock, Record
 from restart_guard.process import Launch
-from restart_guard.settings import Redis, Target
+from restart_guard.settings import Config, Redis, Target
 from restart_guard.values import parse_environment
 
 
@@ -30,6 +30,12 @@ class Guarded(NamedTuple):
     program: Program
     lock: PidLock
     redis: Redis
+    permit: Path | None = None
+
+    @property
+    def may_run(self) -> bool:
+        """Whether this host may run it; only a standby group asks."""
+        return self.permit is None or permit.read(self.permit).holds()
 
 
 class Seen(NamedTuple):
@@ -53,14 +59,16 @@ class Stop(NamedTuple):
     tell: Callable[[str, float, int], None] | None = None
 
 
-def guarded(name: str, settings: Target, redis: Redis) -> Guarded:
+def guarded(config: Config, name: str) -> Guarded:
+    settings = config.targets[name]
     path = Path(os.path.realpath(settings.program))
     words = command_words(settings, settings.command, path)
     place = words.index(str(path)) if str(path) in words else len(words)
     # Found out only where a search needs it: a tick over many targets that are well must not open their files.
     runners = cache(partial(_runners, settings, path, words[:place]))
     program = Program(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
-    return Guarded(name, settings, program, PidLock(path, settings.pid_file), redis)
+    only_leading = config.permit if name in config.standby_targets else None
+    return Guarded(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
 
 
 def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[str]:
@@ -104,8 +112,11 @@ def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
 def launch_of(target: Guarded, ticket: str) -> Launch:
     """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
     settings = target.settings
+    words = command_words(settings, settings.command, target.program.path)
+    if target.permit is not None:
+        words = [sys.executable, "-m", "restart_guard.fence", str(target.permit), "--", *words]
     return Launch(
-        command_words(settings, settings.command, target.program.path),
+        words,
         target.program.path.parent,
         environment(target) | {process.TICKET: ticket},
         settings.log_file,
@@ -139,6 +150,9 @@ def environment(target: Guarded) -> dict[str, str]:
         except ValueError as error:
             why = "expected UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
+    token = permit.read(target.permit).token if target.permit is not None else None
+    if token is not None:
+        found["RESTART_GUARD_FENCING_TOKEN"] = str(token)
     return found | {**settings.environment, "RESTART_GUARD_TARGET": target.name, process.MARK: str(target.program.path)}
 
 

@@ -28,8 +28,9 @@ class Job(NamedTuple):
     weekly: bool = False
 
 
-def jobs(config: Config, *, watch: bool) -> Iterator[Job]:
-    """Everything that is to run for a config. Every path is absolute, since a job has next to no environment."""
+def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
+    """Everything that is to run for a config, the weekly check up to ``delay_s`` late. Every path is absolute, since a
+    job has next to no environment."""
     timer = config.timer or Timer()
 
     def job(name: str, schedule: str, words: tuple[str, ...], log: str, *, weekly: bool = False) -> Job:
@@ -41,7 +42,8 @@ def jobs(config: Config, *, watch: bool) -> Iterator[Job]:
         yield job("watch", _MINUTELY, _command(config, "watch", "--wait", "--for", "1m"), "watch.log")
     if config.checks:
         yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
-        yield job("catch-up", _CATCH_UP, _command(config, "check-redis", "--if-due"), "get_redis_data.log")
+        late = ("--late", f"{delay_s:.0f}s") if delay_s else ()
+        yield job("catch-up", _CATCH_UP, _command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
     for name, refresh in config.refreshes.items():
         if refresh.schedule is not None:
             yield job(f"refresh-{_plain(name)}", refresh.schedule, _command(config, "refresh", name), "refresh.log")

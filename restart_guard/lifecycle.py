@@ -22,6 +22,7 @@ class Command(StrEnum):
     COLD = "cold"
     HOT = "hot"
     HEAL = "heal"  # the cold restart of one that runs and hangs
+    YIELD = "yield"  # another host is to run it: down, but the pid lock stays
 
 
 class Action(StrEnum):
@@ -29,6 +30,7 @@ class Action(StrEnum):
     LOCK = "lock"  # write the pid lock for what is alive
     LAUNCH = "launch"
     DRAIN = "drain"  # remove the pid lock, end the group gently
+    REST = "rest"  # end the group gently, keeping the pid lock
     FORGET = "forget"  # remove the pid lock
     KILL = "kill"
     SWEEP = "sweep"  # end what a dead one has left behind
@@ -84,6 +86,14 @@ _TABLE: dict[Command, dict[State, Action]] = {
         State.DEAD: Action.REFUSE,
         State.BACKOFF: Action.REFUSE,
         State.STOPPED: Action.REFUSE,
+        State.UNKNOWN: Action.REFUSE,
+    },
+    Command.YIELD: {
+        State.RUNNING: Action.REST,
+        State.UNGUARDED: Action.REST,
+        State.DEAD: Action.SWEEP,
+        State.BACKOFF: Action.SWEEP,
+        State.STOPPED: Action.SWEEP,
         State.UNKNOWN: Action.REFUSE,
     },
     Command.HEAL: {

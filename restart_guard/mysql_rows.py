@@ -13,6 +13,7 @@ import pymysql
 from pymysql.constants import CR, ER, FIELD_TYPE
 
 from restart_guard import clock, mysql_client
+from restart_guard.errors import RefreshError
 from restart_guard.settings import MySql
 
 BATCH_BYTES = 2**20
@@ -48,7 +49,9 @@ class Rows:
     def __init__(self, connection: Any, what: str) -> None:
         self._connection = connection
         self._what = what
-        fields = connection._result.fields or []  # noqa: SLF001 (see the top)
+        fields = getattr(connection._result, "fields", None)  # noqa: SLF001 (see the top)
+        if not fields:
+            raise RefreshError("no_rows")
         self.columns = [Column(field.name, field.type_code in _NUMBERS) for field in fields]
 
     def batches(self, rows: int) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from restart_guard.settings import Ping
 SUCCESS, START, FAIL = "", "start", "fail"
 TICK = "tick"
 _LONGEST_BODY = 10_000
+_PATIENCE_S = 2.0
 
 
 def job_name(kind: str, name: str) -> str:
@@ -44,6 +45,8 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
         raise DeliveryError(str(error), code="secret", permanent=True) from error
     except ValueError as error:
         raise DeliveryError("ping.url: the address cannot be read.", code="url", permanent=True) from error
+    if not url.startswith(("http://", "https://")) or not wire.host_of(url):
+        raise DeliveryError("ping.url: expected an address that begins with https://.", code="url", permanent=True)
     who = f"The monitor at {wire.host_of(url)}"
     body = item["text"].encode()[:_LONGEST_BODY]
     try:
@@ -59,21 +62,26 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
 
 
 class Start:
-    """A start that is told beside the job which it is about: a monitor that hangs delays nothing."""
+    """A start that is told beside the job that it is about; a monitor that hangs delays that by two seconds at most."""
 
     def __init__(self, settings: Ping, job: str, rid: str | None = None) -> None:
         self.rid = rid or new_run_id()
         self._settings = settings
         self._item = payload(job, START, rid=self.rid)
+        self._error: str | None = "The monitor has not answered yet."
         self._thread = Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def _send(self) -> None:
         try:
             send(self._settings, self._item)
-        except DeliveryError:
-            return  # told by the ping that ends the job; a late start would be of no use
+        except DeliveryError as error:
+            self._error = str(error)  # a late start would be of no use
+        else:
+            self._error = None
 
-    def wait(self) -> None:
-        """Until it has arrived or failed: after the end of its job a start would be a job that never ends."""
-        self._thread.join()
+    def wait(self) -> str | None:
+        """Wait a moment until it has arrived, since after the end of its job a start would be a job that never ends;
+        why it has not, or None."""
+        self._thread.join(_PATIENCE_S)
+        return self._error

@@ -37,7 +37,7 @@ def _refresh(config: Config, name: str, say: Say) -> Attempt:
 def _restart(config: Config, name: str) -> Attempt:
     """A cold restart of a target, as restart --cold does it."""
     process.prepare()
-    one = guarded(name, config.targets[name], config.redis)
+    one = guarded(config, name)
     done = target.act(one, Command.COLD, How(wait_s=_LOCK_WAIT_S))
     return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)
 

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -64,6 +65,18 @@ def connected(settings: Redis) -> Iterator[redis.Redis]:
             yield client
         finally:
             client.close()
+
+
+@contextmanager
+def cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
+    """End the connection after a time: a server that sends a byte now and then keeps every single wait short."""
+    timer = threading.Timer(seconds, client.connection_pool.disconnect)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def wait_until_ready(settings: Redis, seconds: float) -> bool:

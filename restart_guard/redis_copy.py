@@ -12,18 +12,19 @@ leaves everything as it was.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import redis
 
 from restart_guard import shape
 from restart_guard.errors import RefreshError, StoreError
-from restart_guard.redis_client import connected
+from restart_guard.redis_client import connected, cut_after
 from restart_guard.settings import Redis, Refresh
 from restart_guard.shape import Drift, Example, Values
 
 _IN_FLIGHT = 4
-_SCRATCH_MS = 3_600_000
+SCRATCH_MS = 3_600_000
 _PAGE = 1000
 _PAGES = 20
 _LARGEST_VALUE = 512 * 2**20
@@ -84,20 +85,43 @@ class Scratch(NamedTuple):
 
 
 @contextmanager
-def owned(settings: Redis, scratch: Scratch) -> Iterator[tuple[redis.Redis, bytes]]:
-    """A client and our token, by which another host's run would notice ours; afterwards nothing of the run is left,
-    unless Redis is away: then the temporary keys expire, or the next run removes them."""
+def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[redis.Redis, bytes]]:
+    """A client for so long, and our token, by which another host's run would notice ours. Afterwards nothing of the run
+    is left, unless Redis is away: then the temporary keys expire, or the next run removes them."""
     token = os.urandom(8).hex().encode()
     with connected(settings) as client:
         client.unlink(scratch.building, scratch.leaving)
-        client.set(scratch.token, token, px=_SCRATCH_MS)
+        client.set(scratch.token, token, px=SCRATCH_MS)
     try:
-        with connected(settings) as client:
+        with connected(settings) as client, cut_after(client, seconds):
             yield client, token
     finally:
         with suppress(StoreError), connected(settings) as client:
-            if client.get(scratch.token) in (token, None):
-                client.unlink(scratch.building, scratch.leaving, scratch.token)
+            for expected in (token, None):  # ours may have expired, or was deleted
+                with suppress(RefreshError):
+                    if_ours(client, scratch, expected, partial(unlink, keys=scratch))
+                    break
+
+
+def if_ours(client: Any, scratch: Scratch, token: bytes | None, queue: Callable[[Any], None]) -> list[Any]:
+    """Carry out a transaction unless another run has begun. ``queue`` may first ask something, then calls ``multi`` and
+    gives its commands; the answers to these, errors among them. Raises RefreshError."""
+    superseded = RefreshError("superseded", key=shape.shown(scratch.token.removesuffix(b":restart-guard:run")))
+    with client.pipeline() as transaction:
+        transaction.watch(scratch.token, scratch.building)
+        if transaction.get(scratch.token) != token:
+            raise superseded
+        queue(transaction)
+        try:
+            return list(transaction.execute(raise_on_error=False))
+        except redis.WatchError as error:
+            raise superseded from error
+
+
+def unlink(transaction: Any, keys: Sequence[bytes]) -> None:
+    """For ``if_ours``: nothing but these keys."""
+    transaction.multi()
+    transaction.unlink(*keys)
 
 
 def largest_value(client: Any) -> int:
@@ -164,8 +188,10 @@ class Build:
         writes = []
         if self._token is not None:
             building = self.scratch.building
-            writes = [self.kind.fill(building, rows), [b"PEXPIRE", building, b"%d" % _SCRATCH_MS]]
-            writes.append([b"GET", self.scratch.token])
+            # At once, so that a kill leaves nothing that never expires.
+            writes = [[b"MULTI"], self.kind.fill(building, rows)]
+            writes += [[b"PEXPIRE", key, b"%d" % SCRATCH_MS] for key in (building, self.scratch.token)]
+            writes += [[b"EXEC"], [b"GET", self.scratch.token]]
         asks = [] if self.other_type else [self.kind.ask(self.key, rows, self._rows)]
         begun = self._rows
         self._rows += count
@@ -179,7 +205,10 @@ class Build:
         pipe.send([*writes, *asks], then)
 
     def _judge_write(self, answers: list[Any], rows: Values, count: int, begun: int) -> None:
-        filled, _, token = answers
+        *queued, executed, token = answers
+        for answer in queued:
+            checked(answer)
+        filled = executed if isinstance(executed, Exception) else executed[0]
         if isinstance(filled, redis.ResponseError) and "valid float" in str(filled):
             raise RefreshError("number", first=begun + 1, last=begun + count)
         if checked(token) != self._token:
@@ -227,27 +256,23 @@ class Build:
 
     def swap(self) -> None:
         """Put the new one in the old one's place, with its TTL. Raises RefreshError when it is not whole."""
-        key, scratch = self.key, self.scratch
-        with self._client.pipeline() as transaction:
-            transaction.watch(scratch.token, scratch.building)
-            if transaction.get(scratch.token) != self._token:
-                raise RefreshError("superseded", key=shape.shown(key))
-            if transaction.execute_command(self.kind.size, scratch.building) != self._rows:
-                raise RefreshError("lost", key=shape.shown(key))
+
+        def queue(transaction: Any) -> None:
+            if transaction.execute_command(self.kind.size, self.scratch.building) != self._rows:
+                raise RefreshError("lost")
             transaction.multi()
-            transaction.pexpire(scratch.building, round(self._refresh.ttl * 1000))
-            transaction.rename(key, scratch.leaving)  # fails where there is none, which stops nothing
-            transaction.rename(scratch.building, key)
-            transaction.unlink(scratch.leaving, scratch.token)
-            try:
-                answers = transaction.execute(raise_on_error=False)
-            except redis.WatchError as error:
-                raise RefreshError("superseded", key=shape.shown(key)) from error
+            transaction.pexpire(self.scratch.building, round(self._refresh.ttl * 1000))
+            transaction.rename(self.key, self.scratch.leaving)  # fails where there is none, which stops nothing
+            transaction.rename(self.scratch.building, self.key)
+            transaction.unlink(self.scratch.leaving, self.scratch.token)
+
+        answers = if_ours(self._client, self.scratch, self._token, queue)
         for answer in (answers[0], *answers[2:]):
             checked(answer)
 
     def clear(self) -> None:
-        self._client.unlink(self.key)
+        for answer in if_ours(self._client, self.scratch, self._token, partial(unlink, keys=(self.key,))):
+            checked(answer)
 
 
 def _without_null(batch: list[bytes | None], columns: Sequence[str]) -> Values:

@@ -1,8 +1,6 @@
 """What Redis holds: a check's keys are read in batches, in bounded memory, and judged."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -12,7 +10,7 @@ from restart_guard import clock
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.freshness import bounds, describe, judge, span
 from restart_guard.outcome import Bad, Reading
-from restart_guard.redis_client import connected, error_word, persistence_problems
+from restart_guard.redis_client import connected, cut_after, error_word, persistence_problems
 from restart_guard.redis_sift import Sieve, Suspect
 from restart_guard.settings import Check, Redis
 
@@ -40,7 +38,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     """Read everything that a check names and judge it. A server's trouble is in the reading, never raised."""
     tally = _Tally(check, progress)
     try:
-        with connected(settings) as client, _cut_after(client, check.timeout + settings.timeout):
+        with connected(settings) as client, cut_after(client, check.timeout + settings.timeout):
             for problem in persistence_problems(client) if settings.require_persistence else ():
                 tally.note(Bad("redis", "persistence", problem))
             _read_keys(client, check, tally)
@@ -49,18 +47,6 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     except StoreError as error:
         tally.trouble = error if clock.monotonic() <= tally.deadline else tally.slow()
     return Reading(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes))
-
-
-@contextmanager
-def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
-    """End the connection after a time: a server that sends a byte now and then keeps every single wait short."""
-    timer = threading.Timer(seconds, client.connection_pool.disconnect)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class _Tally:

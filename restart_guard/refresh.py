@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+import msgspec
 
 from restart_guard import clock, mysql_rows, redis_client, refresh_messages, shape
 from restart_guard.config import picked
@@ -16,6 +17,7 @@ from restart_guard.lock import held
 from restart_guard.messages import Language, Row
 from restart_guard.mysql_rows import Rows
 from restart_guard.record import Recorded, Say, finish, start_ping
+from restart_guard.redis_client import connected, cut_after
 from restart_guard.redis_copy import Build, owned
 from restart_guard.redis_keys import Keys, scratch_of
 from restart_guard.refresh_messages import Refreshed
@@ -23,6 +25,7 @@ from restart_guard.settings import Check, Config, Refresh
 from restart_guard.shape import Drift, Example
 
 KIND = "refresh"
+_FEW = 2
 
 Progress = Callable[[str, int], None]
 """Told the refresh and how many rows are done."""
@@ -85,6 +88,7 @@ class Result(NamedTuple):
             "run_id": done.run_id or None,
             "status": "success" if done.error is None else "failure",
             "dry_run": done.dry_run,
+            "refused": refused_because(done),
             **particulars(done),
             "detail": refresh_messages.summary(done, "en"),
             "delivered": self.recorded.delivered,
@@ -107,7 +111,13 @@ def particulars(done: Refreshed) -> dict[str, Any]:
 def verdict(done: Refreshed) -> str:
     """For an operator: how it went, in one line."""
     word = "FAILED" if done.error is not None else "compared" if done.dry_run else "refreshed"
-    return f"{word}: {refresh_messages.summary(done, 'en')}"
+    refused = f"; would be refused: {refused_because(done)}" if done.refusal is not None else ""
+    return f"{word}: {refresh_messages.summary(done, 'en')}{refused}"
+
+
+def refused_because(done: Refreshed) -> str | None:
+    """What a run would say to what was only looked at."""
+    return None if done.refusal is None else refresh_messages.reason(done.refusal, done.server, "en")
 
 
 def examples(done: Refreshed) -> Sequence[Example]:
@@ -130,7 +140,7 @@ def related(config: Config, check: Check) -> list[str]:
     return [
         name
         for name, one in config.refreshes.items()
-        if name == healer or one.key in check.keys or any(fnmatchcase(one.key, pattern) for pattern in check.patterns)
+        if name == healer or shape.may_meet(one.key, [*check.keys, *check.patterns])
     ]
 
 
@@ -173,10 +183,10 @@ def _saved(config: Config, refresh: Refresh) -> StoreError | None:
     return None
 
 
-def look(config: Config, names: Sequence[str], *, progress: Progress) -> Iterator[Result]:
+def look(config: Config, names: Sequence[str], *, force: bool, progress: Progress) -> Iterator[Result]:
     """Only compare; nothing is written, neither in Redis nor in the journal."""
     for name in names:
-        yield Result(_attempt(config, name, force=True, progress=progress, dry_run=True), Recorded({}))
+        yield Result(_attempt(config, name, force=force, progress=progress, dry_run=True), Recorded({}))
 
 
 def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_run: bool = False) -> Refreshed:
@@ -198,6 +208,7 @@ def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_
         server=redis_client.name(config.redis),
         host=os.uname().nodename,
         dry_run=dry_run,
+        refusal=run.refusal,
     )
 
 
@@ -215,6 +226,7 @@ class _Run:
         self._tell = progress
         self.rows = 0
         self.drift = Drift()
+        self.refusal: RefreshError | None = None
 
     def refresh(self) -> None:
         """Raises RefreshError, StoreError, DeliveryError; the old data is whole then."""
@@ -224,34 +236,45 @@ class _Run:
             rows = ask(refresh.query)
             per_key = shape.template_fields(refresh.key) or refresh.type in ("string", "json")
             work = self._keys if per_key else self._collection
+            seconds = refresh.timeout + config.redis.timeout
             if self._dry_run:
-                with redis_client.connected(config.redis) as client:
+                with connected(config.redis) as client, cut_after(client, seconds):
                     work(client, None, ask, rows)
             else:
-                with owned(config.redis, scratch_of(self._name, refresh)) as (client, token):
+                with owned(config.redis, scratch_of(self._name, refresh), seconds) as (client, token):
                     work(client, token, ask, rows)
 
     def _collection(self, client: Any, token: bytes | None, _ask: Callable[[str], Rows], rows: Rows) -> None:
         build = Build(client, self._refresh, token)
         build.add_all(self._counted(rows), [column.name for column in rows.columns], self._tell)
         self.drift = build.drift
-        if token is None:
-            return
         if build.other_type and not self._force:
             wanted = self._refresh.type
-            raise RefreshError("other_type", key=self._refresh.key, found=build.other_type, wanted=wanted)
-        if self._decide():
+            self.refusal = RefreshError("other_type", key=self._refresh.key, found=build.other_type, wanted=wanted)
+            if token is not None:
+                raise self.refusal
+        # In a list one row more moves all that come after it: there only its length counts.
+        share = self.drift.length_share if self._refresh.type == "list" else self.drift.share
+        if token is None:
+            self._foresee(share)
+        elif self._decide(share):
             build.swap()
         else:
             build.clear()
 
     def _keys(self, client: Any, token: bytes | None, ask: Callable[[str], Rows], rows: Rows) -> None:
-        keys = Keys(client, self._name, self._refresh, token)
+        keys = Keys(client, self._name, self._refresh, token, force=self._force)
         how = shape.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
+        # One value has no share that differs; of a handful of keys, only those that go are counted.
+        fewer = self.drift.removed or not 0 < self.rows <= _FEW
+        share = 0.0 if how.is_fixed else self.drift.share if fewer else 0.0
+        if how.is_fixed and self._refresh.type == "json":
+            share = self._length_share(client)
+        self.refusal = keys.refusal
         if token is None:
-            return
-        if self._decide():
+            self._foresee(share)
+        elif self._decide(share):
             # The same snapshot, asked again: nothing was written before all of it was seen.
             keys.write(how.grouped(ask(self._refresh.query).batches(self._refresh.batch)), self._tell)
         else:
@@ -262,15 +285,30 @@ class _Run:
             self.rows += len(batch) // len(rows.columns)
             yield batch
 
-    def _decide(self) -> bool:
+    def _length_share(self, client: Any) -> float:
+        """How much the number of a JSON list's elements differs from the one that is there."""
+        try:
+            before = len(
+                msgspec.json.decode(client.get(shape.fixed_key(self._refresh.key)) or b"[]", type=list[msgspec.Raw])
+            )
+        except msgspec.MsgspecError:
+            return 0.0  # no list: there is nothing to compare it with
+        return abs(self.rows - before) / max(before, self.rows) if before and self.rows else 0.0
+
+    def _foresee(self, share: float) -> None:
+        """What a run would refuse, told by one that only looks."""
+        try:
+            self._decide(share)
+        except RefreshError as error:
+            self.refusal = self.refusal or error
+
+    def _decide(self, share: float) -> bool:
         """Whether to put the new data in place; False: there is none and the old is to go. Raises RefreshError."""
         refresh, drift = self._refresh, self.drift
         if self.rows == 0:
             if refresh.on_empty == "fail":
                 raise RefreshError("empty")
             return False
-        # In a list one row more moves all that come after it: there only its length counts.
-        share = drift.length_share if refresh.type == "list" else drift.share
         if share > refresh.max_change and not self._force:
             raise RefreshError("drift", share=f"{share:.0%}", most=f"{refresh.max_change:.0%}", **drift._asdict())
         return True

@@ -31,7 +31,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "field": ("查询没有列 {field}，只有 {found}", "the query has no column {field} for the key, only {found}"),
     "null": ("列 {column} 含有 NULL，请用 COALESCE", "the column {column} has a NULL; COALESCE gives it a value"),
     "not_text": ("列 {column} 的值不是 UTF-8 文本", "the column {column} has a value that is no UTF-8 text"),
-    "number": ("第 {first}-{last} 行的分数不是数字", "a score is no number, among the rows {first}-{last}"),
+    "number": ("分数不是数字（{first}-{last}）", "a score is no number ({first}-{last})"),
     "duplicate": (
         "{name} 出现不止一次，请用 GROUP BY 或 DISTINCT",
         "the query gives {name} more than once: GROUP BY or DISTINCT, or ORDER BY to have a key's rows together",
@@ -47,9 +47,16 @@ _REASONS: dict[str, tuple[str, str]] = {
         "another refresh of {key} has begun, on another host perhaps; this one has given up",
     ),
     "lost": ("临时键在完成前丢失", "the temporary key did not last until the end: is memory short, or was it deleted?"),
+    "moved": (
+        "查询第二次返回的行不同，请去掉 RAND()、NOW() 等或加 ORDER BY",
+        "the query gives other rows when it is asked again: is there a RAND(), NOW(), or a LIMIT without ORDER BY?",
+    ),
+    "is_index": ("一行的键就是索引 {key}", "a row's key is the index {key} itself: choose another name for it"),
+    "twice": ("列 {column} 出现两次，请用 AS", "the query has the column {column} twice; AS gives one another name"),
+    "no_rows": ("查询没有返回结果集", "the query gives no rows at all: expected a plain SELECT"),
     "index": (
-        "索引键 {key} 不是本刷新所建，其中的键不会被删除",
-        "the index {key} was not made by this refresh; what it names is not removed",
+        "索引键 {key} 不是本刷新所建，未执行；请改用别的名称，或确认后删除它",
+        "the index {key} was not made by this refresh; nothing was done: choose another name, or delete what is old",
     ),
 }
 
@@ -94,6 +101,7 @@ class Refreshed(NamedTuple):
     server: str
     host: str
     dry_run: bool = False
+    refusal: GuardError | None = None
 
 
 def reason(error: GuardError, server: str, language: Language) -> str:

@@ -82,7 +82,7 @@ def duration(_context: click.Context, parameter: click.Parameter, value: str | N
 
 def change_timer(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bool, same: str) -> None:
     """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
-    if not plan.changes:
+    if not plan.changes and not plan.start:
         session.terminal.result(same)
         return
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not yes

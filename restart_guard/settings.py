@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from msgspec import Meta, Struct
 
+from restart_guard.lease import Times
 from restart_guard.values import Duration, Percent, Secret
 
 Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="text on one line, not empty")]
@@ -170,6 +172,30 @@ class Refresh(Struct, frozen=True, kw_only=True):
     schedule: Cron | None = None
 
 
+class Standby(Struct, frozen=True, kw_only=True):
+    """A group of hosts with this config, of which one runs the targets."""
+
+    group: Text
+    node: Text | None = None
+    lease: Duration = Duration(10)
+    beat: Duration | None = None
+    fence: Duration | None = None
+    gap: Duration | None = None
+    min_acks: Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")] | None = None
+    targets: Texts | None = None
+    channel: Text = "heartbeat"
+    fence_store: Literal["mysql", "none"] = "mysql"
+
+    @property
+    def times(self) -> Times:
+        return Times(
+            lease=self.lease,
+            beat=self.lease * 0.1 if self.beat is None else self.beat,
+            fence=self.lease * 0.4 if self.fence is None else self.fence,
+            gap=self.lease * 0.2 if self.gap is None else self.gap,
+        )
+
+
 class Timer(Struct, frozen=True, kw_only=True):
     """When cron runs what."""
 
@@ -191,8 +217,23 @@ class Config(Struct, frozen=True, kw_only=True):
     checks: Mapping[str, Check]
     refreshes: Mapping[str, Refresh]
     timer: Timer | None
+    standby: Standby | None
     warnings: tuple[str, ...]
     redact: Callable[[str], str]
+
+    @property
+    def standby_targets(self) -> tuple[str, ...]:
+        """Those that only the leader of the group runs."""
+        if self.standby is None:
+            return ()
+        return tuple(self.targets) if self.standby.targets is None else self.standby.targets
+
+    @property
+    def permit(self) -> Path | None:
+        """The file that says until when this host may run them."""
+        if self.standby is None:
+            return None
+        return self.state_dir / f"standby-{quote(self.standby.group, safe='')}.permit"
 
     @property
     def alert_channels(self) -> list[str]:
@@ -203,7 +244,14 @@ class Config(Struct, frozen=True, kw_only=True):
         return robot + (["wecom_app"] if self.wecom.corp_id is not None else [])
 
 
-SECTIONS: dict[str, type[Struct]] = {"redis": Redis, "mysql": MySql, "wecom": WeCom, "ping": Ping, "timer": Timer}
+SECTIONS: dict[str, type[Struct]] = {
+    "redis": Redis,
+    "mysql": MySql,
+    "wecom": WeCom,
+    "ping": Ping,
+    "standby": Standby,
+    "timer": Timer,
+}
 NAMED_SECTIONS: dict[str, type[Struct]] = {"targets": Target, "checks": Check, "refreshes": Refresh}
 COLUMNS = (
     "task_description",

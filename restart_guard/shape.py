@@ -3,6 +3,7 @@
 Values are bytes throughout, as MySQL sent them; a row's values stand one after the other in a batch.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -177,6 +178,21 @@ def fixed_key(key: str) -> bytes:
     return key.replace("{{", "{").replace("}}", "}").encode("utf-8", "surrogateescape")
 
 
+def may_meet(template: str, names: Iterable[str]) -> bool:
+    """Whether keys of a template can be among these keys and glob patterns: by what stands before the first part that
+    varies, which may say yes too often and never no."""
+    own = _FIELD.split(template.replace("{{", "{").replace("}}", "}"))[0] if not template_fields(template) else ""
+    fixed = own or re.split(r"\{(?!\{)", template)[0]
+    for name in names:
+        literal = re.split(r"[*?\[\\]", name)[0]
+        if template_fields(template) or literal != name:
+            if literal.startswith(fixed) or fixed.startswith(literal):
+                return True
+        elif fixed_key(template) == name.encode("utf-8", "surrogateescape"):
+            return True
+    return False
+
+
 def in_roles(roles: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Which column is which role: by name where the query names them all so, else by position. Raises RefreshError."""
     if len(columns) != len(roles):
@@ -261,7 +277,10 @@ class PerKey(NamedTuple):
             return [
                 part for column in self.values for part in (self.columns[column].encode(), self._filled(row, column))
             ]
-        return [self._filled(row, column) for column in self.values]
+        found = [self._filled(row, column) for column in self.values]
+        if self.kind == "zset" and not _is_score(found[1]):
+            raise RefreshError("number", first=shown(found[1]), last=shown(found[0]))
+        return found
 
     def _member(self, row: Sequence[bytes | None], column: int) -> bytes:
         value = row[column]
@@ -270,11 +289,21 @@ class PerKey(NamedTuple):
             return name + b":null"
         if self.numbers[column]:
             # What JSON writes otherwise: 007 of a ZEROFILL column.
-            return name + b":" + (value if _JSON_NUMBER.fullmatch(value) else value.lstrip(b"0") or b"0")
+            plain = value.lstrip(b"0")
+            plain = plain if plain[:1].isdigit() else b"0" + plain
+            return name + b":" + (value if _JSON_NUMBER.fullmatch(value) else plain)
         try:
             return name + b":" + msgspec.json.encode(value.decode())
         except UnicodeDecodeError as error:
             raise RefreshError("not_text", column=self.columns[column]) from error
+
+
+def _is_score(value: bytes) -> bool:
+    """Checked before anything is written: the transaction that replaces a value does not roll back."""
+    try:
+        return not math.isnan(float(value)) and b"_" not in value
+    except ValueError:
+        return False
 
 
 def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
@@ -294,6 +323,9 @@ def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
         values = [values[place] for place in in_roles(roles, [names[column] for column in values])]
     elif not values:
         raise RefreshError("columns", wanted="at least one besides the key's", found=", ".join(names))
+    inside = [names[column] for column in values]
+    if kind in ("hash", "json") and len(set(inside)) < len(inside):
+        raise RefreshError("twice", column=Counter(inside).most_common(1)[0][0])
     numbers = tuple(is_number for _, is_number in columns)
     return PerKey(kind, tuple(part for part in parts if part != b""), tuple(names), numbers, tuple(values))
 

@@ -39,11 +39,14 @@ def lingers() -> bool:
     return os.geteuid() == 0 or Path(f"/var/lib/systemd/linger/{os.environ.get('USER', os.geteuid())}").exists()
 
 
-def enable(units: Sequence[str]) -> None:
-    """Read the files anew and start the units, now and at each boot. Raises GuardError."""
+def enable(units: Sequence[str], changed: Sequence[str]) -> None:
+    """Read the files anew and start the units, now and at each boot; one that runs from a file that has changed is
+    started anew. Raises GuardError."""
     if runs_here():
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", *units)
+        for unit in set(units) & set(changed):
+            _systemctl("restart", unit)
     else:
         _systemctl("enable", *units)
 

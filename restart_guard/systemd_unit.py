@@ -19,6 +19,7 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
     stays = job.name == "watch"
     service = [
         *("[Unit]", f"Description={_plain(f'restart-guard {job.name}, {title}')}"),
+        *(["StartLimitIntervalSec=0"] if stays else []),  # a config that is broken for a while must not end it for good
         *("", "[Service]", f"Type={'exec' if stays else 'oneshot'}"),
         f"ExecStart={' '.join(_word(word, first=not at) for at, word in enumerate(job.words) if not _turn(job, at))}",
         "KillMode=process",
@@ -29,6 +30,7 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
         target = "default.target" if user_manager else "multi-user.target"
         service += ["Restart=always", "RestartSec=1", "", "[Install]", f"WantedBy={target}"]
         return {f"{name}.service": _file(service)}
+    service.append("TimeoutStartSec=2h")  # a oneshot has none of its own, and one that hangs would be the last
     # A minute is the default accuracy, and would make a minutely tick come when it likes.
     timer = [
         *("[Unit]", f"Description={_plain(f'When restart-guard {job.name} runs, {title}')}"),
@@ -57,8 +59,10 @@ def on_calendar(schedule: str) -> list[str]:
     months, days = _numbers(cron.months, 12), _numbers(cron.days, 31)
     time = f"{_numbers(cron.hours, 24)}:{_numbers(cron.minutes, 60)}:00"
     names = "" if len(weekdays) == 7 else ",".join(_DAYS[day] for day in sorted(weekdays)) + " "
-    if cron.day_and or days == "*" or not names:
+    if cron.day_and:
         return [f"{names}*-{months}-{days} {time}"]
+    if days == "*" or not names:
+        return [f"*-{months}-* {time}"]
     return [f"*-{months}-{days} {time}", f"{names}*-{months}-* {time}"]
 
 

@@ -4,6 +4,7 @@ Killed at any instant, nothing is left that the next run does not repair: the id
 launch, and a program that runs without a record is found by what it is.
 """
 
+import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:
 
 def _may_be_launched(target: Guarded, record: Record) -> bool:
     """Whether a dead target should run, and now."""
-    if not target.lock.is_there() or _waits(target, record):
+    if not target.lock.is_there() or not target.may_run or _waits(target, record):
         return False
     return backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
 
@@ -110,13 +111,15 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
         case Action.LOCK if seen.who is not None:
             launch.adopt(target, seen.who, seen.record)
             return Done(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
+        case Action.LAUNCH if not target.may_run:
+            return _stand_by(target, seen, command)
         case Action.LAUNCH if command is Command.TICK:
             if _waits(target, seen.record):
                 return Done(target.name, ok=True, text="")
             return _launch(target, seen.record, "relaunched", how, by_hand=False)
         case Action.LAUNCH:
             return _launch(target, seen.record, "started", how, by_hand=command is not Command.HEAL)
-        case Action.DRAIN | Action.FORGET | Action.KILL | Action.SWEEP as action:
+        case Action.DRAIN | Action.REST | Action.FORGET | Action.KILL | Action.SWEEP as action:
             return _end(target, action, seen, how)
         case Action.CYCLE if seen.who is not None:
             return _cycle(target, seen, command, how)
@@ -129,6 +132,14 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
     return Done(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
 
 
+def _stand_by(target: Guarded, seen: Seen, command: Command) -> Done:
+    """This host may not run it now: a start is kept as the intent."""
+    if command is Command.START and not target.lock.is_there():
+        target.lock.write(os.getpid())
+    text = "" if command is Command.TICK else "this host stands by: it is started when it leads"
+    return Done(target.name, ok=True, text=text, who=seen.who)
+
+
 def _end(target: Guarded, action: Action, seen: Seen, how: How) -> Done:
     """Down with it, or with what a dead one has left behind."""
     if action is Action.KILL and seen.who is not None:
@@ -138,7 +149,7 @@ def _end(target: Guarded, action: Action, seen: Seen, how: How) -> Done:
         return Done(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
         _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
-    if action is Action.DRAIN and seen.who is not None:
+    if action in (Action.DRAIN, Action.REST) and seen.who is not None:
         return _stopped(target, seen.who, how)
     swept = _sweep(target, seen.record, how.stop)
     if swept is not None:

@@ -14,7 +14,7 @@ from restart_guard.settings import Config
 
 def look(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would keep it from being launched."""
-    targets = [guarded(name, settings, config.redis) for name, settings in config.targets.items()]
+    targets = [guarded(config, name) for name in config.targets]
     process.prepare()
     for name, seen in observe(targets, search_stopped=True).items():
         pid = f", pid {seen.who.pid}" if seen.who else ""

@@ -62,7 +62,10 @@ class Plan(NamedTuple):
 
 def crontab_lines(config: Config, *, watch: bool, random_delay_s: float, user: str = "") -> list[str]:
     """The jobs as lines of a crontab. Raises GuardError."""
-    return [line(job, schedule=_delayed(config, job, random_delay_s), user=user) for job in jobs(config, watch=watch)]
+    return [
+        line(job, schedule=_delayed(config, job, random_delay_s), user=user)
+        for job in jobs(config, watch=watch, delay_s=random_delay_s)
+    ]
 
 
 def _delayed(config: Config, job: Job, most_s: float) -> str:
@@ -113,6 +116,9 @@ def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: 
     gone = sorted(there - {change.path for change in changes if change.path})
     changes += [_replaced(path, b"") for path in gone]
     start = tuple(name for name, text in wanted.items() if "[Install]" in text)
+    changed = [change for change in changes if change.new != change.old]
+    if not changed and all(any(folder.glob(f"*.wants/{name}")) for name in start):
+        return Plan([])
     return _changed(
         changes, start, tuple(path.name for path in gone if path.suffix == ".timer" or "watch" in path.name)
     )
@@ -183,6 +189,7 @@ def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
     user = "root" if backend == "cron.d" else ""
     lines = crontab_lines(config, watch=watch, random_delay_s=0, user=user)
     weekly = [job.weekly for job in jobs(config, watch=watch)]
+    found = [re.sub(r" --late \S+", "", one) for one in found]
     return len(found) == len(lines) and all(
         one == other or (late and one.split()[2:] == other.split()[2:])
         for one, other, late in zip(found, lines, weekly, strict=True)
@@ -257,8 +264,12 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
     """Make the changes, and the folder of the logs; where the old crontab was saved. Raises GuardError."""
     saved = None
     with held(default_state_dir(os.environ), ["crontab"], what="A change of the timer", wait=True):
+        trouble = None
         if plan.stop:
-            systemd.disable(plan.stop)
+            try:
+                systemd.disable(plan.stop)
+            except GuardError as error:
+                trouble = error  # the files go all the same: what is not there runs no more after a reload
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if plan.logs is not None:
@@ -270,13 +281,18 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
                 saved = state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
                 with open(saved, "wb", opener=partial(os.open, mode=0o600)) as file:
                     file.write(old)
-                crontab.replace(old, new)
+                try:
+                    crontab.replace(old, new)
+                except GuardError as error:
+                    raise GuardError(f"{error} What was there before is in {saved}.") from error
         except OSError as error:
             raise GuardError(f"{error.filename} cannot be written: {error.strerror}.") from error
         if plan.start:
-            systemd.enable(plan.start)
+            systemd.enable(plan.start, [path.name for path, old, _ in plan.changes if path is not None and old])
         elif plan.stop:
             systemd.forget()
+    if trouble is not None:
+        raise trouble
     return saved
 
 

@@ -92,13 +92,19 @@ def _daemon(backend: str) -> Iterator[Finding]:
 def _interpreters(lines: Sequence[str], *, user: bool) -> Iterator[Finding]:
     """A venv that was moved or removed leaves lines that cron runs into nothing."""
     for program in dict.fromkeys(_program(line, user=user) for line in lines):
-        if not os.access(program, os.X_OK):
+        if program and not os.access(program, os.X_OK):
             yield Finding(Level.FAIL, f"timer: {program} cannot be run", "restart-guard install-timer")
 
 
 def _program(line: str, *, user: bool) -> str:
-    words = line.split(maxsplit=6 if user else 5)[-1]
-    return shlex.split(words.replace("'\\%'", "%"))[0]
+    """What a line runs; empty for one that was put there by hand and is no job."""
+    parts = line.split(maxsplit=6 if user else 5)
+    if line.lstrip().startswith("#") or len(parts) < 6:
+        return ""
+    try:
+        return shlex.split(parts[-1].replace("'\\%'", "%"))[0]
+    except (ValueError, IndexError):
+        return ""
 
 
 def _logs(config: Config) -> Iterator[Finding]:

@@ -1,7 +1,9 @@
 """HTTP with every wait bounded, no redirects, no login of ~/.netrc, and errors without the URL: keys travel in it."""
 
 import ssl
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -9,6 +11,7 @@ import requests
 import urllib3
 
 from restart_guard import clock
+from restart_guard.beside import beside
 
 _CONNECT_S = 3.0
 _READ_S = 4.0
@@ -41,7 +44,22 @@ def host_of(url: str) -> str:
 
 
 def ask(request: Request, *, proxy: str | None = None, ca_file: Path | None = None) -> tuple[int, bytes]:
-    """The status and the body. Without a proxy those of the environment count, but for loopback. Raises WireError."""
+    """The status and the body. Without a proxy those of the environment count, but for loopback. Raises WireError.
+
+    In a thread that is left behind when the whole takes too long: each read of a header that drips is short.
+    """
+    answers: SimpleQueue[tuple[int, bytes] | BaseException] = SimpleQueue()
+    beside(partial(_ask, request, proxy, ca_file), answers.put)
+    try:
+        answer = answers.get(timeout=_TOTAL_S)
+    except Empty as error:
+        raise WireError("no answer in time", code="timeout") from error
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int, bytes]:
     with requests.Session() as session:
         session.trust_env = not proxy and host_of(request.url) not in ("localhost", "127.0.0.1", "::1")
         session.auth = _no_login

@@ -109,6 +109,17 @@ def test_a_monitor_that_is_away_fails_no_job(guard: Guard, redis_server: RedisSe
     assert guard("restart").code == 0
 
 
+def test_a_monitor_that_drips_holds_up_nothing(guard: Guard, redis_server: RedisServer, monitor: Monitor) -> None:
+    """The outcome is kept all the same, and both jobs end."""
+    load_data(redis_server)
+    monitor.silent = True
+    guard.configure(job(redis_server, None, None) + section(monitor.url))
+    assert guard("restart").code == 0
+    assert "fail  ping: The monitor has not answered yet." in guard("doctor").out
+    assert guard("check-redis").code == 0
+    assert [event["status"] for event in guard.history()] == ["success"]
+
+
 def test_a_monitor_that_knows_only_its_url(guard: Guard, redis_server: RedisServer, monitor: Monitor) -> None:
     """A 404 for /fail is no failed delivery: that monitor tells by the silence; one for the URL itself is."""
     guard.configure(job(redis_server, None, None, "retries = 0") + section(monitor.url))

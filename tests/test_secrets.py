@@ -59,7 +59,7 @@ COMMANDS = [
     ["check-redis"], ["check-redis", "--json"], ["-v", "check-redis"], ["check-redis", "--dry-run"], ["deliver"],
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
-    ["watch", "--for", "1s"], ["kill"], ["stop"],
+    ["watch", "--for", "1s"], ["standby", "--for", "1s"], ["kill"], ["stop"],
     ["init"], ["refresh"], ["refresh", "--dry-run"],
     ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip

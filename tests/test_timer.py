@@ -332,9 +332,9 @@ def test_systemd_takes_our_units(
     st.tuples(
         st.sampled_from(["*", "0", "*/7", "5,10-12"]),
         st.sampled_from(["*", "2", "*/5", "8-18/3"]),
-        st.sampled_from(["*", "1", "*/10", "31", "28-31"]),
+        st.sampled_from(["*", "1", "*/10", "31", "28-31", "1-31"]),
         st.sampled_from(["*", "2", "1-6", "jan,dec"]),
-        st.sampled_from(["*", "1", "7", "mon-fri", "0,3", "*/2"]),
+        st.sampled_from(["*", "1", "7", "mon-fri", "0,3", "*/2", "0-6"]),
     )
 )
 def test_systemd_and_cron_mean_the_same_moments(fields: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@ import click
 from restart_guard import check
 from restart_guard.errors import ExitCode
 from restart_guard.messages import summary
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session, duration, pass_session
 
 
 @click.command("check-redis")
@@ -11,8 +11,11 @@ from restart_guard.session import Session, pass_session
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--dry-run", is_flag=True, help="Only read; heal, record and send nothing.")
 @click.option("--if-due", is_flag=True, help="Only those that missed their last scheduled time.")
+@click.option("--late", metavar="D", type=str, callback=duration, help="With --if-due: it may be so late.")
 @pass_session
-def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, if_due: bool) -> int:
+def command(
+    session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, if_due: bool, late: float | None
+) -> int:
     """Read the data of each CHECK (default: all) and judge it.
 
     A bad read is followed by up to `retries` restart attempts, each followed by a new read. The outcome goes to the
@@ -22,7 +25,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     """
     config, terminal = session.config, session.terminal
     checks = check.chosen(config, names)
-    checks = check.due(config, checks) if if_due else checks
+    checks = check.due(config, checks, late_s=late or 0.0) if if_due else checks
     results = []
     with terminal.progress("reading") as progress:
         if dry_run:

@@ -23,7 +23,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     chosen, results = refresh.chosen(config, names), []
     with terminal.counting("rows") as progress:
         if dry_run:
-            found = refresh.look(config, chosen, progress=progress)
+            found = refresh.look(config, chosen, force=force, progress=progress)
         else:
             found = refresh.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
         for result in found:

@@ -1,0 +1,31 @@
+import click
+
+from restart_guard import standby
+from restart_guard.errors import UsageError
+from restart_guard.session import Session, duration, pass_session
+
+
+@click.command("standby")
+@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="Leave after this time, such as 1m.")
+@click.option("--status", "show", is_flag=True, help="Only show who leads.")
+@click.option("--json", "as_json", is_flag=True, help="With --status: print one JSON document.")
+@click.option("--hand-over", is_flag=True, help="Stop the targets here and let another host lead.")
+@pass_session
+def command(session: Session, *, for_s: float | None, show: bool, as_json: bool, hand_over: bool) -> None:
+    """Take part in the group of [standby]: run the targets only while this host holds the lease.
+
+    On SIGTERM it stops its targets and hands over at once; with --for the next one goes on.
+    """
+    if (show and hand_over) or (as_json and not show):
+        raise UsageError("--status [--json] and --hand-over exclude each other.")
+    if hand_over:
+        standby.hand_over(session.config)
+        session.terminal.result("The process that takes part here hands over.")
+    elif show:
+        found = standby.status(session.config)
+        if as_json:
+            session.terminal.document(found._asdict())
+        else:
+            session.terminal.report(standby.line(found))
+    else:
+        standby.run(session.config, session.terminal.result, for_s=for_s)

@@ -1,0 +1,127 @@
+"""A group of hosts on one machine, and the record that their targets leave: who ran when."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Guard
+from tests.servers import wait_until
+
+# CLOCK_MONOTONIC is one for all of them; an append of one short line is one write.
+STAMPER = """\
+import os, sys, time
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+token = os.environ.get("RESTART_GUARD_FENCING_TOKEN", "-")
+while True:
+    os.write(file, f"{time.monotonic():.4f} {sys.argv[2]} {token} {os.getpid()}\\n".encode())
+    time.sleep(0.01)
+"""
+
+
+class Host:
+    """One of the group: its own folder, config and state."""
+
+    def __init__(self, group: "Group", name: str) -> None:
+        self.name = name
+        folder = group.folder / name
+        folder.mkdir()
+        (folder / "run.py").write_text(STAMPER)
+        self.guard = Guard(folder)
+        self.guard.configure(
+            f'[targets.web]\nprogram = "run.py"\ncommand = "{{python}} {{program}} {group.stamps} {name}"\n'
+            'min_uptime = "100ms"\nstop_timeout = "1s"\n[standby]\ngroup = "g"\n'
+            f'node = "{name}"\nlease = "{group.lease}s"\n{group.config}'
+        )
+        self.process: subprocess.Popen[str] | None = None
+
+    def join(self, *arguments: str) -> None:
+        self.process = self.guard.popen("standby", *arguments)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            assert self.process.stderr is not None
+            self.process.stdout.close()
+            self.process.stderr.close()
+            self.process = None
+
+
+class Group:
+    """Hosts with one lease. Left with ``end``, nothing of them runs."""
+
+    def __init__(self, folder: Path, config: str, lease: float = 1.0) -> None:
+        self.folder = folder
+        self.config = config
+        self.lease = lease
+        self.stamps = folder / "stamps"
+        self.hosts: dict[str, Host] = {}
+
+    def start(self, *names: str) -> "Group":
+        for name in names:
+            self.hosts[name] = Host(self, name)
+            self.hosts[name].join()
+        return self
+
+    def lines(self) -> list[tuple[float, str, str, int]]:
+        if not self.stamps.exists():
+            return []
+        rows = [line.split() for line in self.stamps.read_text().splitlines()]
+        return [(float(row[0]), row[1], row[2], int(row[3])) for row in rows if len(row) == 4]
+
+    def leader(self) -> Host:
+        """Whose target ran last, once there is one."""
+        wait_until(self.lines, what="a leader", timeout=20 + 5 * self.lease)
+        return self.hosts[self.lines()[-1][1]]
+
+    def wait_for_another(self, than: Host, timeout: float = 20.0) -> Host:
+        begun = len(self.lines())
+        wait_until(
+            lambda: any(name != than.name for _, name, _, _ in self.lines()[begun:]),
+            what=f"another leader than {than.name}",
+            timeout=timeout + 5 * self.lease,
+        )
+        return self.leader()
+
+    def taken_over_after(self, moment: float, by: Host) -> float:
+        """Seconds from a moment until the host's target ran."""
+        return next(at for at, name, _, _ in self.lines() if name == by.name and at > moment) - moment
+
+    def check(self) -> None:
+        """Never two hosts' targets at once: the record of one host ends before that of the next begins."""
+        lines = sorted(self.lines())
+        runs: list[tuple[str, int]] = []
+        for _, name, _, pid in lines:
+            if (name, pid) not in runs[-1:]:
+                runs.append((name, pid))
+        assert len(runs) == len(set(runs)), f"two ran at once: {runs}"
+
+    def others(self, than: Host) -> Sequence[Host]:
+        return [host for host in self.hosts.values() if host is not than]
+
+    def end(self) -> None:
+        for host in self.hosts.values():
+            if host.process is not None and host.process.poll() is None:
+                host.signal(signal.SIGCONT)
+            host.end()
+            host.guard("kill", "web")
+        for _, _, _, pid in self.lines():
+            try:
+                if str(self.stamps).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue
+
+
+def of(found: Any) -> Any:
+    """The JSON of a command that went well."""
+    assert found.code == 0, found
+    return found.json

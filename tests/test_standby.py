@@ -1,0 +1,220 @@
+"""A group of hosts: never two run the targets, and one takes over within the lease. Real processes, a real Redis."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from restart_guard import config as config_file
+from restart_guard.errors import ConfigError
+from tests.conftest import Database
+from tests.hosts import Group, Host, of
+from tests.servers import RedisServer, wait_until
+
+
+@pytest.fixture
+def group(tmp_path: Path, redis_server: RedisServer) -> Iterator[Group]:
+    one = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n')
+    yield one
+    one.end()
+
+
+def kill_the_guard(_group: Group, leader: Host, _server: RedisServer) -> None:
+    """Its targets still run, and must be down before another host may start its own."""
+    leader.signal(signal.SIGKILL)
+
+
+def stop_the_guard(group: Group, leader: Host, _server: RedisServer) -> None:
+    """For three leases, as a host that hangs; then it goes on, and must not believe that it leads."""
+    leader.signal(signal.SIGSTOP)
+    group.wait_for_another(leader)
+    time.sleep(2 * group.lease)
+    leader.signal(signal.SIGCONT)
+
+
+def kill_all(group: Group, leader: Host, _server: RedisServer) -> None:
+    """The guard, and the fence with the target."""
+    leader.signal(signal.SIGKILL)
+    leader.guard("kill", "web")
+    group.wait_for_another(leader)
+
+
+MOVED: dict[str, Callable[[Group, Host, RedisServer], None]] = {
+    "guard killed": kill_the_guard,
+    "guard stopped": stop_the_guard,
+    "all killed": kill_all,
+}
+
+
+@pytest.mark.parametrize("fault", MOVED)
+def test_another_takes_over(group: Group, redis_server: RedisServer, fault: str) -> None:
+    """Within lease + 2 beats + what a start takes; and never are there two."""
+    group.start("a", "b")
+    leader = group.leader()
+    moment = time.monotonic()
+    MOVED[fault](group, leader, redis_server)
+    other = group.wait_for_another(leader)
+    assert group.taken_over_after(moment, other) < group.lease * 1.2 + 3.0
+    wait_until(lambda: len({pid for _, name, _, pid in group.lines()[-20:]}) == 1, what="one alone")
+    group.check()
+
+
+def flush(_group: Group, _leader: Host, server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushall()
+
+
+def restart_empty(_group: Group, _leader: Host, server: RedisServer) -> None:
+    server.kill()
+    server.start()
+
+
+def hang(group: Group, _leader: Host, server: RedisServer) -> None:
+    server.signal(signal.SIGSTOP)
+    time.sleep(group.lease * 0.5)
+    server.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("fault", [flush, restart_empty, hang], ids=lambda one: one.__name__)
+def test_what_befalls_redis_makes_no_second_leader(
+    tmp_path: Path, fault: Callable[[Group, Host, RedisServer], None]
+) -> None:
+    """The lease vanishes, or Redis does not answer for a while: somebody leads again, and never two."""
+    with RedisServer() as server:
+        server.start()
+        group = Group(tmp_path, f'[redis]\nurl = "{server.url}"\n')
+        try:
+            group.start("a", "b")
+            leader = group.leader()
+            fault(group, leader, server)
+            begun = len(group.lines())
+            wait_until(lambda: len(group.lines()) > begun + 300, what="a leader that goes on", timeout=30)
+            group.check()
+        finally:
+            group.end()
+
+
+def test_a_clean_end_hands_over_at_once(group: Group) -> None:
+    """SIGTERM, and standby --hand-over, which stays: the other leads in less than a lease."""
+    group.start("a", "b")
+    leader = group.leader()
+    time.sleep(1.2 * group.lease)  # the other has then watched for a lease
+    moment = time.monotonic()
+    leader.signal(signal.SIGTERM)
+    other = group.wait_for_another(leader)
+    assert group.taken_over_after(moment, other) < 2.0
+    assert leader.process is not None
+    assert leader.process.wait(10) == 0
+    leader.end()
+    leader.join()
+    time.sleep(1.5 * group.lease)
+    assert other.guard("standby", "--hand-over").code == 0
+    assert group.wait_for_another(other) is leader
+    assert other.process is not None
+    assert other.process.poll() is None
+    group.check()
+    told = [event["detail"] for event in other.guard.history() if event["kind"] == "standby"]
+    assert any("[STEP-DOWN]" in text and "it hands over" in text for text in told)
+    assert any("[TAKEOVER]" in text for text in told)
+
+
+def test_who_leads_is_shown(group: Group, database: Database) -> None:
+    """With a fencing token that rises, in the environment of the targets too."""
+    group.config += f'[mysql]\nsocket = "{database.server.socket}"\nuser = "root"\ndatabase = "{database.name}"\n'
+    group.start("a", "b")
+    leader = group.leader()
+    (other,) = group.others(leader)
+    found = of(leader.guard("standby", "--status", "--json"))
+    assert (found["role"], found["holder"], found["token"]) == ("leading", leader.name, 1)
+    found = of(other.guard("standby", "--status", "--json"))
+    assert (found["role"], found["holder"]) == ("standby", leader.name)
+    assert "is leading, fencing token 1" in leader.guard("standby", "--status").out
+    leader.signal(signal.SIGKILL)
+    group.wait_for_another(leader)
+    assert {token for _, name, token, _ in group.lines() if name == other.name} == {"2"}
+    group.check()
+
+
+def test_a_standby_host_starts_nothing(group: Group) -> None:
+    """Its ticks and starts keep the intent; a target that was stopped by hand stays down."""
+    group.start("a", "b")
+    leader = group.leader()
+    (other,) = group.others(leader)
+    assert "this host stands by" in other.guard("start", "web").out
+    tick = other.guard("restart")
+    assert (tick.code, tick.out, tick.err) == (0, "", "")
+    assert {name for _, name, _, _ in group.lines()} == {leader.name}
+    assert leader.guard("stop", "web").code == 0
+    count = len(group.lines())
+    assert leader.guard("restart").out == ""
+    time.sleep(0.5)
+    assert len(group.lines()) == count
+    assert leader.guard("start", "web").code == 0
+    wait_until(lambda: len(group.lines()) > count, what="the target")
+    group.check()
+
+
+def test_cron_may_start_one_each_minute(group: Group) -> None:
+    """With --for the next one goes on where the last left off: same leader, same target, no gap. Killed too."""
+    group.lease = 5.0
+    group.start("a")
+    leader = group.leader()
+    pid = group.lines()[-1][3]
+    leader.end()
+    leader.join("--for", "2s")
+    assert leader.process is not None
+    assert leader.process.wait(20) == 0
+    leader.end()
+    leader.join()
+    count = len(group.lines())
+    wait_until(lambda: len(group.lines()) > count + 300, what="the target to go on", timeout=30)
+    assert {one for _, _, _, one in group.lines()} == {pid}
+
+
+def test_two_on_one_host_take_turns(group: Group) -> None:
+    """A second waits, a third is told that it is not needed."""
+    group.start("a")
+    leader = group.leader()
+    with leader.guard.popen("standby") as second:
+        locks = leader.guard.state / "locks/next-standby-g"
+        wait_until(lambda: locks.exists() and locks.read_text() == f"{second.pid}\n", what="the second to wait")
+        assert leader.guard("standby").code == 75
+        second.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ('fence = "8s"', "standby.lease: expected more than fence + gap + beat"),
+        ('beat = "3s"\ngap = "2s"', "standby.gap: expected at least beat"),
+        ('targets = ["wbe"]', "there is no [targets.wbe] (did you mean web?)"),
+        ('node = "a|b"', "expected a name without |"),
+    ],
+)
+def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'[targets.web]\nprogram = "x.py"\n[standby]\ngroup = "g"\n{options}\n')
+    with pytest.raises(ConfigError) as caught:
+        config_file.load(path, {})
+    assert told in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_faults_at_random_phases(group: Group, redis_server: RedisServer) -> None:
+    """Each of them ten times, at moments of chance: never two, always somebody."""
+    chance = random.Random(int(time.time()))
+    group.start("a", "b")
+    for number in range(30):
+        leader = group.leader()
+        time.sleep(chance.random() * group.lease)
+        list(MOVED.values())[number % 3](group, leader, redis_server)
+        group.wait_for_another(leader)
+        if leader.process is not None and leader.process.poll() is not None:
+            leader.end()
+            leader.join()
+        time.sleep(1.2 * group.lease)
+    group.check()
