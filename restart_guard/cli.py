@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from restart_guard import __version__, clock
-from restart_guard.config_rules import suggestion
+from restart_guard.config_words import suggestion
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
 from restart_guard.terminal import Terminal

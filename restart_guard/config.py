@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from restart_guard.config_rules import cross_checks, key, quoted, shown, suggestion
+from restart_guard.config_rules import cross_checks
+from restart_guard.config_words import key, quoted, shown, suggestion
 from restart_guard.errors import ConfigError, UsageError
 from restart_guard.settings import NAMED_SECTIONS, SECTIONS, Config, Redis
 from restart_guard.values import Duration, Percent, Redactor, Secret, parse_path

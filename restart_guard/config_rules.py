@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
+from restart_guard.config_words import key, shown, suggestion
+from restart_guard.cron_fields import cron_problems
 from restart_guard.settings import (
     COLUMNS,
     Backoff,
@@ -26,38 +26,6 @@ from restart_guard.settings import (
     WeCom,
 )
 from restart_guard.values import Duration, parse_place, parse_redis_url
-
-
-def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
-    """`` (did you mean …?)`` when a known word is near, else nothing."""
-    # Loaded only for a mistake: a tick has no time for it.
-    near = importlib.import_module("difflib").get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def key(name: str) -> str:
-    """A key as TOML writes it: bare where it may be."""
-    bare = name and all(character.isalnum() or character in "-_" for character in name)
-    return name if bare else quoted(name)
-
-
-def quoted(text: str) -> str:
-    return msgspec.json.encode(text).decode()
-
-
-def shown(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return quoted(value if len(value) <= 60 else value[:57] + "…")
-        case dict():
-            return "a table"
-        case list():
-            return "an empty list" if not value else "a list"
-        case int() if abs(value) >= 10**18:
-            return "a huge number"
-    return str(value)
 
 
 def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -137,35 +105,9 @@ def _standby_problems(standby: Standby, targets: Mapping[str, Target]) -> Iterat
             yield f"standby.targets: there is no [targets.{key(name)}]{suggestion(name, list(targets))}."
 
 
-_CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
-_CRON_NAMES = {
-    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    "day of week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
-}
-
-
 def _timer_problems(timer: Timer) -> Iterator[str]:
     for option in ("check_redis", "restart"):
         yield from cron_problems(f"timer.{option}", getattr(timer, option))
-
-
-def cron_problems(where: str, schedule: str) -> Iterator[str]:
-    """What crontab(5) would not take. A backend that skips a bad file silently must not be the first to see it."""
-    for text, (field, least, most) in zip(schedule.split(), _CRON_FIELDS, strict=True):
-        names = _CRON_NAMES.get(field, ())
-        for part in text.lower().split(","):
-            span, slash, step = part.partition("/")
-            ends = ["0"] if span == "*" else span.split("-")
-            numbers = [names.index(end) + least if end in names else _whole(end) for end in ends]
-            in_range = all(least <= number <= most for number in numbers) or span == "*"
-            stepped = not slash or (_whole(step) > 0 and (span == "*" or len(ends) == 2))
-            if not in_range or not stepped or len(ends) > 2 or numbers != sorted(numbers):
-                yield f"{where}: expected a {field} of {least} to {most}, * or a list of these, was {shown(text)}."
-                break
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 5 else -1
 
 
 def _command_problems(where: str, command: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from restart_guard import (
     guard,
     messages,
     mysql_store,
+    persistence,
     redis_client,
     target_findings,
     timer_findings,
@@ -135,7 +136,7 @@ def _redis(config: Config) -> Iterator[Finding]:
         found = redis_client.health(config.redis)
         danger = redis_client.danger(config.redis)
         with redis_client.connected(config.redis) as client:
-            problems = redis_client.persistence_problems(client) if config.redis.require_persistence else []
+            problems = persistence.problems(client) if config.redis.require_persistence else []
     except StoreError as error:
         if error.code == "NOPERM":
             yield Finding(Level.WARN, f"{server}: its ACL does not let this user ask INFO or TIME", "allow +info +time")

@@ -29,7 +29,7 @@ def recover(config: Config, name: str, check: Check, say: Say) -> Attempt:
 
 def _refresh(config: Config, name: str, say: Say) -> Attempt:
     """A refresh, whose lock the check holds; it is an event of its own in the journal."""
-    result = refresh.rebuild(config, name, progress=lambda _name, _rows: None, say=say, down=set())
+    result = refresh.rebuild(config, name, refresh.Wish(), progress=lambda _name, _rows: None, say=say, down=set())
     how = "refreshed" if result.done.error is None else "not_refreshed"
     return Attempt("refresh", how, f"{name}: {refresh_messages.summary(result.done, 'en')}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from restart_guard import shape
+from restart_guard import per_key, shape
 from restart_guard.errors import RefreshError
 from restart_guard.redis_copy import (
     SCRATCH_MS,
@@ -77,10 +77,10 @@ class Keys:
                 nonlocal drift
                 self._judge_names(answers[:first], groups)
                 self._judge_types(answers[first:], groups)
-                drift = drift.plus(shape.compare(self._refresh.type, groups, answers[first + 1 :]))
+                drift = drift.plus(per_key.compare(self._refresh.type, groups, answers[first + 1 :]))
 
             keys = [key for key, _ in groups]
-            pipe.send([*self._naming(keys), [b"EXISTS", *keys], *shape.ask(self._refresh.type, keys)], then)
+            pipe.send([*self._naming(keys), [b"EXISTS", *keys], *per_key.ask(self._refresh.type, keys)], then)
 
         for groups in _bounded(batches, self._most):
             self._count += len(groups)
@@ -144,7 +144,7 @@ class Keys:
             if self._index is not None:
                 commands.append([b"SADD", self._index, self._mark, *keys])
             for key, values in groups:
-                commands += shape.write(self._refresh.type, key, values, ttl_ms)
+                commands += per_key.write(self._refresh.type, key, values, ttl_ms)
             commands += [[b"PEXPIRE", self.scratch.building, b"%d" % SCRATCH_MS]]
             commands += [[b"PEXPIRE", self.scratch.token, b"%d" % SCRATCH_MS], [b"GET", self.scratch.token]]
             pipe.send(commands, self._judge_writes)

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import redis
 
-from restart_guard import clock
+from restart_guard import clock, persistence
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.freshness import bounds, describe, judge, span
 from restart_guard.outcome import Bad, Reading
-from restart_guard.redis_client import connected, cut_after, error_word, persistence_problems
+from restart_guard.redis_client import connected, cut_after, error_word
 from restart_guard.redis_sift import Sieve, Suspect
 from restart_guard.settings import Check, Redis
 
@@ -39,7 +39,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     tally = _Tally(check, progress)
     try:
         with connected(settings) as client, cut_after(client, check.timeout + settings.timeout):
-            for problem in persistence_problems(client) if settings.require_persistence else ():
+            for problem in persistence.problems(client) if settings.require_persistence else ():
                 tally.note(Bad("redis", "persistence", problem))
             _read_keys(client, check, tally)
             for pattern in check.patterns:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from restart_guard import clock, mysql_rows, redis_client, refresh_messages, shape
+from restart_guard import clock, mysql_rows, per_key, persistence, redis_client, refresh_messages, shape
 from restart_guard.config import picked
 from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
 from restart_guard.incident import Incident, Notice
@@ -29,6 +29,13 @@ _FEW = 2
 
 Progress = Callable[[str, int], None]
 """Told the refresh and how many rows are done."""
+
+
+class Wish(NamedTuple):
+    """What an operator asks for besides: to overrule ``max_change``, to have Redis save itself afterwards."""
+
+    force: bool = False
+    save: bool = False
 
 
 class Entry(NamedTuple):
@@ -158,17 +165,23 @@ def run(
     down: set[str] = set()
     with lock(config, names):
         for name in names:
-            yield rebuild(config, name, force=force, save=save, progress=progress, say=say, down=down)
+            yield rebuild(config, name, Wish(force, save), progress=progress, say=say, down=down)
 
 
 def rebuild(
-    config: Config, name: str, *, force: bool = False, save: bool = False, progress: Progress, say: Say, down: set[str]
+    config: Config,
+    name: str,
+    wish: Wish,
+    *,
+    progress: Progress,
+    say: Say,
+    down: set[str],
 ) -> Result:
     """One refresh, whose lock is held."""
     run_id = new_run_id()
     start = start_ping(config, KIND, name, run_id)
-    done = _attempt(config, name, force=force, progress=progress)._replace(run_id=run_id)
-    if save and done.error is None:
+    done = _attempt(config, name, force=wish.force, progress=progress)._replace(run_id=run_id)
+    if wish.save and done.error is None:
         done = done._replace(error=_saved(config, config.refreshes[name]))
     if start is not None:
         start.wait()
@@ -177,7 +190,7 @@ def rebuild(
 
 def _saved(config: Config, refresh: Refresh) -> StoreError | None:
     try:
-        redis_client.save(config.redis, refresh.timeout)
+        persistence.save(config.redis, refresh.timeout)
     except StoreError as error:
         return error
     return None
@@ -234,8 +247,8 @@ class _Run:
         assert config.mysql is not None  # noqa: S101 (a config error)
         with mysql_rows.reading(config.mysql, self._name, refresh.timeout) as ask:
             rows = ask(refresh.query)
-            per_key = shape.template_fields(refresh.key) or refresh.type in ("string", "json")
-            work = self._keys if per_key else self._collection
+            single = shape.template_fields(refresh.key) or refresh.type in ("string", "json")
+            work = self._keys if single else self._collection
             seconds = refresh.timeout + config.redis.timeout
             if self._dry_run:
                 with connected(config.redis) as client, cut_after(client, seconds):
@@ -264,7 +277,7 @@ class _Run:
 
     def _keys(self, client: Any, token: bytes | None, ask: Callable[[str], Rows], rows: Rows) -> None:
         keys = Keys(client, self._name, self._refresh, token, force=self._force)
-        how = shape.per_key(self._refresh.type, self._refresh.key, rows.columns)
+        how = per_key.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
         # One value has no share that differs; of a handful of keys, only those that go are counted.
         fewer = self.drift.removed or not 0 < self.rows <= _FEW

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ from restart_guard import (
 )
 from restart_guard.backoff import Crashes
 from restart_guard.beside import beside
-from restart_guard.errors import BusyError, DeliveryError, GuardError, JournalError, StoreError
+from restart_guard.errors import DeliveryError, GuardError, JournalError, StoreError
 from restart_guard.guarded import Guarded, Stop
 from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.lease import Change, Mark, Span, View
@@ -43,7 +43,8 @@ from restart_guard.lifecycle import Command
 from restart_guard.lock import held
 from restart_guard.messages import Language
 from restart_guard.permit import Permit
-from restart_guard.settings import Config, Standby
+from restart_guard.settings import Config
+from restart_guard.standby_status import lock_name, settings_of
 from restart_guard.target import How
 
 KIND = "standby"
@@ -59,17 +60,6 @@ class Kept(msgspec.Struct, frozen=True):
     pid: int
     view: View
     token: int | None = None
-
-
-def settings_of(config: Config) -> Standby:
-    """Raises UsageError without a section [standby]."""
-    if config.standby is None:
-        raise GuardError(f"{config.path} has no section [standby].")
-    return config.standby
-
-
-def lock_name(config: Config) -> str:
-    return f"standby-{settings_of(config).group}"
 
 
 def run(config: Config, say: Say, *, for_s: float | None) -> None:
@@ -354,53 +344,3 @@ def _record(
             )
             journal.append(event, [(channel, message) for channel in config.alert_channels])
         delivery.deliver(config, delivery.Which.PENDING)
-
-
-class Status(NamedTuple):
-    """How a group looks from this host."""
-
-    group: str
-    node: str
-    role: str
-    holder: str | None
-    token: int | None
-    permit_s: float
-    error: str | None
-
-
-def status(config: Config) -> Status:
-    """Ask the lease and look at our own files."""
-    settings = settings_of(config)
-    held_permit = permit.read(config.permit) if config.permit is not None else Permit()
-    left = max(0.0, held_permit.until - clock.boottime())
-    holder, error = None, None
-    try:
-        with open_store(config.redis, settings.group, lease_s=settings.lease, timeout_s=config.redis.timeout) as store:
-            value, _ = store.read()
-        mark = None if value is None else Mark.parse(value)
-        holder = mark.node if mark is not None and not mark.kind else None
-    except StoreError as trouble:
-        error = config.redact(str(trouble))
-    node = settings.node or os.uname().nodename
-    return Status(settings.group, node, "leading" if left else "standby", holder, held_permit.token, left, error)
-
-
-def line(found: Status) -> str:
-    """The status on one line."""
-    token = "" if found.token is None else f", fencing token {found.token}"
-    ours = f"{found.node} is {found.role}{token}" + (f", for {found.permit_s:.1f} s more" if found.permit_s else "")
-    holder = f"unknown ({found.error})" if found.error else found.holder or "nobody"
-    return f"{found.group}: {ours}; the lease is held by {holder}"
-
-
-def hand_over(config: Config) -> None:
-    """Ask the process that takes part here to stop its targets and let another host lead. Raises GuardError."""
-    path = config.state_dir / "locks" / lock_name(config)
-    with suppress(BusyError):
-        with held(config.state_dir, [lock_name(config)], what="Taking part", fallback=False):
-            pass
-        raise GuardError("No restart-guard standby takes part on this host.")
-    try:
-        os.kill(int(path.read_text()), signal.SIGUSR1)
-    except (OSError, ValueError) as error:
-        raise GuardError(f"The process that takes part could not be asked: {error}.") from error

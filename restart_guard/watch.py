@@ -233,8 +233,11 @@ class _Watch:
             return  # the sweep looks at it
         if alive:
             self._known[name] = who
-        else:
-            self._due[name] = 0.0
+            return
+        status = self._collected(name)
+        if status is not None:
+            self._ended[name] = f"{how_it_ended(status)} after {span(host.uptime_s(who))}"
+        self._due[name] = 0.0
 
     def _forget(self, name: str) -> None:
         who = self._known.pop(name, None)

@@ -13,8 +13,11 @@ RANKS = [
     ["values"],
     ["lease"],
     ["settings", "identity", "template"],
+    ["config_words"],
+    ["cron_fields"],
     ["config_rules", "jobs", "outcome", "backoff", "incident", "pulse", "lifecycle"],
     ["config", "freshness", "schedule", "crontab_block", "systemd_unit", "findings", "shape"],
+    ["per_key"],
     ["messages"],
     ["target_messages", "refresh_messages", "standby_messages"],
     [
@@ -31,7 +34,7 @@ RANKS = [
         "crontab",
         "systemd",
     ],
-    ["host", "pidlock", "journal", "redis_sift", "mysql_store", "wecom"],
+    ["host", "pidlock", "journal", "redis_sift", "persistence", "mysql_store", "wecom"],
     ["redis_store"],
     ["process", "permit", "lease_store", "mysql_epoch", "demo_mysql", "ping", "mysql_rows", "redis_copy"],
     ["redis_keys", "fence"],
@@ -46,6 +49,7 @@ RANKS = [
     ["timer_findings", "target_findings"],
     ["check", "guard", "demo"],
     ["doctor"],
+    ["standby_status"],
     ["scribe", "standby"],
     ["watch"],
     ["screen"],
@@ -57,7 +61,20 @@ RANKS = [
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 PURE = {
-    *("values", "settings", "identity", "config_rules", "config", "lifecycle", "outcome", "backoff", "incident"),
+    *(
+        "values",
+        "settings",
+        "identity",
+        "config_words",
+        "cron_fields",
+        "per_key",
+        "config_rules",
+        "config",
+        "lifecycle",
+        "outcome",
+        "backoff",
+        "incident",
+    ),
     *(
         "template",
         "lease",

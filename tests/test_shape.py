@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import shape
+from restart_guard import per_key, shape
 from restart_guard.errors import RefreshError
 from restart_guard.redis_copy import Scratch
 from restart_guard.shape import Drift
@@ -13,7 +13,7 @@ COLUMNS = [("id", True), ("title", False), ("n", True)]
 
 
 def groups(kind: str, key: str, *rows: list[bytes | None]) -> list[tuple[bytes, list[bytes]]]:
-    how = shape.per_key(kind, key, COLUMNS)
+    how = per_key.per_key(kind, key, COLUMNS)
     return [one for batch in how.grouped(map(list, rows)) for one in batch]
 
 
@@ -26,9 +26,9 @@ def test_templates() -> None:
     assert shape.template_fields("{{tag}}:all") == []
     for key in ("a:{other}", "a:{0}", "a:{4}"):
         with pytest.raises(RefreshError, match="field"):
-            shape.per_key("hash", key, COLUMNS)
+            per_key.per_key("hash", key, COLUMNS)
     with pytest.raises(RefreshError, match="columns"):
-        shape.per_key("hash", "{id}{title}{n}", COLUMNS)
+        per_key.per_key("hash", "{id}{title}{n}", COLUMNS)
 
 
 def test_a_null_only_json_can_say() -> None:
@@ -50,7 +50,7 @@ def test_numbers_stay_as_they_are_in_json(number: bytes, shown: bytes) -> None:
 
 def test_rows_of_a_key_stand_together() -> None:
     """Across batches too; a member twice is told."""
-    how = shape.per_key("zset", "{id}", COLUMNS)
+    how = per_key.per_key("zset", "{id}", COLUMNS)
     batches: list[list[bytes | None]] = [[b"1", b"a", b"5"], [b"1", b"b", b"6", b"2", b"c", b"7"]]
     assert [one for batch in how.grouped(batches) for one in batch] == [
         (b"1", [b"a", b"5", b"b", b"6"]),

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import standby
+from restart_guard import standby, standby_status
 from restart_guard.errors import UsageError
 from restart_guard.session import Session, duration, pass_session
 
@@ -19,13 +19,13 @@ def command(session: Session, *, for_s: float | None, show: bool, as_json: bool,
     if (show and hand_over) or (as_json and not show):
         raise UsageError("--status [--json] and --hand-over exclude each other.")
     if hand_over:
-        standby.hand_over(session.config)
+        standby_status.hand_over(session.config)
         session.terminal.result("The process that takes part here hands over.")
     elif show:
-        found = standby.status(session.config)
+        found = standby_status.status(session.config)
         if as_json:
             session.terminal.document(found._asdict())
         else:
-            session.terminal.report(standby.line(found))
+            session.terminal.report(standby_status.line(found))
     else:
         standby.run(session.config, session.terminal.result, for_s=for_s)
