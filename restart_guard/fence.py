@@ -41,7 +41,8 @@ def main() -> None:
             _end_all(own, program)
             os._exit(128 + signal.SIGKILL)
         # The kernel's clock for a timed wait stands still in a suspend, and the permit may be taken back.
-        found = signal.sigtimedwait(_HANDED_ON | _LEFT_ALONE | {signal.SIGCHLD}, min(permitted, _LOOK_S))
+        waited_for, seconds = _HANDED_ON | _LEFT_ALONE | {signal.SIGCHLD}, min(permitted, _LOOK_S)
+        found = signal.sigtimedwait(waited_for, seconds)  # type: ignore[attr-defined,unused-ignore]  # Linux
         number = found.si_signo if found is not None else 0
         if number in _HANDED_ON:
             with suppress(ProcessLookupError):

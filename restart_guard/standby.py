@@ -65,6 +65,8 @@ class Kept(msgspec.Struct, frozen=True):
 def run(config: Config, say: Say, *, for_s: float | None) -> None:
     """Take part until SIGTERM, or for a time. One a config: another waits. Raises BusyError, GuardError."""
     settings_of(config)
+    if os.uname().sysname != "Linux":
+        raise GuardError("A group of hosts needs Linux: a program is ended with its guard by the kernel there.")
     process.prepare()
     name = lock_name(config)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
