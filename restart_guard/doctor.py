@@ -17,6 +17,7 @@ from restart_guard import (
     mysql_store,
     persistence,
     redis_client,
+    standby_findings,
     target_findings,
     timer_findings,
     wecom,
@@ -45,6 +46,7 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     for name, check in config.checks.items():
         yield from _ttl(config, name, check)
     yield from timer_findings.look(config)
+    yield from standby_findings.look(config)
     yield from _mysql(config)
     yield from _wecom(config)
     yield from _ping(config)

@@ -142,6 +142,7 @@ class Row(NamedTuple):
     duration: float
     host: str
     detail: str
+    fencing_token: int | None = None
 
 
 def say(table: dict[str, tuple[str, str]], word: str, language: Language, **values: object) -> str:

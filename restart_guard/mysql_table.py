@@ -59,7 +59,8 @@ class Table(NamedTuple):
         """The row by the table's own column names, each value fitting."""
         ours = row._asdict()
         ours["task_status"] = self.labels[0] if row.ok else self.labels[1]
-        return {column.name: column.fit(ours[own]) for own, column in self.columns.items()}
+        found = {column.name: (column, ours[own]) for own, column in self.columns.items()}
+        return {name: column.fit(value) for name, (column, value) in found.items() if value is not None}
 
     def mark(self, row: Row) -> tuple[str, str]:
         """The column, and the end of its text, by which a row is found again in a table without a unique key."""
@@ -116,7 +117,7 @@ def _can_hold(own: str, column: Column) -> bool:
     is_text = column.kind.endswith(("char", "text"))
     if own == "run_id":
         return is_text and (column.length or 0) >= 36
-    if own in ("attempts", "duration"):
+    if own in ("attempts", "duration", "fencing_token"):
         return is_text or column.kind in _NUMBERS | {"decimal", "float", "double"}
     return own in ("task_status", "task_execution_time") or is_text
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from restart_guard import clock, delivery, ping
+from restart_guard import clock, delivery, permit, ping
 from restart_guard.errors import JournalError
 from restart_guard.incident import Incident, Notice, advance
 from restart_guard.journal import Event, Journal
@@ -100,7 +100,8 @@ def _payloads(
     found: list[tuple[str, Any]] = []
     if config.mysql is not None:
         line = entry.row(language=language, log_path=_log_path(config, entry), at=local)
-        found.append(("mysql", line._replace(detail=config.redact(line.detail))._asdict()))
+        token = permit.read(config.permit).token if config.permit is not None else None
+        found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
     if config.ping is not None:
         signal = ping.SUCCESS if entry.ok else ping.FAIL
         text = config.redact(entry.summary(language))

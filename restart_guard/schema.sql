@@ -12,6 +12,7 @@ CREATE TABLE IF NOT EXISTS `{table}` (
   duration            DECIMAL(12,3) COMMENT 'seconds',
   host                VARCHAR(255),
   detail              TEXT,
+  fencing_token       BIGINT UNSIGNED COMMENT 'of the leading host of a standby group',
   UNIQUE KEY uq_run_id (run_id),
   KEY ix_execution_time (task_execution_time)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

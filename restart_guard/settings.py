@@ -264,4 +264,5 @@ COLUMNS = (
     "duration",
     "host",
     "detail",
+    "fencing_token",
 )

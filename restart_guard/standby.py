@@ -182,7 +182,7 @@ class _Member:
             self._nobody_since = self._view.seen_at if mark is not None and mark.kind != lease.CANDIDATE else None
         self._view = lease.written(self._view, change, span, self._times, acknowledged=acknowledged)
         if self._view.confirmed:
-            if self._acting:
+            if self._acting or self._yielding:  # they may drain as long as the lease is ours
                 permit.write(self._permit, Permit(self._view.until, self._token))
             self._keep()
 

@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.conftest import Guard
-from tests.servers import wait_until
+from tests.servers import find_program, wait_until
 
 # CLOCK_MONOTONIC is one for all of them; an append of one short line is one write.
 STAMPER = """\
@@ -30,15 +31,24 @@ class Host:
         folder.mkdir()
         (folder / "run.py").write_text(STAMPER)
         self.guard = Guard(folder)
+        self.before, redis_section = group.place(name) if group.place is not None else ([], "")
         self.guard.configure(
             f'[targets.web]\nprogram = "run.py"\ncommand = "{{python}} {{program}} {group.stamps} {name}"\n'
             'min_uptime = "100ms"\nstop_timeout = "1s"\n[standby]\ngroup = "g"\n'
-            f'node = "{name}"\nlease = "{group.lease}s"\n{group.config}'
+            f'node = "{name}"\nlease = "{group.lease}s"\n{group.config}{redis_section}'
         )
         self.process: subprocess.Popen[str] | None = None
 
     def join(self, *arguments: str) -> None:
-        self.process = self.guard.popen("standby", *arguments)
+        self.process = subprocess.Popen(
+            [*self.before, *self.guard.command("standby", *arguments)],
+            cwd=self.guard.directory,
+            env=self.guard.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
 
     def signal(self, number: int) -> None:
         assert self.process is not None
@@ -64,6 +74,7 @@ class Group:
         self.lease = lease
         self.stamps = folder / "stamps"
         self.hosts: dict[str, Host] = {}
+        self.place: Callable[[str], tuple[list[str], str]] | None = None
 
     def start(self, *names: str) -> "Group":
         for name in names:
@@ -119,6 +130,52 @@ class Group:
                     os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
+
+
+class Net:
+    """Network namespaces of the test's own: one for Redis, and one for each host, with a link between the two."""
+
+    def __init__(self, *names: str) -> None:
+        mark = uuid.uuid4().hex[:6]
+        self.server = f"rg{mark}-redis"
+        self.hosts = {name: f"rg{mark}-{name}" for name in names}
+        self.address = {name: f"10.199.{number}" for number, name in enumerate(names, 1)}
+        self._redis: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        for space in (self.server, *self.hosts.values()):
+            ip("netns", "add", space)
+        for name, space in self.hosts.items():
+            ours, theirs = f"s{space[-8:]}", f"h{space[-8:]}"
+            ip("link", "add", ours, "netns", self.server, "type", "veth", "peer", "name", theirs, "netns", space)
+            for where, link, end in ((self.server, ours, 1), (space, theirs, 2)):
+                ip("-n", where, "address", "add", f"{self.address[name]}.{end}/24", "dev", link)
+                ip("-n", where, "link", "set", link, "up")
+        command = ["ip", "netns", "exec", self.server, "redis-server", "--protected-mode", "no", "--save", ""]
+        self._redis = subprocess.Popen([*command, "--port", "6379"], stdout=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._redis is not None:
+            self._redis.kill()
+            self._redis.wait()
+        for space in (self.server, *self.hosts.values()):
+            ip("netns", "delete", space)
+
+    def place(self, name: str) -> tuple[list[str], str]:
+        """What stands before a host's command, and where it finds Redis."""
+        before = ["ip", "netns", "exec", self.hosts[name]]
+        return before, f'[redis]\nurl = "redis://{self.address[name]}.1:6379/0"\n'
+
+    def cut(self, name: str) -> None:
+        ip("-n", self.hosts[name], "link", "set", f"h{self.hosts[name][-8:]}", "down")
+
+    def heal(self, name: str) -> None:
+        ip("-n", self.hosts[name], "link", "set", f"h{self.hosts[name][-8:]}", "up")
+
+
+def ip(*words: str) -> None:
+    subprocess.run([find_program("ip"), *words], check=True)
 
 
 def of(found: Any) -> Any:

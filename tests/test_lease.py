@@ -226,4 +226,4 @@ def test_never_two_leaders(seed: int, faults: dict[str, float]) -> None:
         until[name] = max(end, until.get(name, 0.0))
     if not any(faults.values()):
         assert spans
-        assert spans[0][0] <= TIMES.lease + TIMES.gap + 4 * TIMES.beat
+        assert spans[0][0] <= TIMES.lease + TIMES.gap + 8 * TIMES.beat

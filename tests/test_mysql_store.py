@@ -83,7 +83,7 @@ def test_init_db_makes_the_full_table_once(database: Database) -> None:
 def test_init_db_beside_the_six_column_table_makes_the_sidecar(database: Database) -> None:
     database.make_six_columns()
     created = mysql_store.create(where(database))
-    assert created == (True, "sidecar", ("run_id", "attempts", "duration", "host", "detail"))
+    assert created == (True, "sidecar", ("run_id", "attempts", "duration", "host", "detail", "fencing_token"))
     assert ("restart_guard_applied",) in database.run("SHOW TABLES")
 
 

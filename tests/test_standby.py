@@ -1,5 +1,6 @@
 """A group of hosts: never two run the targets, and one takes over within the lease. Real processes, a real Redis."""
 
+import os
 import random
 import signal
 import time
@@ -7,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from restart_guard import config as config_file
 from restart_guard.errors import ConfigError
 from tests.conftest import Database
-from tests.hosts import Group, Host, of
-from tests.servers import RedisServer, wait_until
+from tests.hosts import Group, Host, Net, of
+from tests.servers import RedisServer, Sentinels, wait_until
 
 
 @pytest.fixture
@@ -200,6 +202,72 @@ def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None
     with pytest.raises(ConfigError) as caught:
         config_file.load(path, {})
     assert told in str(caught.value)
+
+
+def test_doctor_says_what_a_failover_lacks(group: Group) -> None:
+    group.start("a")
+    leader = group.leader()
+    out = leader.guard("doctor").out
+    assert "ok    standby g: a is leading" in out
+    assert "warn  standby: Redis is one server" in out
+    assert "warn  standby: web may drain for longer than half of fence" in out
+    leader.end()
+    assert "this host takes no part at the moment" in leader.guard("doctor").out
+
+
+def role(server: RedisServer) -> str:
+    """Empty while it reconfigures itself and takes nobody."""
+    try:
+        with server.client() as client:
+            return str(client.info("replication")["role"])
+    except redis.ConnectionError:
+        return ""
+
+
+def test_a_sentinel_failover_makes_no_second_leader(tmp_path: Path) -> None:
+    """The master is killed: somebody leads on the new one, and never two; doctor wants a third Sentinel."""
+    with RedisServer() as master, RedisServer("--repl-diskless-sync-delay", "0") as replica:
+        master.start()
+        replica.start()
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", master.port)
+        with Sentinels(master) as sentinels:
+            sentinels.wait_for_quorum()
+            places = ", ".join(f'"{place}"' for place in sentinels.places)
+            # With one replica only no acknowledgement can be had after the failover.
+            group = Group(tmp_path, "min_acks = 0\n" + f'[redis]\nsentinels = [{places}]\nservice = "mymaster"\n', 2.0)
+            try:
+                group.start("a", "b")
+                group.leader()
+                master.kill()
+                wait_until(lambda: role(replica) == "master", what="the failover", timeout=30)
+                begun = len(group.lines())
+                wait_until(lambda: len(group.lines()) > begun + 200, what="a leader that goes on", timeout=40)
+                group.check()
+            finally:
+                group.end()
+
+
+def test_a_host_that_is_cut_off_has_stopped_before_another_leads(tmp_path: Path) -> None:
+    """Each host and Redis in a network of its own, made by the test; the leader's link goes down, and comes back."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    with Net("a", "b") as net:
+        group = Group(tmp_path, "", 1.5)
+        group.place = net.place
+        try:
+            group.start("a", "b")
+            leader = group.leader()
+            net.cut(leader.name)
+            moment = time.monotonic()
+            other = group.wait_for_another(leader)
+            assert group.taken_over_after(moment, other) < 1.2 * group.lease + 3.0
+            net.heal(leader.name)
+            time.sleep(2 * group.lease)
+            group.check()
+            assert group.lines()[-1][1] == other.name
+        finally:
+            group.end()
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""What doctor says of a standby group: who leads, whether this host takes part, and what a safe failover lacks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from restart_guard import redis_client, standby_status
+from restart_guard.errors import BusyError, StoreError
+from restart_guard.findings import Finding, Level
+from restart_guard.lock import held
+from restart_guard.settings import Config
+
+_LEAST_SENTINELS = 3
+
+
+def look(config: Config) -> Iterator[Finding]:
+    """One finding a thing."""
+    if config.standby is None:
+        return
+    found = standby_status.status(config)
+    yield Finding(Level.FAIL if found.error else Level.OK, f"standby {standby_status.line(found)}", found.error or "")
+    try:
+        with held(config.state_dir, [standby_status.lock_name(config)], what="Taking part", fallback=False):
+            advice = "restart-guard standby, from cron with --for 1m, or as a service"
+            yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
+    except BusyError:
+        pass
+    fence_s = config.standby.times.fence
+    for name in config.standby_targets:
+        if config.targets[name].stop_timeout > fence_s / 2:
+            what = f"standby: {name} may drain for longer than half of fence; when the lease is lost it is killed"
+            yield Finding(Level.WARN, what, f"a stop_timeout of at most {fence_s / 2:g}s, or a longer lease")
+    try:
+        yield from _failover(config)
+    except StoreError:
+        return  # told of elsewhere
+
+
+def _failover(config: Config) -> Iterator[Finding]:
+    """Two hosts with Redis and two Sentinels cannot fail over safely: a majority needs a third."""
+    redis_settings = config.redis
+    if not redis_settings.sentinels:
+        what = "standby: Redis is one server: while it is away, nobody leads"
+        yield Finding(Level.WARN, what, "replicas under three Sentinels outlive it")
+        return
+    if len(redis_settings.sentinels) < _LEAST_SENTINELS:
+        what = f"standby: {len(redis_settings.sentinels)} Sentinels: with one of them down no majority can fail over"
+        yield Finding(Level.FAIL, what, "add a third Sentinel, on a third host")
+    with redis_client.connected(redis_settings) as client:
+        replication: Any = client.info("replication")
+        least = _config(client, "min-replicas-to-write")
+        snapshots, log = _config(client, "save"), client.info("persistence").get("aof_enabled")
+    if not replication.get("connected_slaves"):
+        yield Finding(Level.FAIL, "standby: the master has no replica: nothing can take its place", "add replicas")
+    if least in ("0", ""):
+        what = "standby: min-replicas-to-write is 0: a master that is cut off goes on taking writes that will be lost"
+        yield Finding(Level.WARN, what, "min-replicas-to-write 1 and min-replicas-max-lag 1")
+    if snapshots == "" and not log:
+        yield Finding(Level.WARN, "standby: the master has no persistence", "appendonly yes")
+
+
+def _config(client: redis.Redis, name: str) -> str | None:
+    """None where this user may not ask."""
+    try:
+        found: Any = client.config_get(name)
+    except redis.ResponseError:
+        return None
+    return str(found.get(name, ""))
