@@ -100,7 +100,10 @@ def _standby_problems(standby: Standby, targets: Mapping[str, Target]) -> Iterat
         yield "standby.gap: expected at least beat: silence could never be told from our own absence else."
     if "|" in standby.group or "|" in (standby.node or ""):
         yield "standby.group: expected a name without |, and so of node."
-    for name in standby.targets or ():
+    for name in targets if standby.targets is None else standby.targets:
+        target = targets.get(name)
+        if target is not None and target.user is not None:
+            yield f"targets.{key(name)}.user: expected none in a standby group: its fence could not read the permit."
         if name not in targets:
             yield f"standby.targets: there is no [targets.{key(name)}]{suggestion(name, list(targets))}."
 

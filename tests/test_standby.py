@@ -194,6 +194,7 @@ def test_two_on_one_host_take_turns(group: Group) -> None:
         ('beat = "3s"\ngap = "2s"', "standby.gap: expected at least beat"),
         ('targets = ["wbe"]', "there is no [targets.wbe] (did you mean web?)"),
         ('node = "a|b"', "expected a name without |"),
+        ('[targets.own]\nprogram = "y.py"\nuser = "nobody"', "targets.own.user: expected none in a standby group"),
     ],
 )
 def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None:
