@@ -77,10 +77,10 @@ class Keys:
                 nonlocal drift
                 self._judge_names(answers[:first], groups)
                 self._judge_types(answers[first:], groups)
-                drift = drift.plus(per_key.compare(self._refresh.type, groups, answers[first + 1 :]))
+                drift = drift.plus(per_key.compare(self._refresh.type, groups, answers[first:]))
 
             keys = [key for key, _ in groups]
-            pipe.send([*self._naming(keys), [b"EXISTS", *keys], *per_key.ask(self._refresh.type, keys)], then)
+            pipe.send([*self._naming(keys), *per_key.ask(self._refresh.type, keys)], then)
 
         for groups in _bounded(batches, self._most):
             self._count += len(groups)
@@ -117,11 +117,11 @@ class Keys:
 
     def _judge_types(self, answers: list[Any], groups: Sequence[Group]) -> None:
         """A key of another type is somebody else's. Asked for its value it is an error, or as a string nothing."""
-        there, *values = answers
-        found = values[0] if self._refresh.type in ("string", "json") else values
-        foreign = [key for (key, _), value in zip(groups, checked(found), strict=True) if _is_foreign(value)]
-        if self._refresh.type in ("string", "json") and checked(there) > sum(value is not None for value in found):
-            nothing = [key for (key, _), value in zip(groups, found, strict=True) if value is None]
+        is_single = self._refresh.type in ("string", "json")
+        found = checked(answers[0]) if is_single else answers
+        foreign = [key for (key, _), value in zip(groups, found, strict=True) if _is_foreign(value)]
+        nothing = [key for (key, _), value in zip(groups, found, strict=True) if value is None] if is_single else []
+        if nothing and self._client.exists(*nothing):
             foreign = [key for key in nothing if self._client.type(key) != b"none"]
         if foreign and not self._force:
             found_type = self._client.type(foreign[0]).decode()
