@@ -16,6 +16,7 @@ from pathlib import Path
 from restart_guard import clock, host, permit, process
 from restart_guard.identity import Identity
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.05
 _HANDED_ON = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH}
@@ -64,9 +65,6 @@ def _collect(child: int, second: int, own: Identity, program: Path) -> int:
             if pid == 0:
                 return second
     return second
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(number: int, parent: int) -> None:

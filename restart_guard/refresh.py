@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -151,19 +150,13 @@ def related(config: Config, check: Check) -> list[str]:
     ]
 
 
-@contextmanager
-def lock(config: Config, names: Sequence[str]) -> Iterator[None]:
-    """A refresh, and a check of the same data, exclude each other. Raises BusyError."""
-    with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
-        yield
-
-
 def run(
     config: Config, names: Sequence[str], *, force: bool, save: bool, progress: Progress, say: Say
 ) -> Iterator[Result]:
-    """Rebuild each, and record what came of it; with ``save`` Redis then saves itself. Raises BusyError."""
+    """Rebuild each, and record what came of it; with ``save`` Redis then saves itself. Raises BusyError when another
+    process has one of them, or a check of the same data, in hand."""
     down: set[str] = set()
-    with lock(config, names):
+    with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
         for name in names:
             yield rebuild(config, name, Wish(force, save), progress=progress, say=say, down=down)
 
@@ -263,9 +256,10 @@ class _Run:
         self.drift = build.drift
         if build.other_type and not self._force:
             wanted = self._refresh.type
-            self.refusal = RefreshError("other_type", key=self._refresh.key, found=build.other_type, wanted=wanted)
+            foreign = RefreshError("other_type", key=self._refresh.key, found=build.other_type, wanted=wanted)
             if token is not None:
-                raise self.refusal
+                raise foreign
+            self.refusal = foreign
         # In a list one row more moves all that come after it: there only its length counts.
         share = self.drift.length_share if self._refresh.type == "list" else self.drift.share
         if token is None:
@@ -280,8 +274,8 @@ class _Run:
         how = per_key.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
         # One value has no share that differs; of a handful of keys, only those that go are counted.
-        fewer = self.drift.removed or not 0 < self.rows <= _FEW
-        share = 0.0 if how.is_fixed else self.drift.share if fewer else 0.0
+        many = self.drift.removed or self.drift.added + self.drift.changed + self.drift.unchanged > _FEW
+        share = self.drift.share if many and not how.is_fixed else 0.0
         if how.is_fixed and self._refresh.type == "json":
             share = self._length_share(client)
         self.refusal = keys.refusal

@@ -57,7 +57,6 @@ class Kept(msgspec.Struct, frozen=True):
     """What a process leaves to the next one of this host, within one boot: cron starts one each minute."""
 
     boot: str
-    pid: int
     view: View
     token: int | None = None
 
@@ -223,17 +222,18 @@ class _Member:
         mysql = self._config.mysql
         if self._token is None and mysql is not None and self._settings.fence_store == "mysql":
             if self._claiming is None:
-                self._claiming = Thread(target=self._claim, daemon=True)
+                self._claiming = Thread(target=self._claim, args=(self._view.me.life,), daemon=True)
                 self._claiming.start()
             return
         self._lead("fence_store is none" if mysql is not None else "there is no [mysql]")
 
-    def _claim(self) -> None:
+    def _claim(self, life: str) -> None:
         assert self._config.mysql is not None  # noqa: S101 (the caller's guard)
         try:
-            self._post("token", mysql_epoch.claim(self._config.mysql, self._settings.group, self._node))
+            number = mysql_epoch.claim(self._config.mysql, self._settings.group, self._node)
+            self._post("token", (life, number, ""))
         except DeliveryError as error:
-            self._post("no token", str(error))
+            self._post("token", (life, None, str(error)))
 
     def _lead(self, why_no_token: str) -> None:
         permit.write(self._permit, Permit(self._view.until, self._token))
@@ -279,11 +279,13 @@ class _Member:
                     name = what.removeprefix("down ")
                     self._yielding.remove(name)
                     self._say(f"{name}: {result.text}" if isinstance(result, target.Done) else f"{name}: {result}")
-                elif what in ("token", "no token"):
+                else:
                     self._claiming = None
-                    if self._view.may_act(clock.boottime()) and not self._acting:
-                        self._token = result if what == "token" else None
-                        self._lead("" if what == "token" else str(result))
+                    life, number, why = result
+                    # One of an earlier leadership is worth nothing: another host may have got a higher one since.
+                    if life == self._view.me.life and self._view.may_act(clock.boottime()) and not self._acting:
+                        self._token = number
+                        self._lead(why)
 
     def _release(self) -> None:
         """The others need not wait. Nothing of ours runs any more."""
@@ -299,7 +301,7 @@ class _Member:
         """Best effort: without it the next process watches for a lease first."""
         with suppress(OSError):
             new = self._kept_path.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(Kept(host.boot_id(), os.getpid(), self._view, self._token)))
+            new.write_bytes(msgspec.json.encode(Kept(host.boot_id(), self._view, self._token)))
             new.replace(self._kept_path)
 
     def _news(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from restart_guard import clock, permit
-from restart_guard.errors import BusyError, GuardError, StoreError
+from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
 from restart_guard.lease import Mark
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held
@@ -17,7 +17,7 @@ from restart_guard.settings import Config, Standby
 def settings_of(config: Config) -> Standby:
     """Raises UsageError without a section [standby]."""
     if config.standby is None:
-        raise GuardError(f"{config.path} has no section [standby].")
+        raise UsageError(f"{config.path} has no section [standby].")
     return config.standby
 
 

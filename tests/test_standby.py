@@ -12,7 +12,7 @@ import redis
 
 from restart_guard import config as config_file
 from restart_guard.errors import ConfigError
-from tests.conftest import Database
+from tests.conftest import Database, Guard
 from tests.hosts import Group, Host, Net, of
 from tests.servers import RedisServer, Sentinels, wait_until
 
@@ -185,6 +185,12 @@ def test_two_on_one_host_take_turns(group: Group) -> None:
         wait_until(lambda: locks.exists() and locks.read_text() == f"{second.pid}\n", what="the second to wait")
         assert leader.guard("standby").code == 75
         second.kill()
+
+
+def test_without_a_group_there_is_nothing_to_take_part_in(tmp_path: Path) -> None:
+    for arguments in ([], ["--status"], ["--hand-over"]):
+        done = Guard(tmp_path).configure("")("standby", *arguments)
+        assert (done.code, "has no section [standby]" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
