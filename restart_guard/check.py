@@ -10,11 +10,10 @@ from restart_guard import clock, messages, redis_client, redis_store
 from restart_guard.config import picked
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.freshness import span
-from restart_guard.incident import Incident, Notice
 from restart_guard.journal import Journal, new_run_id
 from restart_guard.lock import held
 from restart_guard.outcome import Attempt, Outcome, Reading
-from restart_guard.record import Recorded, Say, finish, start_ping
+from restart_guard.record import Entry, Recorded, Say, finish, start_ping
 from restart_guard.recovery import recover
 from restart_guard.refresh import related
 from restart_guard.schedule import last_slot
@@ -22,50 +21,6 @@ from restart_guard.settings import Check, Config, Timer
 
 KIND = "check"
 _DANGER = "redis.danger"
-
-
-class Entry(NamedTuple):
-    """An outcome as the journal and people are told of it."""
-
-    outcome: Outcome
-    kind: str = KIND
-    log: str = "get_redis_data.log"
-
-    @property
-    def name(self) -> str:
-        return self.outcome.check
-
-    @property
-    def run_id(self) -> str:
-        return self.outcome.run_id
-
-    @property
-    def ok(self) -> bool:
-        return self.outcome.ok
-
-    @property
-    def started_at(self) -> datetime:
-        return self.outcome.started_at
-
-    @property
-    def host(self) -> str:
-        return self.outcome.host
-
-    def data(self) -> dict[str, Any]:
-        outcome = self.outcome
-        return {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
-
-    def summary(self, language: messages.Language) -> str:
-        return messages.summary(self.outcome, language)
-
-    def subject(self, language: messages.Language) -> str:
-        return messages.subject(self.outcome, language)
-
-    def row(self, *, language: messages.Language, log_path: str, at: datetime) -> messages.Row:
-        return messages.row(self.outcome, language=language, log_path=log_path, at=at)
-
-    def notice(self, incident: Incident, kind: Notice, *, language: messages.Language, at: datetime) -> str:
-        return messages.notice(self.outcome, incident, kind, language=language, at=at)
 
 
 class Result(NamedTuple):
@@ -135,7 +90,9 @@ def run(config: Config, checks: dict[str, Check], *, progress: redis_store.Progr
             outcome = _heal(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
             if start is not None:
                 start.wait()
-            yield Result(outcome, finish(config, Entry(outcome), down, say))
+            data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
+            entry = Entry(KIND, name, outcome, messages, data, "get_redis_data.log")
+            yield Result(outcome, finish(config, entry, down, say))
 
 
 def _heal(config: Config, name: str, check: Check, *, progress: redis_store.Progress, say: Say) -> Outcome:

@@ -19,13 +19,9 @@ Say = Callable[[str], None]
 """Takes a diagnostic line while a job runs."""
 
 
-class Entry(Protocol):
-    """A job's outcome, as it is kept and told. ``log`` is the name of its log file under cron."""
+class Told(Protocol):
+    """What a job came to, as far as all jobs have it in common."""
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
     @property
     def run_id(self) -> str: ...
     @property
@@ -34,13 +30,26 @@ class Entry(Protocol):
     def started_at(self) -> datetime: ...
     @property
     def host(self) -> str: ...
-    @property
-    def log(self) -> str: ...
-    def data(self) -> Mapping[str, Any]: ...
-    def summary(self, language: Language) -> str: ...
-    def subject(self, language: Language) -> str: ...
-    def row(self, *, language: Language, log_path: str, at: datetime) -> Row: ...
-    def notice(self, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str: ...
+
+
+class Words(Protocol):
+    """A module that puts an outcome of its kind into words."""
+
+    def summary(self, outcome: Any, language: Language, /) -> str: ...
+    def subject(self, outcome: Any, language: Language, /) -> str: ...
+    def row(self, outcome: Any, /, *, language: Language, log_path: str, at: datetime) -> Row: ...
+    def notice(self, outcome: Any, incident: Incident, kind: Notice, /, *, language: Language, at: datetime) -> str: ...
+
+
+class Entry(NamedTuple):
+    """An outcome to be kept and told. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
+
+    kind: str
+    name: str
+    outcome: Told
+    words: Words
+    data: Mapping[str, Any]
+    log: str
 
 
 class Recorded(NamedTuple):
@@ -73,9 +82,12 @@ def _keep(config: Config, journal: Journal, entry: Entry) -> None:
         before = journal.incident(entry.kind, entry.name)
         incident, kind = _advance(config, before, entry, now)
         deliveries = _payloads(config, entry, incident or before, kind, now)
-        status, detail = "success" if entry.ok else "failure", config.redact(entry.summary("en"))
-        data = {**entry.data(), "host": entry.host}
-        journal.append(Event(entry.run_id, now, entry.kind, entry.name, status, detail, data), deliveries)
+        status, detail = (
+            "success" if entry.outcome.ok else "failure",
+            config.redact(entry.words.summary(entry.outcome, "en")),
+        )
+        data = {**entry.data, "host": entry.outcome.host}
+        journal.append(Event(entry.outcome.run_id, now, entry.kind, entry.name, status, detail, data), deliveries)
         journal.set_incident(entry.kind, entry.name, incident)
         journal.prune(now)
 
@@ -83,11 +95,11 @@ def _keep(config: Config, journal: Journal, entry: Entry) -> None:
 def _advance(config: Config, before: Incident | None, entry: Entry, now: datetime) -> tuple[Incident | None, Notice]:
     return advance(
         before,
-        ok=entry.ok,
+        ok=entry.outcome.ok,
         now=now,
         repeat_interval_s=config.wecom.repeat_interval if config.wecom else 0,
         can_notify=bool(config.alert_channels),
-        fresh=Incident(entry.run_id[:8], entry.started_at, 0, 0, None),
+        fresh=Incident(entry.outcome.run_id[:8], entry.outcome.started_at, 0, 0, None),
     )
 
 
@@ -99,16 +111,16 @@ def _payloads(
     local = clock.local(now)
     found: list[tuple[str, Any]] = []
     if config.mysql is not None:
-        line = entry.row(language=language, log_path=_log_path(config, entry), at=local)
+        line = entry.words.row(entry.outcome, language=language, log_path=_log_path(config, entry), at=local)
         token = permit.read(config.permit).token if config.permit is not None else None
         found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
     if config.ping is not None:
-        signal = ping.SUCCESS if entry.ok else ping.FAIL
-        text = config.redact(entry.summary(language))
+        signal = ping.SUCCESS if entry.outcome.ok else ping.FAIL
+        text = config.redact(entry.words.summary(entry.outcome, language))
         job = ping.job_name(entry.kind, entry.name)
-        found.append((delivery.PING, ping.payload(job, signal, rid=entry.run_id, text=text)))
+        found.append((delivery.PING, ping.payload(job, signal, rid=entry.outcome.run_id, text=text)))
     if kind is not Notice.NONE and incident is not None:
-        text = config.redact(entry.notice(incident, kind, language=language, at=local))
+        text = config.redact(entry.words.notice(entry.outcome, incident, kind, language=language, at=local))
         message = {"text": text, "mention": kind is not Notice.RECOVERED}
         found += [(channel, message) for channel in config.alert_channels]
     return found
@@ -133,7 +145,7 @@ def _deliver(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded
         for line in delivery.lines(tallies):
             say(line)
         with Journal.open(config.state_dir) as journal:
-            event = journal.event(entry.run_id)
+            event = journal.event(entry.outcome.run_id)
     except JournalError as trouble:  # the outcome is safe; only its delivery cannot be marked
         return Recorded({}, str(trouble))
     return Recorded(event["delivered"] if event else {})
@@ -143,12 +155,12 @@ def _unrecorded(config: Config, entry: Entry, why: str, say: Say) -> Recorded:
     """Without a journal: send the row and an alert at once. Each run alerts, since none can know of the one before."""
     now = clock.now()
     language = _language(config)
-    incident = Incident(entry.run_id[:8], now, 1, 1, now)
+    incident = Incident(entry.outcome.run_id[:8], now, 1, 1, now)
     sent = []
     for destination, payload in _payloads(config, entry, incident, Notice.FIRST, now):
         if "mention" in payload:
-            good = entry.subject(language) if entry.ok else None
-            text = unrecorded(payload["text"], why, good_subject=good, host=entry.host, language=language)
+            good = entry.words.subject(entry.outcome, language) if entry.outcome.ok else None
+            text = unrecorded(payload["text"], why, good_subject=good, host=entry.outcome.host, language=language)
             sent.append((destination, payload | {"text": text}))
         else:
             sent.append((destination, payload))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,12 +9,10 @@ import msgspec
 from restart_guard import clock, mysql_rows, per_key, persistence, redis_client, refresh_messages, shape
 from restart_guard.config import picked
 from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
-from restart_guard.incident import Incident, Notice
 from restart_guard.journal import new_run_id
 from restart_guard.lock import held
-from restart_guard.messages import Language, Row
 from restart_guard.mysql_rows import Rows
-from restart_guard.record import Recorded, Say, finish, start_ping
+from restart_guard.record import Entry, Recorded, Say, finish, start_ping
 from restart_guard.redis_client import connected, cut_after
 from restart_guard.redis_copy import Build, owned
 from restart_guard.redis_keys import Keys, scratch_of
@@ -35,49 +32,6 @@ class Wish(NamedTuple):
 
     force: bool = False
     save: bool = False
-
-
-class Entry(NamedTuple):
-    """A refresh as the journal and people are told of it."""
-
-    done: Refreshed
-    kind: str = KIND
-    log: str = "refresh.log"
-
-    @property
-    def name(self) -> str:
-        return self.done.name
-
-    @property
-    def run_id(self) -> str:
-        return self.done.run_id
-
-    @property
-    def ok(self) -> bool:
-        return self.done.error is None
-
-    @property
-    def started_at(self) -> datetime:
-        return self.done.started_at
-
-    @property
-    def host(self) -> str:
-        return self.done.host
-
-    def data(self) -> dict[str, Any]:
-        return particulars(self.done)
-
-    def summary(self, language: Language) -> str:
-        return refresh_messages.summary(self.done, language)
-
-    def subject(self, language: Language) -> str:
-        return refresh_messages.subject(self.done.name, language)
-
-    def row(self, *, language: Language, log_path: str, at: datetime) -> Row:
-        return refresh_messages.row(self.done, language=language, log_path=log_path, at=at)
-
-    def notice(self, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-        return refresh_messages.notice(self.done, incident, kind, language=language, at=at)
 
 
 class Result(NamedTuple):
@@ -178,7 +132,8 @@ def rebuild(
         done = done._replace(error=_saved(config, config.refreshes[name]))
     if start is not None:
         start.wait()
-    return Result(done, finish(config, Entry(done), down, say))
+    entry = Entry(KIND, name, done, refresh_messages, particulars(done), "refresh.log")
+    return Result(done, finish(config, entry, down, say))
 
 
 def _saved(config: Config, refresh: Refresh) -> StoreError | None:

@@ -103,6 +103,10 @@ class Refreshed(NamedTuple):
     dry_run: bool = False
     refusal: GuardError | None = None
 
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
 
 def reason(error: GuardError, server: str, language: Language) -> str:
     """Why it failed."""
@@ -130,8 +134,8 @@ def example(one: Example, language: Language) -> str:
     return clip(f"{one.name}{f': {value}' if value else ''} {word}", 200)
 
 
-def subject(name: str, language: Language) -> str:
-    return say(_WORDS, "subject", language, name=clip(name, 80))
+def subject(done: Refreshed, language: Language) -> str:
+    return say(_WORDS, "subject", language, name=clip(done.name, 80))
 
 
 def row(done: Refreshed, *, language: Language, log_path: str, at: datetime) -> Row:
@@ -157,7 +161,7 @@ def notice(done: Refreshed, incident: Incident, kind: Notice, *, language: Langu
         what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(done, language), 400)
-    head = f"{say(_WORDS, kind.value, language)}{subject(done.name, language)}{what} | {clip(done.host, 80)}"
+    head = f"{say(_WORDS, kind.value, language)}{subject(done, language)}{what} | {clip(done.host, 80)}"
     lines = [head, say(_WORDS, "server", language, server=clip(done.server, 160))]
     lines.append(say(_WORDS, "when", language, at=moment(at), took=span(done.duration_s)))
     if kind is not Notice.RECOVERED and incident.failures > 1:

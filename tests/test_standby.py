@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from restart_guard import config as config_file
+from restart_guard import host
 from restart_guard.errors import ConfigError
 from tests.conftest import Database, Guard
 from tests.hosts import Group, Host, Net, of
@@ -61,6 +62,19 @@ def test_another_takes_over(group: Group, redis_server: RedisServer, fault: str)
     other = group.wait_for_another(leader)
     assert group.taken_over_after(moment, other) < group.lease * 1.2 + 3.0
     wait_until(lambda: len({pid for _, name, _, pid in group.lines()[-20:]}) == 1, what="one alone")
+    group.check()
+
+
+def test_a_fence_that_is_killed_takes_its_target_along(group: Group) -> None:
+    """And what the target has started in its session; the watch then brings both back, and there are never two."""
+    group.start("a")
+    leader = group.leader()
+    pid = group.lines()[-1][3]
+    fence = int((leader.guard.directory / "run.py.pid").read_text())
+    assert fence != pid
+    os.kill(fence, signal.SIGKILL)
+    wait_until(lambda: group.lines()[-1][3] != pid, what="another target")
+    assert not any(one.pid == pid and not one.dead for one in host.everybody())
     group.check()
 
 
