@@ -34,8 +34,11 @@ class Guarded(NamedTuple):
 
     @property
     def may_run(self) -> bool:
-        """Whether this host may run it; only a standby group asks."""
-        return self.permit is None or permit.read(self.permit).holds()
+        """Whether this host may start it; only a standby group asks."""
+        if self.permit is None:
+            return True
+        found = permit.read(self.permit)
+        return found.starts and found.holds()
 
 
 class Seen(NamedTuple):

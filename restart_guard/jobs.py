@@ -1,4 +1,4 @@
-"""What is run when: the tick, a watch and the weekly check, whatever runs them."""
+"""What is run when: the tick, a watch, a standby and the weekly check, whatever runs them."""
 
 import os
 import sys
@@ -38,8 +38,13 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
         return Job(name, " ".join(schedule.split()), words, folder / log, folder / "crontab_error.log", weekly)
 
     yield job("tick", timer.restart, _command(config, "restart"), "restart.log")
-    if watch and config.targets:
-        yield job("watch", _MINUTELY, _command(config, "watch", "--wait", "--for", "1m"), "watch.log")
+    if config.standby is not None:
+        yield job("standby", _MINUTELY, _command(config, "standby", "--for", "1m"), "standby.log")
+    # Whoever leads a group watches its targets.
+    watched = [name for name in config.targets if name not in config.standby_targets]
+    if watch and watched:
+        names = watched if len(watched) < len(config.targets) else []
+        yield job("watch", _MINUTELY, _command(config, "watch", "--wait", "--for", "1m", *names), "watch.log")
     if config.checks:
         yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
         late = ("--late", f"{delay_s:.0f}s") if delay_s else ()

@@ -28,7 +28,7 @@ class Record(msgspec.Struct, frozen=True):
     """What is remembered of a target between runs, within one boot.
 
     ``ticket``: what the next launch will carry, so that one that is interrupted before it is recorded is found again.
-    ``starting``: a start by hand is under way; should it be interrupted, the next tick completes it.
+    ``starting``: a start is under way, by hand or because this host leads now; a tick or a watch completes it.
     """
 
     boot: str

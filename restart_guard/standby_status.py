@@ -5,9 +5,8 @@ import signal
 from contextlib import suppress
 from typing import NamedTuple
 
-from restart_guard import clock, permit
+from restart_guard import clock, permit, standby_kept
 from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
-from restart_guard.lease import Mark
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held
 from restart_guard.permit import Permit
@@ -46,8 +45,7 @@ def status(config: Config) -> Status:
     try:
         with open_store(config.redis, settings.group, lease_s=settings.lease, timeout_s=config.redis.timeout) as store:
             value, _ = store.read()
-        mark = None if value is None else Mark.parse(value)
-        holder = mark.node if mark is not None and not mark.kind else None
+        holder = standby_kept.holder(value)
     except StoreError as trouble:
         error = config.redact(str(trouble))
     node = settings.node or os.uname().nodename

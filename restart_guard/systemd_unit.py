@@ -11,12 +11,13 @@ from cronsim import CronSim, CronSimError
 from restart_guard.errors import GuardError
 from restart_guard.jobs import Job
 
+_STAY = ("watch", "standby")
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s: float) -> dict[str, str]:
-    """File names and contents. A watch is a service that stays; others have a timer. Raises GuardError."""
-    stays = job.name == "watch"
+    """File names and contents. A watch and a standby are services that stay; others have a timer. Raises GuardError."""
+    stays = job.name in _STAY
     service = [
         *("[Unit]", f"Description={_plain(f'restart-guard {job.name}, {title}')}"),
         *(["StartLimitIntervalSec=0"] if stays else []),  # a config that is broken for a while must not end it for good
@@ -71,8 +72,8 @@ def _numbers(values: set[int], count: int) -> str:
 
 
 def _turn(job: Job, at: int) -> bool:
-    """Whether a word only serves cron's watches, which take turns; a service's stays."""
-    return job.name == "watch" and (job.words[at] == "--for" or job.words[at - 1] == "--for")
+    """Whether a word only serves those that cron starts each minute, which take turns; a service stays."""
+    return job.name in _STAY and (job.words[at] == "--for" or job.words[at - 1] == "--for")
 
 
 def _word(word: str, *, first: bool) -> str:

@@ -113,6 +113,8 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
             return Done(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
         case Action.LAUNCH if not target.may_run:
             return _stand_by(target, seen, command)
+        case Action.LAUNCH if command is Command.TICK and seen.record.starting:
+            return _launch(target, seen.record, "started", how, by_hand=True)
         case Action.LAUNCH if command is Command.TICK:
             if _waits(target, seen.record):
                 return Done(target.name, ok=True, text="")

@@ -119,9 +119,7 @@ def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: 
     changed = [change for change in changes if change.new != change.old]
     if not changed and all(any(folder.glob(f"*.wants/{name}")) for name in start):
         return Plan([])
-    return _changed(
-        changes, start, tuple(path.name for path in gone if path.suffix == ".timer" or "watch" in path.name)
-    )
+    return _changed(changes, start, tuple(path.name for path in gone if _is_enabled(path.name)))
 
 
 def plan_uninstall(path: Path) -> Plan:
@@ -135,8 +133,13 @@ def plan_uninstall(path: Path) -> Plan:
         old = crontab.read()
         changes.append(Change(None, old, without_block(old, block_name(path))))
     changes += [_replaced(file, b"") for file in files]
-    enabled = [file.name for file in files if file.suffix == ".timer" or file.name.endswith("-watch.service")]
+    enabled = [file.name for file in files if _is_enabled(file.name)]
     return _changed(changes, (), tuple(enabled))
+
+
+def _is_enabled(unit: str) -> bool:
+    """Whether it has a section [Install]: the timers, and the services that stay."""
+    return unit.endswith((".timer", "-watch.service", "-standby.service"))
 
 
 def _changed(changes: Iterable[Change], start: tuple[str, ...] = (), stop: tuple[str, ...] = ()) -> Plan:

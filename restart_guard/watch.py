@@ -46,13 +46,15 @@ Say = Callable[[Done], None]
 
 
 def run(config: Config, targets: Sequence[Guarded], say: Say, *, for_s: float | None, wait: bool) -> None:
-    """Watch until SIGTERM or SIGINT, or for a time. One a config: raises BusyError while another does it, or waits.
+    """Watch until SIGTERM or SIGINT, or for a time. One a config, or a choice of its targets: raises BusyError while
+    another does it, or waits.
 
     Of those that wait there is one too, so that a cron that starts one each minute never piles them up.
     """
     process.prepare()
     sys.setswitchinterval(_SWITCH_S)
-    mark = quote(os.fsencode(config.path), safe="")
+    chosen = [] if len(targets) == len(config.targets) else sorted(one.name for one in targets)
+    mark = quote(os.fsencode(os.pathsep.join([str(config.path), *chosen])), safe="")
     what = f"The watch of {config.path}"
     watch: _Watch | None = None
     try:

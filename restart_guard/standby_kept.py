@@ -1,0 +1,63 @@
+"""What the process that takes part in a group leaves behind: to the next one of its host, which cron starts each
+minute, and to ``status``, which asks no server."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from restart_guard import clock, host, permit
+from restart_guard.lease import Mark, View
+from restart_guard.permit import Permit
+from restart_guard.settings import Config
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """``view`` is worth nothing in another boot: its times are of CLOCK_BOOTTIME."""
+
+    boot: str
+    view: View
+    token: int | None = None
+
+
+def load(config: Config) -> Kept | None:
+    """None when there is none, or none of this boot."""
+    try:
+        kept = msgspec.json.decode(_path(config).read_bytes(), type=Kept)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return kept if kept.boot == host.boot_id() else None
+
+
+def save(config: Config, view: View, token: int | None) -> None:
+    """Best effort: without it the next process watches for a lease first."""
+    path = _path(config)
+    with suppress(OSError):
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(Kept(host.boot_id(), view, token)))
+        new.replace(path)
+
+
+def holder(value: str | None) -> str | None:
+    """Whose lease a value is; None for nobody's."""
+    mark = None if value is None else Mark.parse(value)
+    return mark.node if mark is not None and not mark.kind else None
+
+
+def here(config: Config) -> str:
+    """What this host is to its group, as far as its own files tell, in words."""
+    assert config.standby is not None  # noqa: S101 (the caller's guard)
+    settings = config.standby
+    found = permit.read(config.permit) if config.permit is not None else Permit()
+    if found.holds():
+        return "leads" if found.token is None else f"leads, fencing token {found.token}"
+    kept = load(config)
+    # A standby writes down once a lease what it sees.
+    if kept is None or clock.boottime() - kept.view.contact_at > 2 * settings.lease + settings.times.gap:
+        return "stands by; who leads is not known here: see restart-guard standby --status"
+    return f"stands by; {holder(kept.view.seen) or 'nobody'} leads"
+
+
+def _path(config: Config) -> Path:
+    assert config.permit is not None  # noqa: S101 (there is a section [standby])
+    return config.permit.with_suffix(".json")
