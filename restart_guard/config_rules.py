@@ -96,8 +96,8 @@ def _standby_problems(standby: Standby, targets: Mapping[str, Target]) -> Iterat
             "standby.lease: expected more than fence + gap + beat, since by then a host that is cut off must surely "
             f"have stopped; {told}, the lease {times.lease:g}s."
         )
-    if times.beat > times.gap:
-        yield "standby.gap: expected at least beat: silence could never be told from our own absence else."
+    if times.gap < 1.5 * times.beat:
+        yield "standby.gap: expected at least 1.5 times beat: silence could never be told from our own absence else."
     if "|" in standby.group or "|" in (standby.node or ""):
         yield "standby.group: expected a name without |, and so of node."
     for name in targets if standby.targets is None else standby.targets:

@@ -13,6 +13,7 @@ need mariadbd mariadb-server
 need mariadb-install-db mariadb-server
 need cron cron
 need faketime faketime
+need gcc gcc
 need ip iproute2
 need systemd-analyze systemd
 need openssl openssl

@@ -3,23 +3,34 @@
 import os
 import signal
 import subprocess
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 from tests.conftest import Guard
-from tests.servers import find_program, wait_until
+from tests.servers import wait_until
 
 # CLOCK_MONOTONIC is one for all of them; an append of one short line is one write.
 STAMPER = """\
 import os, sys, time
-file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-token = os.environ.get("RESTART_GUARD_FENCING_TOKEN", "-")
-while True:
-    os.write(file, f"{time.monotonic():.4f} {sys.argv[2]} {token} {os.getpid()}\\n".encode())
-    time.sleep(0.01)
+def stamp():
+    file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    token, launch = (os.environ.get(f"RESTART_GUARD_{name}", "-") for name in ("FENCING_TOKEN", "LAUNCH"))
+    while True:
+        os.write(file, f"{time.monotonic():.4f} {sys.argv[2]} {token} {os.getpid()} {launch}\\n".encode())
+        time.sleep(0.01)
 """
+SIMPLE = STAMPER + "stamp()\n"
+
+
+class Stamp(NamedTuple):
+    """That a target ran: when (CLOCK_MONOTONIC, seconds), on which host, by which launch."""
+
+    at: float
+    host: str
+    token: str
+    pid: int
+    launch: str
 
 
 class Host:
@@ -29,21 +40,25 @@ class Host:
         self.name = name
         folder = group.folder / name
         folder.mkdir()
-        (folder / "run.py").write_text(STAMPER)
+        (folder / "run.py").write_text(group.program)
         self.guard = Guard(folder)
         self.before, redis_section = group.place(name) if group.place is not None else ([], "")
-        self.guard.configure(
+        self.target = (
             f'[targets.web]\nprogram = "run.py"\ncommand = "{{python}} {{program}} {group.stamps} {name}"\n'
-            'min_uptime = "100ms"\nstop_timeout = "1s"\n[standby]\ngroup = "g"\n'
-            f'node = "{name}"\nlease = "{group.lease}s"\n{group.config}{redis_section}'
+            'min_uptime = "100ms"\nstop_timeout = "1s"\n'
         )
+        self.guard.configure(
+            f'{self.target}[standby]\ngroup = "g"\nnode = "{name}"\nlease = "{group.lease}s"\n'
+            f"{group.config}{redis_section}"
+        )
+        self.environ: dict[str, str] = {}
         self.process: subprocess.Popen[str] | None = None
 
     def join(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [*self.before, *self.guard.command("standby", *arguments)],
             cwd=self.guard.directory,
-            env=self.guard.environ,
+            env=self.guard.environ | self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,6 +68,10 @@ class Host:
     def signal(self, number: int) -> None:
         assert self.process is not None
         os.kill(self.process.pid, number)
+
+    @property
+    def takes_part(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def end(self) -> None:
         if self.process is not None:
@@ -68,51 +87,70 @@ class Host:
 class Group:
     """Hosts with one lease. Left with ``end``, nothing of them runs."""
 
-    def __init__(self, folder: Path, config: str, lease: float = 1.0) -> None:
+    def __init__(self, folder: Path, config: str, lease: float = 1.0, program: str = SIMPLE) -> None:
         self.folder = folder
         self.config = config
         self.lease = lease
+        self.program = program
         self.stamps = folder / "stamps"
         self.hosts: dict[str, Host] = {}
         self.place: Callable[[str], tuple[list[str], str]] | None = None
+        self._lines: list[Stamp] = []
+        self._read = 0
+
+    def add(self, name: str) -> Host:
+        self.hosts[name] = Host(self, name)
+        return self.hosts[name]
 
     def start(self, *names: str) -> "Group":
         for name in names:
-            self.hosts[name] = Host(self, name)
-            self.hosts[name].join()
+            self.add(name).join()
         return self
 
-    def lines(self) -> list[tuple[float, str, str, int]]:
-        if not self.stamps.exists():
-            return []
-        rows = [line.split() for line in self.stamps.read_text().splitlines()]
-        return [(float(row[0]), row[1], row[2], int(row[3])) for row in rows if len(row) == 4]
+    def lines(self) -> list[Stamp]:
+        """All stamps so far; only what is new is read."""
+        if self.stamps.exists():
+            with self.stamps.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for row in map(str.split, whole.decode().splitlines()):
+                self._lines.append(Stamp(float(row[0]), row[1], row[2], int(row[3]), row[4]))
+        return self._lines
+
+    def last(self) -> Stamp | None:
+        return next(reversed(self.lines()), None)
 
     def leader(self) -> Host:
         """Whose target ran last, once there is one."""
-        wait_until(self.lines, what="a leader", timeout=20 + 5 * self.lease)
-        return self.hosts[self.lines()[-1][1]]
+        last = wait_until(self.last, what="a leader", timeout=20 + 5 * self.lease)
+        return self.hosts[last.host]
 
     def wait_for_another(self, than: Host, timeout: float = 20.0) -> Host:
         begun = len(self.lines())
         wait_until(
-            lambda: any(name != than.name for _, name, _, _ in self.lines()[begun:]),
+            lambda: any(one.host != than.name for one in self.lines()[begun:]),
             what=f"another leader than {than.name}",
             timeout=timeout + 5 * self.lease,
         )
         return self.leader()
 
+    def wait_for_more(self, stamps: int, timeout: float = 30.0) -> None:
+        """Until somebody's target has run on for a while."""
+        begun = len(self.lines())
+        wait_until(lambda: len(self.lines()) > begun + stamps, what="a leader that goes on", timeout=timeout)
+
     def taken_over_after(self, moment: float, by: Host) -> float:
         """Seconds from a moment until the host's target ran."""
-        return next(at for at, name, _, _ in self.lines() if name == by.name and at > moment) - moment
+        return next(one.at for one in self.lines() if one.host == by.name and one.at > moment) - moment
 
     def check(self) -> None:
-        """Never two hosts' targets at once: the record of one host ends before that of the next begins."""
-        lines = sorted(self.lines())
-        runs: list[tuple[str, int]] = []
-        for _, name, _, pid in lines:
-            if (name, pid) not in runs[-1:]:
-                runs.append((name, pid))
+        """Never two at once: the record of one launch ends before that of the next begins."""
+        runs: list[tuple[str, str]] = []
+        for one in sorted(self.lines()):
+            if (one.host, one.launch) not in runs[-1:]:
+                runs.append((one.host, one.launch))
         assert len(runs) == len(set(runs)), f"two ran at once: {runs}"
 
     def others(self, than: Host) -> Sequence[Host]:
@@ -120,62 +158,16 @@ class Group:
 
     def end(self) -> None:
         for host in self.hosts.values():
-            if host.process is not None and host.process.poll() is None:
+            if host.takes_part:
                 host.signal(signal.SIGCONT)
             host.end()
             host.guard("kill", "web")
-        for _, _, _, pid in self.lines():
+        for pid in {one.pid for one in self.lines()}:
             try:
                 if str(self.stamps).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
-
-
-class Net:
-    """Network namespaces of the test's own: one for Redis, and one for each host, with a link between the two."""
-
-    def __init__(self, *names: str) -> None:
-        mark = uuid.uuid4().hex[:6]
-        self.server = f"rg{mark}-redis"
-        self.hosts = {name: f"rg{mark}-{name}" for name in names}
-        self.address = {name: f"10.199.{number}" for number, name in enumerate(names, 1)}
-        self._redis: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        for space in (self.server, *self.hosts.values()):
-            ip("netns", "add", space)
-        for name, space in self.hosts.items():
-            ours, theirs = f"s{space[-8:]}", f"h{space[-8:]}"
-            ip("link", "add", ours, "netns", self.server, "type", "veth", "peer", "name", theirs, "netns", space)
-            for where, link, end in ((self.server, ours, 1), (space, theirs, 2)):
-                ip("-n", where, "address", "add", f"{self.address[name]}.{end}/24", "dev", link)
-                ip("-n", where, "link", "set", link, "up")
-        command = ["ip", "netns", "exec", self.server, "redis-server", "--protected-mode", "no", "--save", ""]
-        self._redis = subprocess.Popen([*command, "--port", "6379"], stdout=subprocess.DEVNULL)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._redis is not None:
-            self._redis.kill()
-            self._redis.wait()
-        for space in (self.server, *self.hosts.values()):
-            ip("netns", "delete", space)
-
-    def place(self, name: str) -> tuple[list[str], str]:
-        """What stands before a host's command, and where it finds Redis."""
-        before = ["ip", "netns", "exec", self.hosts[name]]
-        return before, f'[redis]\nurl = "redis://{self.address[name]}.1:6379/0"\n'
-
-    def cut(self, name: str) -> None:
-        ip("-n", self.hosts[name], "link", "set", f"h{self.hosts[name][-8:]}", "down")
-
-    def heal(self, name: str) -> None:
-        ip("-n", self.hosts[name], "link", "set", f"h{self.hosts[name][-8:]}", "up")
-
-
-def ip(*words: str) -> None:
-    subprocess.run([find_program("ip"), *words], check=True)
 
 
 def of(found: Any) -> Any:

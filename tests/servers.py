@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,10 +55,18 @@ class Server:
         # Not pytest's tmp_path: the path of a unix socket is limited to 107 bytes.
         self.directory = directory or Path(tempfile.mkdtemp(prefix="rg-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self.before: list[str] = []
+        self.environ: dict[str, str] = {}
 
     def launch(self, *command: str) -> None:
         with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*self.before, *command],
+                env=os.environ | self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def log(self) -> str:
         return (self.directory / "server.log").read_text(errors="replace")[-2000:]
@@ -83,9 +91,10 @@ class Server:
 
 
 class RedisServer(Server):
-    def __init__(self, *options: str, tls: Path | None = None) -> None:
+    def __init__(self, *options: str, tls: Path | None = None, address: str = "127.0.0.1") -> None:
         super().__init__()
         self.options = options
+        self.address = address
         self.port = free_port()
         self.socket = self.directory / "redis.sock"
         self.tls = tls
@@ -98,7 +107,7 @@ class RedisServer(Server):
                 listen += [f"--tls-{option}-file", str(self.tls / name)]
         self.launch(
             find_program("redis-server"),
-            *("--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--dir", str(self.directory)),
+            *("--bind", self.address, "--unixsocket", str(self.socket), "--dir", str(self.directory)),
             *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
             *listen,
             *self.options,
@@ -125,50 +134,67 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}:{self.port}/0"
 
 
-class Sentinels(Server):
-    """Three Sentinels that watch one master as ``mymaster``."""
-
-    def __init__(self, master: RedisServer) -> None:
+class Sentinel(Server):
+    def __init__(self, master: RedisServer, address: str = "127.0.0.1") -> None:
         super().__init__()
-        self.ports = [free_port() for _ in range(3)]
-        self.processes: list[subprocess.Popen[bytes]] = []
-        for port in self.ports:
-            config = self.directory / f"sentinel-{port}.conf"
-            config.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {self.directory}\n"
-                f"sentinel monitor mymaster 127.0.0.1 {master.port} 2\n"
-                "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 3000\n"
-            )
-            with (self.directory / "server.log").open("ab") as log:
-                command = [find_program("redis-sentinel"), str(config)]
-                self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        self.port = free_port()
+        self.place = f"{address}:{self.port}"
+        self.socket = self.directory / "sentinel.sock"
+        self._config = self.directory / "sentinel.conf"
+        self._config.write_text(
+            f"port {self.port}\nbind {address}\nunixsocket {self.socket}\ndir {self.directory}\n"
+            f"sentinel monitor mymaster {master.address} {master.port} 2\n"
+            "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 3000\n"
+        )
+
+    def start(self) -> Self:
+        self.launch(find_program("redis-sentinel"), str(self._config))
+        return self
+
+    def ask(self, *command: str) -> Any:
+        with redis.Redis(unix_socket_path=str(self.socket), protocol=2, retry=Retry(NoBackoff(), 0)) as client:
+            return client.execute_command(*command)
+
+
+class Sentinels:
+    """Three Sentinels that watch one master as ``mymaster``, each at an address, behind words of its own."""
+
+    def __init__(self, master: RedisServer, addresses: Sequence[str] = (), before: Sequence[list[str]] = ()) -> None:
+        self.all = [Sentinel(master, address) for address in addresses or ["127.0.0.1"] * 3]
+        for one, words in zip(self.all, before or [[]] * 3, strict=True):
+            one.before = words
+            one.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        for one in self.all:
+            one.__exit__(*failed)
 
     @property
     def places(self) -> list[str]:
-        return [f"127.0.0.1:{port}" for port in self.ports]
+        return [one.place for one in self.all]
 
     def ask(self, *command: str) -> Any:
-        with redis.Redis(port=self.ports[0], protocol=2, retry=Retry(NoBackoff(), 0)) as client:
-            return client.execute_command(*command)
+        return self.all[0].ask(*command)
 
-    def wait_for_quorum(self) -> None:
+    def wait_for_quorum(self, replicas: int = 1) -> None:
         def known() -> bool:
             try:
-                others = self.ask("SENTINEL", "SENTINELS", "mymaster")
-                replicas = self.ask("SENTINEL", "REPLICAS", "mymaster")
+                return all(
+                    len(one.ask("SENTINEL", "SENTINELS", "mymaster")) == 2
+                    and len(one.ask("SENTINEL", "REPLICAS", "mymaster")) >= replicas
+                    for one in self.all
+                )
             except redis.RedisError:
                 return False
-            return len(others) == 2 and len(replicas) >= 1
 
-        wait_until(known, what="the Sentinels to know each other and a replica")
-
-    def kill(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
+        # A Sentinel looks for replicas every ten seconds.
+        wait_until(known, what="the Sentinels to know each other and the replicas", timeout=40)
 
 
 class MariaDb(Server):
