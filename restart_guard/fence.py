@@ -38,6 +38,7 @@ def main() -> None:
         sys.exit("This host does not lead: the program was not started.")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | _LEFT_ALONE | {signal.SIGCHLD})
     program = Path(os.environ.get(process.MARK, ""))
+    _end_all(own, program)  # what an earlier launch has left, should its fences have been killed
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a daemon becomes our child, and we its fence
     second = _second(path, own, program)
     child = _child(command, before)

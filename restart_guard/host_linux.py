@@ -82,12 +82,13 @@ def identity(pid: int) -> Identity | None:
 
 def everybody() -> Iterator[Facts]:
     """All processes that we may see, once."""
-    for entry in os.scandir(_PROC):
-        if entry.name.isdecimal():
-            with suppress(OSError, IndexError, ValueError):
-                found = facts(int(entry.name))
-                if found is not None:
-                    yield found
+    with os.scandir(_PROC) as entries:  # closed also where not all are looked at
+        for entry in entries:
+            if entry.name.isdecimal():
+                with suppress(OSError, IndexError, ValueError):
+                    found = facts(int(entry.name))
+                    if found is not None:
+                        yield found
 
 
 def look(pid: int) -> Look:

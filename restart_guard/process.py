@@ -148,6 +148,14 @@ def matches(pid: int, program: Program) -> bool | None:
         return None
 
 
+def runs_module(pid: int, name: str) -> bool:
+    """Whether it is Python with this module as its program."""
+    with suppress(OSError):
+        argv = host.look(pid).argv
+        return list(argv[1:3]) == ["-m", name]
+    return False
+
+
 class Launch(NamedTuple):
     """How a target is started; ``directory`` is its working directory, ``umask`` -1 for ours.
 

@@ -52,11 +52,18 @@ class How(NamedTuple):
     settle: bool = True
 
 
+_RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
+"""The commands after which a target is to run."""
+
+
 def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B008 (immutable)
     """Do what a command asks of one target. What goes wrong is in the answer, never raised."""
     try:
         with target.lock.held(wait_s=how.wait_s):
             seen = observe([target], search_stopped=command is not Command.TICK)[target.name]
+            if seen.who is not None and command in _RUNNING and _is_unfenced(target, seen.who):
+                drain.drain(target, seen.who, Stop(force=True))
+                seen = observe([target], search_stopped=True)[target.name]
             return _do(target, seen, command, how)
     except BusyError as error:
         return Done(target.name, ok=True, text=str(error), busy=True)
@@ -64,6 +71,12 @@ def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B
         return Done(target.name, ok=False, text=f"its process may not be touched: {error.strerror}.")
     except GuardError as error:
         return Done(target.name, ok=False, text=str(error))
+
+
+def _is_unfenced(target: Guarded, who: Identity) -> bool:
+    """Whether it is of a group and would outlive its host's permit: a worker whose fence was killed, or what was
+    started before there was a group. Neither may be taken for the target."""
+    return target.permit is not None and not process.runs_module(who.pid, "restart_guard.fence")
 
 
 def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:

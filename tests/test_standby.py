@@ -1,6 +1,5 @@
 """A group of hosts: never two run the targets, and one takes over within the lease. Real processes, a real Redis."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from restart_guard import config as config_file
-from restart_guard import host
 from restart_guard.errors import ConfigError
 from tests.conftest import Database, Guard
 from tests.hosts import Group, of
@@ -21,19 +19,6 @@ def group(tmp_path: Path, redis_server: RedisServer) -> Iterator[Group]:
     one = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n')
     yield one
     one.end()
-
-
-def test_a_fence_that_is_killed_takes_its_target_along(group: Group) -> None:
-    """And what the target has started in its session; the watch then brings both back, and there are never two."""
-    group.start("a")
-    leader = group.leader()
-    pid = group.lines()[-1].pid
-    fence = int((leader.guard.directory / "run.py.pid").read_text())
-    assert fence != pid
-    os.kill(fence, signal.SIGKILL)
-    wait_until(lambda: group.lines()[-1].pid != pid, what="another target")
-    assert not any(one.pid == pid and not one.dead for one in host.everybody())
-    group.check()
 
 
 def test_a_clean_end_hands_over_at_once(group: Group) -> None:
@@ -94,6 +79,23 @@ def test_a_standby_host_starts_nothing(group: Group) -> None:
     assert leader.guard("start", "web").code == 0
     wait_until(lambda: len(group.lines()) > count, what="the target")
     group.check()
+
+
+def test_status_tells_who_leads(group: Group) -> None:
+    """A target that another host runs is stopped here (3), though its pid lock is there."""
+    group.start("a", "b")
+    leader = group.leader()
+    (other,) = group.others(leader)
+    found = leader.guard("status")
+    assert (found.code, found.out.endswith("(this host leads)\n"), "relaunched" in found.out) == (0, True, False)
+    assert other.guard("start", "web").code == 0
+    why = f"this host stands by; {leader.name} leads"
+    wait_until(lambda: other.guard("status", "--json").json[0]["why"] == why, what="who leads")
+    found = other.guard("status", "--json")
+    assert (found.code, found.json[0]["state"], found.json[0]["pid_lock"] is not None) == (3, "stopped", True)
+    other.end()
+    (other.guard.state / "standby-g.json").unlink()
+    assert "who leads is not known here" in other.guard("status").out
 
 
 def test_cron_may_start_one_each_minute(group: Group) -> None:
