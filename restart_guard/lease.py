@@ -1,9 +1,11 @@
 """Who of several hosts may run the targets: a lease that is judged by its changes, seen on one's own clock. Pure.
 
 The lease is one value in Redis. Its holder changes it each beat by compare-and-set and may act until ``fence`` after a
-good renewal was *sent*. All others watch; who has seen it unchanged for a whole ``lease`` may set it to their own.
-Neither the key's TTL nor anybody's wall clock decides anything: a value that vanishes, an empty server, a clock that
-jumps only make others wait anew.
+good renewal was *sent*. All others watch; who has seen it unchanged for a whole ``lease`` may act in turn, having set
+it to their own a ``gap`` before. Neither the key's TTL nor anybody's wall clock decides anything: a value that
+vanishes, an empty server, a clock that jumps only make others wait anew.
+
+A holder that hands over names an heir, who need not wait.
 
 Times are seconds of CLOCK_BOOTTIME of the own host, which goes on through a suspend. The protocol needs fence + gap +
 beat < lease; what it cannot cover is told in the README.
@@ -28,34 +30,41 @@ class Mark(NamedTuple):
     """A value of the lease: who set it, in which life of theirs, and the how manieth of it.
 
     ``kind`` is empty for a holder's; a released lease is nobody's, a candidate's marks an empty key to be watched.
+    ``heir`` is the life of the only one that may take a released lease at once; with none all may.
     """
 
     node: str
     life: str
     number: int = 0
     kind: str = ""
+    heir: str = ""
 
     @property
     def text(self) -> str:
-        return "|".join([self.kind, self.node, self.life, str(self.number)])
+        return "|".join([self.kind, self.node, self.life, str(self.number), *([self.heir] if self.heir else [])])
 
     @classmethod
     def parse(cls, text: str) -> "Mark":
         """Whatever stands there: what is none of ours is somebody else's, and watched like any other value."""
         kind, _, rest = text.partition("|")
         node, _, rest = rest.partition("|")
-        life, _, number = rest.partition("|")
-        if number.isdecimal() and kind in ("", RELEASED, CANDIDATE) and cls(node, life, int(number), kind).text == text:
-            return cls(node, life, int(number), kind)
+        life, _, rest = rest.partition("|")
+        number, _, heir = rest.partition("|")
+        if number.isdecimal() and kind in ("", RELEASED, CANDIDATE):
+            mark = cls(node, life, int(number), kind, heir)
+            if mark.text == text:
+                return mark
         return cls(text, "?", 0, "")
 
 
 class View(NamedTuple):
     """What a node knows. ``me`` is the mark that it set last, ``until`` when it must have stopped acting: 0 when it
-    does not lead. It may act only once the lease is ``confirmed``.
+    does not lead. It may act only once the lease is ``confirmed``, an heir ``early_until`` a moment of its own.
 
     ``seen`` is the value as last read, ``seen_at`` when that was first read; ``contact_at`` when the last good read was
     sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the claim's answer came.
+    ``past`` has the latest values but not what they were: since when each was seen, and after which moment it was
+    written.
     """
 
     me: Mark
@@ -66,13 +75,19 @@ class View(NamedTuple):
     seen_at: float = 0.0
     contact_at: float = float("-inf")
     watching_since: float = 0.0
+    early_until: float = 0.0
+    past: tuple[tuple[float, float], ...] = ()
 
     @property
     def leads(self) -> bool:
         return self.until > 0
 
+    @property
+    def acts_until(self) -> float:
+        return self.until if self.confirmed else min(self.until, self.early_until)
+
     def may_act(self, now: float) -> bool:
-        return self.confirmed and now < self.until
+        return now < self.acts_until
 
 
 class Change(NamedTuple):
@@ -92,9 +107,12 @@ class Span(NamedTuple):
 def read(view: View, value: str | None, span: Span, times: Times) -> View:
     """After a good read. Silence counts only as long as we were there to hear."""
     if span.came - view.contact_at > times.gap:
-        return view._replace(seen=value, seen_at=span.came, contact_at=span.sent, watching_since=span.came)
-    seen_at = span.came if value != view.seen else view.seen_at
-    return view._replace(seen=value, seen_at=seen_at, contact_at=span.sent)
+        return view._replace(seen=value, seen_at=span.came, contact_at=span.sent, watching_since=span.came, past=())
+    if value != view.seen:
+        # A read that was sent after these gave another value, so this one was written later.
+        kept = [one for one in view.past if span.came - one[0] <= 2 * times.lease]
+        view = view._replace(seen=value, seen_at=span.came, past=(*kept, (span.came, view.contact_at)))
+    return view._replace(contact_at=span.sent)
 
 
 def wanted(view: View, now: float, times: Times) -> Change | None:
@@ -105,12 +123,16 @@ def wanted(view: View, now: float, times: Times) -> Change | None:
         return Change(view.seen, new) if now < view.until and _may_renew(view, mark) else None
     if mark is None:
         return Change(None, new._replace(kind=CANDIDATE))
-    has_watched = now - view.watching_since >= times.lease
+    # What is claimed now may be acted upon a gap later.
+    is_silent = now - view.seen_at >= times.lease - times.gap
     # Who has handed over does not take it back at once.
-    handed_over = mark.kind == RELEASED and mark.node != view.me.node
-    if has_watched and (now - view.seen_at >= times.lease or handed_over):
-        return Change(view.seen, new)
-    return None
+    is_free = mark.kind == RELEASED and (mark.heir == view.me.life or (not mark.heir and mark.node != view.me.node))
+    return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None
+
+
+def has_watched(view: View, now: float, times: Times) -> bool:
+    """Whether it has watched for long enough to claim the lease, or to be an heir."""
+    return now - view.watching_since >= times.lease - times.gap
 
 
 def _may_renew(view: View, mark: Mark | None) -> bool:
@@ -127,14 +149,31 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
     A claim alone gives no right to act: a failover may lose it before anybody else has read it, and another node, which
     knows the silence as well, takes the lease once more. It is confirmed by a renewal that was sent a gap later: by
     then each node has read it, or counts its silence anew.
+
+    An heir may act until then, as far as it can tell that nobody has known a silence of a whole lease: should all be
+    lost that was written since others last read, they have seen a value that was there within a gap of the release.
     """
     view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
     if change.new.kind or not acknowledged:
         return view
+    until = span.sent + times.fence
     if not view.leads:
-        return view._replace(until=span.sent + times.fence, claimed_at=span.came, confirmed=False)
+        is_heir = change.expected is not None and Mark.parse(change.expected).heir == change.new.life
+        early = _nobody_acts_before(view, times) - times.beat if is_heir else 0.0
+        early = early if early >= span.came + times.gap + times.beat else 0.0
+        return view._replace(until=until, claimed_at=span.came, confirmed=False, early_until=early)
     confirmed = view.confirmed or span.sent - view.claimed_at >= times.gap
-    return view._replace(until=span.sent + times.fence, confirmed=confirmed)
+    return view._replace(until=until, confirmed=confirmed)
+
+
+def _nobody_acts_before(view: View, times: Times) -> float:
+    """A lease after the earliest moment at which the present value but one, or any that was there up to a gap before,
+    can have been written. Zero when nothing is known of it."""
+    if not view.past:
+        return 0.0
+    there_at = view.past[-1][1] - times.gap
+    written_after = max((after for seen_at, after in view.past if seen_at <= there_at), default=-times.lease)
+    return written_after + times.lease
 
 
 def unclear(view: View, change: Change) -> View:
@@ -148,7 +187,7 @@ def next_beat(view: View, now: float, times: Times) -> float:
     if view.leads and not view.confirmed:
         moments.append(view.claimed_at + times.gap - now)
     elif not view.leads:
-        moments += [view.seen_at + times.lease - now, view.watching_since + times.lease - now]
+        moments += [since + times.lease - times.gap - now for since in (view.seen_at, view.watching_since)]
     return min((moment for moment in moments if moment > 0), default=times.beat)
 
 
@@ -158,6 +197,8 @@ def why_lost(view: View, now: float) -> str:
         return ""
     if now >= view.until:
         return "the lease could not be renewed in time"
+    if view.early_until and not view.confirmed and now >= view.early_until:
+        return "the lease could not be confirmed in time"
     mark = None if view.seen is None else Mark.parse(view.seen)
     if mark is not None and not _may_renew(view, mark):
         return f"{mark.node} has the lease"
@@ -166,9 +207,9 @@ def why_lost(view: View, now: float) -> str:
 
 def stepped_down(view: View, life: str) -> View:
     """A watcher again, in another life: what it set as a leader is then anybody's."""
-    return view._replace(me=Mark(view.me.node, life), until=0.0, confirmed=False)
+    return view._replace(me=Mark(view.me.node, life), until=0.0, confirmed=False, early_until=0.0)
 
 
-def released(view: View) -> Change:
-    """A clean end, once nothing of ours acts any more: the others need not wait."""
-    return Change(view.seen, view.me._replace(number=view.me.number + 1, kind=RELEASED))
+def released(view: View, heir: str) -> Change:
+    """A clean end, once nothing of ours acts any more: the others need not wait, or if there is an heir only that."""
+    return Change(view.seen, view.me._replace(number=view.me.number + 1, kind=RELEASED, heir=heir))

@@ -4,25 +4,30 @@ Every beat opens its own connection, so that after a failover the Sentinels are 
 goes on writing to a demoted master for seconds. All waits are shorter than a beat.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import msgspec
 import redis
 
 from restart_guard import clock
+from restart_guard.errors import StoreError
 from restart_guard.lease import Change, Span
 from restart_guard.redis_client import connected
 from restart_guard.settings import Redis
 from restart_guard.values import Duration
 
 _LITTER_LEASES = 10  # the key's TTL, in leases: it only clears away what nobody uses any more
-_NEWS = ":json"
 
 
-def key_of(group: str) -> str:
-    return f"restart-guard:{{{group}}}:lease"
+def _key(group: str, what: str) -> str:
+    return f"restart-guard:{{{group}}}:{what}"
+
+
+def news_channel(channel: str) -> str:
+    """Beside the plain heartbeats: the same with particulars, in JSON."""
+    return f"{channel}:json"
 
 
 class LeaseStore:
@@ -30,7 +35,8 @@ class LeaseStore:
 
     def __init__(self, client: redis.Redis, group: str, lease_s: float) -> None:
         self._client: Any = client
-        self._key = key_of(group)
+        self._key = _key(group, "lease")
+        self._heir_key = _key(group, "heir")
         self._ttl_ms = round(lease_s * _LITTER_LEASES * 1000)
 
     def read(self) -> tuple[str | None, Span]:
@@ -57,10 +63,20 @@ class LeaseStore:
             acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
         return True, acknowledged, Span(sent, came)
 
-    def tell(self, channel: str, news: dict[str, Any]) -> None:
+    def stand_ready(self, life: str, for_s: float) -> None:
+        """Be the heir, should the lease be released within this time; of several the last."""
+        self._client.set(self._heir_key, life, px=round(for_s * 1000))
+
+    def heir(self) -> str:
+        """The life of who stands ready; empty for nobody."""
+        value = self._client.get(self._heir_key)
+        return value.decode(errors="replace") if value else ""
+
+    def tell(self, channel: str, news: dict[str, Any], *, alive: bool = True) -> None:
         """``alive`` for whoever listens, and the same with its particulars on a channel beside."""
-        self._client.publish(channel, "alive")
-        self._client.publish(channel + _NEWS, msgspec.json.encode(news))
+        if alive:
+            self._client.publish(channel, "alive")
+        self._client.publish(news_channel(channel), msgspec.json.encode(news))
 
 
 @contextmanager
@@ -69,3 +85,21 @@ def open_store(settings: Redis, group: str, *, lease_s: float, timeout_s: float)
     brief = msgspec.structs.replace(settings, timeout=Duration(timeout_s))
     with connected(brief) as client:
         yield LeaseStore(client, group, lease_s)
+
+
+def listen(settings: Redis, channel: str, *, silence_s: float, hear: Callable[[dict[str, Any]], None]) -> NoReturn:
+    """Hand on the news as they come. Another connection is made when one fails or is silent for too long, and so after
+    a failover; what is said meanwhile is missed, and nothing depends on it."""
+    brief = msgspec.structs.replace(settings, timeout=Duration(silence_s))
+    while True:
+        with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as found:
+            subscription: Any = found
+            subscription.subscribe(news_channel(channel))
+            heard_at = clock.monotonic()
+            while clock.monotonic() - heard_at < silence_s:
+                message = subscription.get_message(timeout=silence_s)
+                if message is not None:
+                    heard_at = clock.monotonic()
+                    with suppress(msgspec.DecodeError):
+                        hear(msgspec.json.decode(message["data"], type=dict[str, Any]))
+        clock.sleep(silence_s / 10)

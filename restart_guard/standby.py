@@ -32,7 +32,7 @@ from restart_guard.guarded import Stop
 from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.leadership import Leadership
 from restart_guard.lease import Change, Mark, Span, View
-from restart_guard.lease_store import open_store
+from restart_guard.lease_store import listen, open_store
 from restart_guard.lock import held
 from restart_guard.messages import Language
 from restart_guard.permit import Permit
@@ -40,6 +40,7 @@ from restart_guard.settings import Config
 from restart_guard.standby_status import lock_name, settings_of
 
 KIND = "standby"
+_LEAST_SILENCE_S = 2.0
 _AT_ONCE = Stop(timeout_s=0, force=True)
 
 Say = Callable[[str], None]
@@ -109,6 +110,9 @@ class _Member:
             # What runs here unfenced, from before there was a group or because its fences were killed.
             permit.write(self._permit, Permit())
             self._targets.end(Stop(timeout_s=self._times.fence, force=True))
+        silence_s = max(_LEAST_SILENCE_S, 5 * self._times.beat)
+        news = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=self._hear)
+        Thread(target=news, daemon=True).start()
         while True:
             self._beat()
             self._collect()
@@ -134,14 +138,16 @@ class _Member:
                 self._see(value, span)
                 if self._leave and not self._view.leads:
                     return
+                if not self._view.leads and lease.has_watched(self._view, clock.boottime(), self._times):
+                    store.stand_ready(self._view.me.life, self._times.gap)
                 change = lease.wanted(self._view, clock.boottime(), self._times)
                 if change is not None:
                     done, acknowledged, span = store.change(change, self._acks or 0, self._times.beat / 2)
                     if done:
                         self._changed(change, span, acknowledged=acknowledged)
                     change = None
-                if self._view.confirmed:
-                    store.tell(self._settings.channel, {"group": self._settings.group, **self._news()})
+                if self._view.may_act(clock.boottime()):
+                    store.tell(self._settings.channel, self._news())
         except StoreError:
             if change is not None:
                 self._view = lease.unclear(self._view, change)
@@ -168,7 +174,7 @@ class _Member:
             mark = None if change.expected is None else Mark.parse(change.expected)
             self._nobody_since = self._view.seen_at if mark is not None and mark.kind != lease.CANDIDATE else None
         self._view = lease.written(self._view, change, span, self._times, acknowledged=acknowledged)
-        if self._view.confirmed:
+        if self._view.may_act(clock.boottime()):
             if self._targets.acts or self._targets.is_ending:  # they may drain as long as the lease is ours
                 self._allow()
             self._keep()
@@ -230,7 +236,7 @@ class _Member:
             self._lead(why)
 
     def _lead(self, why_no_token: str) -> None:
-        permit.write(self._permit, Permit(self._view.until, self._token))
+        permit.write(self._permit, Permit(self._view.acts_until, self._token))
         self._targets.begin()
         self._keep()
         gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
@@ -265,7 +271,9 @@ class _Member:
         self._give_up()
         if view.leads:
             with suppress(StoreError), self._store() as store:
-                store.change(lease.released(view), 0, 0.0)
+                heir = store.heir() if view.may_act(clock.boottime()) else ""
+                store.change(lease.released(view, heir), 0, 0.0)
+                store.tell(self._settings.channel, self._news() | {"released": True}, alive=False)
 
     def _give_up(self) -> None:
         permit.write(self._permit, Permit())
@@ -274,14 +282,20 @@ class _Member:
         self._keep()
 
     def _allow(self) -> None:
-        permit.write(self._permit, Permit(self._view.until, self._token, starts=self._targets.acts))
+        permit.write(self._permit, Permit(self._view.acts_until, self._token, starts=self._targets.acts))
 
     def _keep(self) -> None:
         standby_kept.save(self._config, self._view, self._token)
         self._kept_at = clock.boottime()
 
     def _news(self) -> dict[str, Any]:
-        return {"node": self.node, "number": self._view.me.number, "token": self._token, "acting": self._targets.acts}
+        """Whoever has a use for it may listen; other members only look when one releases the lease."""
+        told = {"group": self._settings.group, "node": self.node, "number": self._view.me.number}
+        return told | {"token": self._token, "acting": self._targets.acts, "released": False}
+
+    def _hear(self, news: dict[str, Any]) -> None:
+        if news.get("released") and news.get("group") == self._settings.group:
+            self._post(lambda _: None, None)
 
     def _post(self, take: Callable[[Any], None], result: Any) -> None:
         self._results.put((take, result))

@@ -26,14 +26,14 @@ def test_nobody_leads_before_a_whole_lease_of_watching() -> None:
     assert change.new.kind == CANDIDATE
     view = lease.written(view, change, Span(100.0, 100.0), TIMES)
     assert not view.leads
-    for at in range(101, 110):
+    for at in range(101, 108):
         view, change = beat(view, view.seen, float(at))
         assert change is None
-    view, change = beat(view, view.seen, 110.0)
+    view, change = beat(view, view.seen, 108.0)
     assert change is not None
-    view = lease.written(view, change, Span(110.0, 110.1), TIMES)
-    assert (view.leads, view.until, view.may_act(110.2)) == (True, 114.0, False)
-    for sent, confirmed in ((111.0, False), (112.0, False), (112.1, True)):
+    view = lease.written(view, change, Span(108.0, 108.1), TIMES)
+    assert (view.leads, view.until, view.may_act(108.2)) == (True, 112.0, False)
+    for sent, confirmed in ((109.0, False), (110.0, False), (110.1, True)):
         view, change = beat(view, view.seen, sent)
         assert change is not None
         view = lease.written(view, change, Span(sent, sent), TIMES)
@@ -69,13 +69,34 @@ def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> 
 
 
 def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
-    gone = lease.released(leader()).new.text
+    gone = lease.released(leader(), "").new.text
     assert gone == f"{RELEASED}|a|1|8"
     watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7", 99.0, 99.5, 80.0)
     _, change = beat(watching, gone, 100.0)
     assert change == lease.Change(gone, Mark("b", "2", 1))
     _, change = beat(watching._replace(watching_since=95.0), gone, 100.0)
     assert change is None
+
+
+def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
+    """Until it is confirmed; but not when it was away just before, and so cannot know what others have seen."""
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, None, 80.0, 80.0, 80.0)
+    for at in range(81, 100):
+        watching, change = beat(watching, f"|a|1|{at}", float(at))
+        assert change is None
+    gone = lease.released(leader(), "2").new.text
+    view, change = beat(watching, gone, 99.5)
+    assert change is not None
+    view = lease.written(view, change, Span(99.5, 99.6), TIMES)
+    assert (view.confirmed, view.may_act(99.6), view.may_act(103.4), view.may_act(103.5)) == (False, True, True, False)
+    assert beat(watching._replace(me=Mark("c", "3")), gone, 99.5)[1] is None
+    # Others may know silences of nearly a lease: of a holder that was slow, or that we have hardly seen.
+    for past in (watching.past[-1:], watching.past[:-7]):
+        view, change = beat(watching._replace(past=past), gone, 99.5)
+        assert change is not None
+        view = lease.written(view, change, Span(99.5, 99.6), TIMES)
+        assert (view.leads, view.may_act(99.6)) == (True, False)
+    assert beat(watching, gone, 101.1)[1] is None
 
 
 def test_silence_counts_only_while_we_are_there() -> None:
@@ -87,7 +108,7 @@ def test_silence_counts_only_while_we_are_there() -> None:
 
 
 def test_marks_survive_their_text() -> None:
-    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED), Mark("a", "b", 12, CANDIDATE)):
+    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, "heir"), Mark("a", "b", 12, CANDIDATE)):
         assert Mark.parse(mark.text) == mark
 
 
@@ -106,11 +127,13 @@ class World:
         self.faults = faults
         self.value: str | None = None
         self.past: list[str | None] = [None]
+        self.heir = ""
         self.now = 0.0
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.count = 0
         self.leading: list[tuple[float, float, str]] = []
         self.last_reset = -100.0
+        self.handed_over = self.early = 0
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         self.count += 1
@@ -172,7 +195,11 @@ class Node:
         if lease.why_lost(self.view, at):
             self.view = lease.stepped_down(self.view, f"{self.world.chance.random()}")
         change = lease.wanted(self.view, at, TIMES)
-        if change is None:
+        if self.view.may_act(at) and self.world.happens("leave"):
+            self.leave(at)
+        elif change is None:
+            if not self.view.leads and lease.has_watched(self.view, at, TIMES):
+                self.world.heir = self.view.me.life
             self.again()
         else:
             self.write(change, at)
@@ -191,11 +218,23 @@ class Node:
         self.world.later(self.world.delay(), there)
 
     def done(self, change: lease.Change, sent_at: float) -> None:
-        self.view = lease.written(self.view, change, Span(sent_at, self.clock()), TIMES)
+        if change.new.kind != RELEASED:
+            self.view = lease.written(self.view, change, Span(sent_at, self.clock()), TIMES)
         if self.view.may_act(self.clock()):
             # It acts from now until its deadline, whatever becomes of the process: the fence ends it.
-            self.world.leading.append((self.world.now, self.view.until - self.offset, self.name))
+            self.world.leading.append((self.world.now, self.view.acts_until - self.offset, self.name))
+            self.world.early += not self.view.confirmed
         self.again()
+
+    def leave(self, at: float) -> None:
+        """Nothing of it acts any more; then the release is sent, at once or after a pause."""
+        leading, now = self.world.leading, self.world.now
+        leading[:] = [(begun, min(end, now) if name == self.name else end, name) for begun, end, name in leading]
+        change = lease.released(self.view, self.world.heir if self.world.chance.random() < 0.8 else "")
+        self.view = lease.stepped_down(self.view, f"{self.world.chance.random()}")
+        self.world.handed_over += 1
+        pause = self.world.chance.random() * 30 if self.world.happens("pause") else 0.0
+        self.world.later(pause, lambda: self.write(change, at + pause))
 
     def refused(self, _change: lease.Change, _sent_at: float) -> None:
         self.again()
@@ -206,7 +245,7 @@ class Node:
 
 
 FAULTS: dict[str, Any] = {
-    name: st.sampled_from([0.0, 0.02, 0.2]) for name in ("lost", "slow", "pause", "reborn", "reset")
+    name: st.sampled_from([0.0, 0.02, 0.2]) for name in ("lost", "slow", "pause", "reborn", "reset", "leave")
 }
 
 
