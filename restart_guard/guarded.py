@@ -5,7 +5,7 @@ import pwd
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from restart_guard.pidlock import PidLock, Record
 from restart_guard.process import Launch
 from restart_guard.settings import Config, Redis, Target
 from restart_guard.values import parse_environment
+
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 class Guarded(NamedTuple):
@@ -116,21 +118,35 @@ def launch_of(target: Guarded, ticket: str) -> Launch:
     """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
     settings = target.settings
     words = command_words(settings, settings.command, target.program.path)
+    around = environment(target) | {process.TICKET: ticket}
     if target.permit is not None:
-        words = [sys.executable, "-m", "restart_guard.fence", str(target.permit), "--", *words]
+        words, around = _fenced(target.permit, words, around)
     return Launch(
         words,
         target.program.path.parent,
-        environment(target) | {process.TICKET: ticket},
+        around,
         settings.log_file,
         umask=int(settings.umask, 8) if settings.umask is not None else -1,
         user=account(settings.user),
     )
 
 
+def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """A command behind a fence, whose own Python takes nothing that is meant for the target's."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
+    theirs = {name: value for name, value in around.items() if name.startswith("PYTHON")}
+    changes = [name for name in ours if name not in theirs]
+    changes += [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
+    plain = {name: value for name, value in around.items() if name not in theirs}
+    # Files of its folder must not stand in for modules of ours (python -P).
+    command = [sys.executable, "-P", "-m", "restart_guard.fence", str(path), process.FENCE, *changes, "--", *words]
+    return command, {**plain, **ours, process.FENCE: "1"}
+
+
 def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: float) -> Hook:
     """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
-    more = {"RESTART_GUARD_PID": str(who.pid)} if who is not None else {}
+    more = {"RESTART_GUARD_PID": str(process.behind_fence(who).pid)} if who is not None else {}
     # What it starts is not the target's: it must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != process.MARK}
     words = command_words(target.settings, command, target.program.path)

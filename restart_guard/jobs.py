@@ -37,21 +37,21 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
         folder = log_dir(config)
         return Job(name, " ".join(schedule.split()), words, folder / log, folder / "crontab_error.log", weekly)
 
-    yield job("tick", timer.restart, _command(config, "restart"), "restart.log")
+    yield job("tick", timer.restart, command(config, "restart"), "restart.log")
     if config.standby is not None:
-        yield job("standby", _MINUTELY, _command(config, "standby", "--for", "1m"), "standby.log")
+        yield job("standby", _MINUTELY, command(config, "standby", "--for", "1m"), "standby.log")
     # Whoever leads a group watches its targets.
     watched = [name for name in config.targets if name not in config.standby_targets]
     if watch and watched:
         names = watched if len(watched) < len(config.targets) else []
-        yield job("watch", _MINUTELY, _command(config, "watch", "--wait", "--for", "1m", *names), "watch.log")
+        yield job("watch", _MINUTELY, command(config, "watch", "--wait", "--for", "1m", *names), "watch.log")
     if config.checks:
         yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
         late = ("--late", f"{delay_s:.0f}s") if delay_s else ()
-        yield job("catch-up", _CATCH_UP, _command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
+        yield job("catch-up", _CATCH_UP, command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
     for name, refresh in config.refreshes.items():
         if refresh.schedule is not None:
-            yield job(f"refresh-{_plain(name)}", refresh.schedule, _command(config, "refresh", name), "refresh.log")
+            yield job(f"refresh-{_plain(name)}", refresh.schedule, command(config, "refresh", name), "refresh.log")
 
 
 def _plain(name: str) -> str:
@@ -64,7 +64,7 @@ def log_dir(config: Config) -> Path:
     return config.timer.log_dir if config.timer and config.timer.log_dir else config.state_dir / "logs"
 
 
-def _command(config: Config, *words: str) -> tuple[str, ...]:
+def command(config: Config, *words: str) -> tuple[str, ...]:
     """The command as this interpreter has it; a venv's link to it must not be resolved, or it leaves the venv."""
     script = Path(sys.executable).with_name("restart-guard")
     program = (str(script),) if script.exists() else (sys.executable, "-m", "restart_guard")
@@ -76,4 +76,4 @@ def _check_command(config: Config) -> tuple[str, ...]:
     script = _SBIN / "restart_get_redis.sh"
     if os.access(script, os.X_OK) and config.path == _SBIN.parent / "config.toml":
         return (str(script),)
-    return _command(config, "check-redis")
+    return command(config, "check-redis")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from restart_guard.backoff import Crashes
 from restart_guard.beside import beside
 from restart_guard.errors import GuardError
 from restart_guard.guarded import Guarded, Stop
+from restart_guard.jobs import command
 from restart_guard.lifecycle import Command
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
@@ -52,9 +52,8 @@ class Leadership:
         """Start the watch, also when it has ended; it ends with us, or each of us that is killed would leave one."""
         if not self._targets or (self._watch is not None and self._watch.poll() is None):
             return
-        command = [sys.executable, "-m", "restart_guard", "-q", "-c", str(self._config.path)]
         self._watch = subprocess.Popen(
-            [*command, "watch", "--wait", *self._targets],
+            command(self._config, "watch", "--wait", *self._targets),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (only a prctl)

@@ -148,12 +148,30 @@ def matches(pid: int, program: Program) -> bool | None:
         return None
 
 
-def runs_module(pid: int, name: str) -> bool:
-    """Whether it is Python with this module as its program."""
-    with suppress(OSError):
-        argv = host.look(pid).argv
-        return list(argv[1:3]) == ["-m", name]
-    return False
+FENCE = "RESTART_GUARD_FENCE"
+"""In the environment of a fence, and not of what is behind it."""
+
+
+def is_fence(pid: int) -> bool:
+    """Whether a process stands between us and a target of a standby group."""
+    return host.environment_entry(pid, FENCE) is not None
+
+
+def behind_fence(who: Identity) -> Identity:
+    """The program itself: the eldest child of its fence, if there is one between."""
+    if not is_fence(who.pid):
+        return who
+    children = [one for one in host.everybody() if one.parent == who.pid and one.session == who.pid and not one.dead]
+    first = min(children, key=lambda one: one.started, default=None)
+    return who if first is None else Identity(first.pid, first.started, who.boot)
+
+
+def of_launch(who: Identity, ticket: str) -> list[Facts]:
+    """The living others of a process's session, and those that carry its launch's ticket; not we ourselves."""
+    found = {one.pid: one for one in kin(who)}
+    others = [one for one in host.everybody() if not one.dead and one.pid not in (who.pid, os.getpid())]
+    carriers = [one for one in others if ticket and host.environment_entry(one.pid, TICKET) == ticket]
+    return list({**found, **{one.pid: one for one in carriers}}.values())
 
 
 class Launch(NamedTuple):
@@ -233,8 +251,12 @@ def _open_log(path: Path) -> int:
 
 
 def end(who: Identity, others: Iterable[Facts], number: int) -> None:
-    """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first."""
-    _signal(who, number)
+    """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
+
+    A fence would hand on what its target gets as one of the others.
+    """
+    if number == signal.SIGKILL or not is_fence(who.pid):
+        _signal(who, number)
     for other in others:
         with suppress(PermissionError):
             _signal(Identity(other.pid, other.started, who.boot), number)

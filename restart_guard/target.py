@@ -76,7 +76,7 @@ def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B
 def _is_unfenced(target: Guarded, who: Identity) -> bool:
     """Whether it is of a group and would outlive its host's permit: a worker whose fence was killed, or what was
     started before there was a group. Neither may be taken for the target."""
-    return target.permit is not None and not process.runs_module(who.pid, "restart_guard.fence")
+    return target.permit is not None and not process.is_fence(who.pid)
 
 
 def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:
@@ -302,10 +302,11 @@ def _reload(target: Guarded, who: Identity) -> Done:
             return Done(target.name, ok=False, text=f"reload_command failed: {ran}", event=f"failed to reload: {ran}")
     else:
         number = signal.Signals[f"SIG{settings.reload_signal.removeprefix('SIG')}"]
-        if not host.survives(who.pid, number):
+        program = process.behind_fence(who)
+        if not host.survives(program.pid, number):
             text = f"{number.name} would end it, since it does not handle that signal; nothing was sent"
             return Done(target.name, ok=False, text=text)
-        host.send(who, number)
+        host.send(program, number)
     if host.wait(who, settings.min_uptime):
         text = f"ended within {span(settings.min_uptime)} of the reload"
         return Done(target.name, ok=False, text=text, event=f"failed to reload: {text}")

@@ -1,5 +1,6 @@
 """Whatever a target of a group is, it ends with its fence, and its fence with the permit of its host."""
 
+import json
 import os
 import signal
 import time
@@ -138,5 +139,108 @@ def test_a_paused_hand_over_starts_nothing(tmp_path: Path, redis_server: RedisSe
         time.sleep(0.2)
         assert {one.pid for one in group.lines()} == {pid}
         assert not living(fence)
+    finally:
+        group.end()
+
+
+def test_python_of_the_target_is_not_the_fence_s(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Modules beside the program and a PYTHONPATH of its own are for the program alone; nothing of ours reaches it."""
+    group = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n')
+    group.program = STAMPER + "import json, mine\nopen('seen', 'w').write(json.dumps(dict(os.environ)))\nstamp()\n"
+    try:
+        one = group.add("a")
+        folder = one.guard.directory / "app"
+        (folder / "lib").mkdir(parents=True)
+        (one.guard.directory / "run.py").rename(folder / "run.py")
+        (folder / "select.py").write_text("raise RuntimeError\n")
+        (folder / "lib/mine.py").touch()
+        (folder / "lib/pathlib.py").write_text((Path(os.__file__).parent / "pathlib.py").read_text())
+        text = one.guard.config.read_text().replace('"run.py"', '"app/run.py"')
+        text = text.replace("min_uptime", f'environment.PYTHONPATH = "{folder}/lib"\nmin_uptime')
+        one.guard.config.write_text(text)
+        one.join()
+        group.leader()
+        wait_until(lambda: (folder / "seen").exists() and (folder / "seen").read_text(), what="its environment")
+        seen = json.loads((folder / "seen").read_text())
+        assert seen["PYTHONPATH"] == f"{folder}/lib"
+        assert "RESTART_GUARD_FENCE" not in seen
+    finally:
+        group.end()
+
+
+GENTLE = (
+    STAMPER
+    + """\
+import signal
+def end(number, frame):
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")
+    os._exit(1)
+if os.fork() == 0:
+    def drain(number, frame):
+        time.sleep(0.7)
+        os.write(1, b"drained\\n")
+        os._exit(0)
+    signal.signal(signal.SIGTERM, drain)
+    while True:
+        time.sleep(1)
+for number in (signal.SIGTERM, signal.SIGALRM):
+    signal.signal(number, end)
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"reloaded\\n"))
+stamp()
+"""
+)
+
+
+@pytest.fixture
+def gentle(tmp_path: Path, redis_server: RedisServer) -> Iterator[Group]:
+    """A target with a log that says which signals came, and with a worker that takes its time."""
+    group = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n', program=GENTLE)
+    one = group.add("a")
+    text = one.guard.config.read_text().replace('stop_timeout = "1s"', 'stop_timeout = "5s"\nlog_file = "web.log"')
+    one.guard.config.write_text(text)
+    one.join()
+    group.leader()
+    yield group
+    group.end()
+
+
+def said(group: Group) -> str:
+    return (group.hosts["a"].guard.directory / "web.log").read_text()
+
+
+def test_a_drain_behind_a_fence_is_as_gentle_as_any(gentle: Group) -> None:
+    """The master ends at once, and not well; its worker has its time. Each gets the signal once."""
+    done = gentle.hosts["a"].guard("stop", "web")
+    assert done.code == 0, done
+    assert sorted(said(gentle).split()) == ["SIGTERM", "drained"]
+
+
+def test_a_reload_and_signals_by_hand_reach_the_program(gentle: Group) -> None:
+    """Through the pid that stands in the pid lock, which is the fence's."""
+    one = gentle.hosts["a"]
+    assert one.guard("restart", "--hot", "web").code == 0
+    wait_until(lambda: "reloaded" in said(gentle), what="the reload")
+    os.kill(fence_of(one), signal.SIGHUP)
+    wait_until(lambda: said(gentle).count("reloaded") == 2, what="another")
+    os.kill(fence_of(one), signal.SIGALRM)
+    wait_until(lambda: "SIGALRM" in said(gentle), what="its end")
+
+
+def test_what_has_hidden_is_fenced_too(tmp_path: Path, redis_server: RedisServer) -> None:
+    """A worker in a session of its own with an environment of its own descends from the fence all the same."""
+    hidden = "subprocess.Popen([sys.executable, *sys.argv], env={'HIDDEN': '1', 'RESTART_GUARD_LAUNCH': launch})\n"
+    program = (
+        STAMPER.replace("import os", "import subprocess, os")
+        + "launch = os.environ['RESTART_GUARD_LAUNCH']\nif 'HIDDEN' in os.environ:\n    os.setsid()\n    stamp()\n"
+        + f"{hidden}while True:\n    time.sleep(1)\n"
+    )
+    group = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n', 2.0, program)
+    try:
+        group.start("a", "b")
+        leader = group.leader()
+        leader.signal(signal.SIGKILL)
+        group.wait_for_another(leader)
+        group.wait_for_more(50)
+        group.check()
     finally:
         group.end()
