@@ -11,16 +11,20 @@ from typing import Any
 import msgspec
 
 from restart_guard import clock, fence, host, process, target
-from restart_guard.backoff import Crashes
+from restart_guard.backoff import Crashes, delay
 from restart_guard.beside import beside
-from restart_guard.errors import GuardError
+from restart_guard.errors import ExitCode, GuardError
 from restart_guard.guarded import Guarded, Stop
 from restart_guard.jobs import command
+from restart_guard.launch import how_it_ended
 from restart_guard.lifecycle import Command
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
 _AGAIN_S = 1.0
+_WELL_S = 10.0  # a watch that has lived for so long could be started
+_TRIES = 3
+_PATIENCE_S = 5.0  # for the end of a target, after all of its own time
 
 
 class Leadership:
@@ -31,7 +35,10 @@ class Leadership:
         self._targets = {one.name: one for one in targets}
         self._post = post
         self._watch: subprocess.Popen[bytes] | None = None
+        self._watched_at = self._watch_again_at = 0.0
+        self._failures = 0
         self._ending: dict[str, float] = {}
+        self._overdue_at = 0.0
         self._stop = Stop(force=True)
         self._said: dict[str, str] = {}
         self.acts = False
@@ -41,23 +48,50 @@ class Leadership:
         """Whether something of ours may still run."""
         return bool(self._ending)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it takes longer than all that a target may take."""
+        return self.is_ending and clock.monotonic() >= self._overdue_at
+
     def begin(self) -> None:
         """The pid locks are written, and a watch does the rest."""
         self.acts = True
+        self._failures, self._watch_again_at = 0, 0.0
         # In a thread: bringing many of them to the disk may take longer than a beat.
         beside(partial(_intend, self._targets.values()), partial(self._post, ""))
         self.keep_watching()
 
-    def keep_watching(self) -> None:
-        """Start the watch, also when it has ended; it ends with us, or each of us that is killed would leave one."""
+    def keep_watching(self) -> str:
+        """Start the watch, also when it has ended; why not, when that fails again and again.
+
+        It ends with us, or each of us that is killed would leave one.
+        """
+        now = clock.monotonic()
         if not self._targets or (self._watch is not None and self._watch.poll() is None):
-            return
-        self._watch = subprocess.Popen(
-            command(self._config, "watch", "--wait", *self._targets),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (only a prctl)
-        )
+            return ""
+        if self._watch is not None:
+            status = self._watch.returncode
+            # Somebody else's watch (75) does as well.
+            is_failure = now - self._watched_at < _WELL_S and status != ExitCode.BUSY
+            self._failures = self._failures + 1 if is_failure else 0
+            pause_s = delay(self._failures, first_s=_AGAIN_S, cap_s=_WELL_S) if self._failures else _AGAIN_S
+            self._watch, self._watch_again_at = None, now + pause_s
+            if self._failures >= _TRIES:
+                return f"its watch ended {self._failures} times at once, the last time with {how_it_ended(status)}"
+        if now >= self._watch_again_at:
+            self._watched_at = now
+            self._watch = subprocess.Popen(
+                command(self._config, "watch", "--wait", *self._targets),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (only a prctl)
+            )
+        return ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether what it began has proved itself."""
+        return self.acts and clock.monotonic() - self._watched_at >= _WELL_S
 
     def end(self, stop: Stop) -> None:
         """Nothing of ours acts any more: first nobody relaunches, then all end, however often it takes."""
@@ -67,6 +101,10 @@ class Leadership:
             self._watch.wait()
             self._watch = None
         self._stop = stop
+        settings = [one.settings for one in self._targets.values()]
+        drain_s = max((one.stop_timeout for one in settings), default=0.0) if stop.timeout_s is None else stop.timeout_s
+        before_s = max((one.pre_stop_timeout for one in settings if one.pre_stop is not None), default=0.0)
+        self._overdue_at = clock.monotonic() + before_s + drain_s + _PATIENCE_S
         for name in self._targets:
             if name not in self._ending:
                 self._yield(name)
@@ -76,22 +114,31 @@ class Leadership:
         job = partial(target.act, self._targets[name], Command.YIELD, How(self._stop, wait_s=_AGAIN_S))
         beside(job, partial(self._post, name))
 
-    def ended(self, name: str, result: Done) -> str:
+    def ended(self, name: str, result: Any) -> str:
         """What came of it, in words, if that is news. What could not be ended is tried again by ``end_again``."""
-        if result.ok and not result.busy:
-            self._ending.pop(name, None)
-            self._said.pop(name, None)
-            return f"{name}: {result.text}" if result.event is not None else ""
-        self._ending[name] = clock.monotonic() + _AGAIN_S
-        if self._said.get(name) == result.text:
+        done = result if isinstance(result, Done) else Done(name, ok=False, text=repr(result))
+        if name not in self._ending:
             return ""
-        self._said[name] = result.text
-        return f"{name} is not down yet: {result.text}"
+        if done.ok and not done.busy:
+            del self._ending[name]
+            self._said.pop(name, None)
+            return f"{name}: {done.text}" if done.event is not None else ""
+        self._ending[name] = clock.monotonic() + _AGAIN_S
+        if self._said.get(name) == done.text:
+            return ""
+        self._said[name] = done.text
+        return f"{name} is not down yet: {done.text}"
 
     def end_again(self) -> None:
         now = clock.monotonic()
         for name in [name for name, at in self._ending.items() if at <= now]:
             self._yield(name)
+
+    def abandon(self) -> list[str]:
+        """Wait no longer; the names of what may still run. Their fences end them when the permit is gone."""
+        names = list(self._ending)
+        self._ending.clear()
+        return names
 
 
 def _intend(targets: Iterable[Guarded]) -> None:

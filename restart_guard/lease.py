@@ -30,31 +30,35 @@ class Mark(NamedTuple):
     """A value of the lease: who set it, in which life of theirs, and the how manieth of it.
 
     ``kind`` is empty for a holder's; a released lease is nobody's, a candidate's marks an empty key to be watched.
-    ``heir`` is the life of the only one that may take a released lease at once; with none all may.
+    ``lease_ms`` is how long its setter has it, should the configs of the hosts differ. ``heir`` is the life of the only
+    one that may take a released lease at once; with none all may.
     """
 
     node: str
     life: str
     number: int = 0
     kind: str = ""
+    lease_ms: int = 0
     heir: str = ""
 
     @property
     def text(self) -> str:
-        return "|".join([self.kind, self.node, self.life, str(self.number), *([self.heir] if self.heir else [])])
+        words = [self.kind, self.node, self.life, str(self.number), str(self.lease_ms)]
+        return "|".join([*words, self.heir] if self.heir else words)
+
+    @property
+    def lease(self) -> float:
+        return self.lease_ms / 1000
 
     @classmethod
     def parse(cls, text: str) -> "Mark":
         """Whatever stands there: what is none of ours is somebody else's, and watched like any other value."""
-        kind, _, rest = text.partition("|")
-        node, _, rest = rest.partition("|")
-        life, _, rest = rest.partition("|")
-        number, _, heir = rest.partition("|")
-        if number.isdecimal() and kind in ("", RELEASED, CANDIDATE):
-            mark = cls(node, life, int(number), kind, heir)
+        kind, node, life, number, lease_ms, heir = [*text.split("|", 5), "", "", "", "", ""][:6]
+        if number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
+            mark = cls(node, life, int(number), kind, int(lease_ms), heir)
             if mark.text == text:
                 return mark
-        return cls(text, "?", 0, "")
+        return cls(text, "?")
 
 
 class View(NamedTuple):
@@ -63,8 +67,8 @@ class View(NamedTuple):
 
     ``seen`` is the value as last read, ``seen_at`` when that was first read; ``contact_at`` when the last good read was
     sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the claim's answer came.
-    ``past`` has the latest values but not what they were: since when each was seen, and after which moment it was
-    written.
+    ``silent_since`` is when the value that it claimed was first read. ``past`` has the latest values but not what they
+    were: since when each was seen, and after which moment it was written.
     """
 
     me: Mark
@@ -76,6 +80,7 @@ class View(NamedTuple):
     contact_at: float = float("-inf")
     watching_since: float = 0.0
     early_until: float = 0.0
+    silent_since: float = 0.0
     past: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -118,13 +123,13 @@ def read(view: View, value: str | None, span: Span, times: Times) -> View:
 def wanted(view: View, now: float, times: Times) -> Change | None:
     """What to write after the read of this beat."""
     mark = None if view.seen is None else Mark.parse(view.seen)
-    new = view.me._replace(number=view.me.number + 1, kind="")
+    new = view.me._replace(number=view.me.number + 1, kind="", lease_ms=round(times.lease * 1000))
     if view.leads:
         return Change(view.seen, new) if now < view.until and _may_renew(view, mark) else None
     if mark is None:
         return Change(None, new._replace(kind=CANDIDATE))
-    # What is claimed now may be acted upon a gap later.
-    is_silent = now - view.seen_at >= times.lease - times.gap
+    # What is claimed now may be acted upon a gap later. Its holder may count on a longer lease than ours.
+    is_silent = now - max(view.seen_at, view.watching_since) >= max(times.lease, mark.lease) - times.gap
     # Who has handed over does not take it back at once.
     is_free = mark.kind == RELEASED and (mark.heir == view.me.life or (not mark.heir and mark.node != view.me.node))
     return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None
@@ -153,27 +158,29 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
     An heir may act until then, as far as it can tell that nobody has known a silence of a whole lease: should all be
     lost that was written since others last read, they have seen a value that was there within a gap of the release.
     """
-    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
+    silent_since = view.silent_since if view.leads else view.seen_at
+    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came, silent_since=silent_since)
     if change.new.kind or not acknowledged:
         return view
     until = span.sent + times.fence
     if not view.leads:
-        is_heir = change.expected is not None and Mark.parse(change.expected).heir == change.new.life
-        early = _nobody_acts_before(view, times) - times.beat if is_heir else 0.0
+        before = Mark("", "") if change.expected is None else Mark.parse(change.expected)
+        is_heir = before.heir == change.new.life
+        early = _nobody_acts_before(view, min(times.lease, before.lease), times.gap) - times.beat if is_heir else 0.0
         early = early if early >= span.came + times.gap + times.beat else 0.0
         return view._replace(until=until, claimed_at=span.came, confirmed=False, early_until=early)
     confirmed = view.confirmed or span.sent - view.claimed_at >= times.gap
     return view._replace(until=until, confirmed=confirmed)
 
 
-def _nobody_acts_before(view: View, times: Times) -> float:
+def _nobody_acts_before(view: View, lease: float, gap: float) -> float:
     """A lease after the earliest moment at which the present value but one, or any that was there up to a gap before,
     can have been written. Zero when nothing is known of it."""
     if not view.past:
         return 0.0
-    there_at = view.past[-1][1] - times.gap
-    written_after = max((after for seen_at, after in view.past if seen_at <= there_at), default=-times.lease)
-    return written_after + times.lease
+    there_at = view.past[-1][1] - gap
+    written_after = max((after for seen_at, after in view.past if seen_at <= there_at), default=-lease)
+    return written_after + lease
 
 
 def unclear(view: View, change: Change) -> View:

@@ -112,7 +112,8 @@ def _payloads(
     found: list[tuple[str, Any]] = []
     if config.mysql is not None:
         line = entry.words.row(entry.outcome, language=language, log_path=_log_path(config, entry), at=local)
-        token = permit.read(config.permit).token if config.permit is not None else None
+        allowed = permit.read(config.permit) if config.permit is not None else permit.Permit()
+        token = allowed.token if allowed.holds() else None
         found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
     if config.ping is not None:
         signal = ping.SUCCESS if entry.outcome.ok else ping.FAIL

@@ -1,5 +1,6 @@
 """Every option there is: its name, type, default and what it expects in words. Values only; ``config`` reads them."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -229,11 +230,15 @@ class Config(Struct, frozen=True, kw_only=True):
         return tuple(self.targets) if self.standby.targets is None else self.standby.targets
 
     @property
+    def standby_name(self) -> str:
+        """What its group's files are called: a group's name may hold anything, a file's may not, and 255 bytes."""
+        group = quote(self.standby.group, safe="") if self.standby is not None else ""
+        return f"standby-{group if len(group) <= 100 else f'{group[:80]}-{zlib.crc32(group.encode()):08x}'}"
+
+    @property
     def permit(self) -> Path | None:
         """The file that says until when this host may run them."""
-        if self.standby is None:
-            return None
-        return self.state_dir / f"standby-{quote(self.standby.group, safe='')}.permit"
+        return None if self.standby is None else self.state_dir / f"{self.standby_name}.permit"
 
     @property
     def alert_channels(self) -> list[str]:

@@ -12,36 +12,39 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any
+
+import msgspec
 
 from restart_guard import (
     clock,
-    delivery,
+    fence,
     guard,
+    host,
     lease,
     mysql_epoch,
     permit,
     process,
     standby_kept,
     standby_messages,
+    standby_record,
 )
+from restart_guard.backoff import delay
 from restart_guard.beside import beside
-from restart_guard.errors import DeliveryError, GuardError, JournalError, StoreError
+from restart_guard.errors import DeliveryError, GuardError
 from restart_guard.guarded import Stop
-from restart_guard.journal import Event, Journal, new_run_id
 from restart_guard.leadership import Leadership
-from restart_guard.lease import Change, Mark, Span, View
-from restart_guard.lease_store import listen, open_store
+from restart_guard.lease import Mark, View
+from restart_guard.lease_holder import LeaseHolder
 from restart_guard.lock import held
-from restart_guard.messages import Language
 from restart_guard.permit import Permit
 from restart_guard.settings import Config
-from restart_guard.standby_status import lock_name, settings_of
+from restart_guard.standby_kept import Kept
+from restart_guard.standby_status import settings_of
 
-KIND = "standby"
-_LEAST_SILENCE_S = 2.0
 _AT_ONCE = Stop(timeout_s=0, force=True)
+_LEAST_PAUSE_S = 0.01
+_REST_FIRST_S, _REST_CAP_S = 60.0, 3600.0
 
 Say = Callable[[str], None]
 
@@ -52,12 +55,10 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
     if os.uname().sysname != "Linux":
         raise GuardError("A group of hosts needs Linux: a program is ended with its guard by the kernel there.")
     process.prepare()
-    name = lock_name(config)
-    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     until = None if for_s is None else clock.monotonic() + for_s
     with ExitStack() as stack:
-        with held(config.state_dir, [f"next-{name}"], what="Waiting to take part"):
-            stack.enter_context(held(config.state_dir, [name], what="Taking part", fallback=False, wait=True))
+        with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
+            stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
         member = _Member(config, say)
         if until is None:  # else cron starts one each minute, and that is no news
             say(f"{member.node} takes part in {settings.group}")
@@ -73,12 +74,10 @@ class _Member:
         self.node = self._settings.node or os.uname().nodename
         assert config.permit is not None  # noqa: S101 (there is a section)
         self._permit = config.permit
-        self._view, self._token = self._taken_up()
-        self._acks = self._settings.min_acks
-        if self._acks is None:
-            self._acks = 1 if config.redis.sentinels else 0
-        self._claiming: Thread | None = None
-        self._leave = self._hand_over = False
+        self._permitted_until = 0.0
+        self._asked_to_leave = 0
+        self._hand_over = False
+        self._cannot = self._why_no_token = ""
         self._nobody_since: float | None = None
         self._kept_at = 0.0
         self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
@@ -90,167 +89,179 @@ class _Member:
             signal.signal(number, self._asked)
         targets = guard.chosen(config, config.standby_targets) if config.standby_targets else []
         self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
+        self._kept = self._taken_up()
+        self._lease = LeaseHolder(config, self._settings, self._kept.view, self._news)
+        self._token = self._kept.token
+        self._goes_on = self._kept.acts
+        self._claimed_for = self._kept.view.me.life if self._goes_on else ""
 
     def _asked(self, number: int, _frame: object) -> None:
         if number == signal.SIGUSR1:
             self._hand_over = True
         else:
-            self._leave = True
+            self._asked_to_leave += 1
 
-    def _taken_up(self) -> tuple[View, int | None]:
-        """Where the process before this one left off, if that is still worth anything; else a new life."""
+    def _taken_up(self) -> Kept:
+        """Where the process before this one left off, if that was in this boot and under the same name."""
         kept = standby_kept.load(self._config)
-        if kept is None or not kept.view.may_act(clock.boottime()) or kept.view.me.node != self.node:
-            return View(Mark(self.node, os.urandom(8).hex())), None
+        if kept is None or kept.view.me.node != self.node:
+            return Kept(host.boot_id(), View(Mark(self.node, _new_life())))
+        if kept.view.leads and clock.boottime() >= kept.view.until:
+            view = lease.stepped_down(kept.view, _new_life())
+            return msgspec.structs.replace(kept, view=view, token=None, acts=False)
         # Its last change may have been on its way when it ended: that number is used.
-        return kept.view._replace(me=kept.view.me._replace(number=kept.view.me.number + 1)), kept.token
+        return msgspec.structs.replace(
+            kept, view=kept.view._replace(me=kept.view.me._replace(number=kept.view.me.number + 1))
+        )
 
     def run(self, until: float | None) -> None:
-        if not self._view.leads:
+        if not self._goes_on:
             # What runs here unfenced, from before there was a group or because its fences were killed.
-            permit.write(self._permit, Permit())
+            self._permit_is(Permit())
             self._targets.end(Stop(timeout_s=self._times.fence, force=True))
-        silence_s = max(_LEAST_SILENCE_S, 5 * self._times.beat)
-        news = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=self._hear)
-        Thread(target=news, daemon=True).start()
+        self._lease.listen(lambda: self._post(lambda _: None, None))
         while True:
+            begun = clock.boottime()
             self._beat()
             self._collect()
-            self._act()
-            if self._leave and not self._targets.acts and not self._targets.is_ending:
-                self._release()
+            if self._act():
                 return
-            if until is not None and clock.monotonic() >= until:
+            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending
+            if until is not None and clock.monotonic() >= until and not is_busy:
+                self._keep()
                 return  # the next process goes on; the targets run, as long as their permit lasts
-            pause = lease.next_beat(self._view, clock.boottime(), self._times)
-            if until is not None:
-                pause = min(pause, max(0.0, until - clock.monotonic()))
-            if select.select([self._woken], [], [], pause)[0]:
+            if select.select([self._woken], [], [], self._pause(begun, until))[0]:
                 with suppress(BlockingIOError):
                     os.read(self._woken, 4096)
 
+    def _pause(self, begun: float, until: float | None) -> float:
+        """Seconds to the next beat, which counts from when this one began."""
+        now = clock.boottime()
+        pauses = [lease.next_beat(self._lease.view, begun, self._times) - (now - begun)]
+        gently = self._lease.view.until - self._times.fence / 2 - now
+        if self._targets.acts and gently > 0:
+            pauses.append(gently)
+        if until is not None and clock.monotonic() < until:
+            pauses.append(until - clock.monotonic())
+        return max(_LEAST_PAUSE_S, min(pauses))
+
     def _beat(self) -> None:
-        """Read the lease, and change it if that is due."""
-        change: Change | None = None
-        try:
-            with self._store() as store:
-                value, span = store.read()
-                self._see(value, span)
-                if self._leave and not self._view.leads:
-                    return
-                if not self._view.leads and lease.has_watched(self._view, clock.boottime(), self._times):
-                    store.stand_ready(self._view.me.life, self._times.gap)
-                change = lease.wanted(self._view, clock.boottime(), self._times)
-                if change is not None:
-                    done, acknowledged, span = store.change(change, self._acks or 0, self._times.beat / 2)
-                    if done:
-                        self._changed(change, span, acknowledged=acknowledged)
-                    change = None
-                if self._view.may_act(clock.boottime()):
-                    store.tell(self._settings.channel, self._news())
-        except StoreError:
-            if change is not None:
-                self._view = lease.unclear(self._view, change)
-        self._check()
-
-    def _store(self) -> Any:
-        return open_store(
-            self._config.redis,
-            self._settings.group,
-            lease_s=self._times.lease,
-            timeout_s=max(0.05, self._times.beat * 0.8),
-        )
-
-    def _see(self, value: str | None, span: Span) -> None:
-        before = standby_kept.holder(self._view.seen)
-        self._view = lease.read(self._view, value, span, self._times)
-        self._check()
-        is_news = before != standby_kept.holder(value) or span.came - self._kept_at >= self._times.lease
-        if is_news and not self._view.leads:
-            self._keep()
-
-    def _changed(self, change: Change, span: Span, *, acknowledged: bool) -> None:
-        if not self._view.leads and not change.new.kind:
-            mark = None if change.expected is None else Mark.parse(change.expected)
-            self._nobody_since = self._view.seen_at if mark is not None and mark.kind != lease.CANDIDATE else None
-        self._view = lease.written(self._view, change, span, self._times, acknowledged=acknowledged)
-        if self._view.may_act(clock.boottime()):
-            if self._targets.acts or self._targets.is_ending:  # they may drain as long as the lease is ours
-                self._allow()
-            self._keep()
-
-    def _check(self) -> None:
-        """Step down when the lease is lost: what another may run already must be down at once."""
-        why = lease.why_lost(self._view, clock.boottime())
+        before, trouble = self._lease.view, self._lease.trouble
+        may_claim = not self._asked_to_leave and clock.boottime() >= self._kept.rest_until
+        self._lease.beat(may_claim=may_claim)
+        view, now = self._lease.view, clock.boottime()
+        if self._lease.trouble != trouble:
+            told = f"The lease cannot be reached or kept: {self._lease.trouble}"
+            self._say(told if self._lease.trouble else "The lease is reached again.")
+        holder = standby_kept.holder(before.seen)
+        if view.leads and not before.leads and self._nobody_since is None and holder is not None:
+            self._nobody_since = view.silent_since
+        why = lease.why_lost(view, now)
         if why:
             self._give_up()
             if self._targets.acts:
-                self._stand_down(why, _AT_ONCE)
+                self._stand_down(self._because(why), _AT_ONCE)
+        elif view.may_act(now) and (self._targets.acts or self._targets.is_ending):
+            self._allow()  # they may drain as long as the lease is ours
+        is_news = holder != standby_kept.holder(view.seen) or now - self._kept_at >= self._times.lease
+        if view.leads or is_news:
+            self._keep()
 
-    def _act(self) -> None:
-        """Begin or stop to run the targets, as the lease says."""
+    def _because(self, why: str) -> str:
+        return f"{why} ({self._lease.trouble})" if self._lease.trouble else why
+
+    def _act(self) -> bool:
+        """Begin or stop to run the targets, as the lease says; whether all is done and we may leave."""
         self._targets.end_again()
         now = clock.boottime()
-        left = self._view.until - now
+        left = self._lease.view.until - now
         if self._targets.acts:
-            if self._leave or self._hand_over:
-                self._stand_down("it hands over", Stop(force=True))
-            elif left < self._times.fence / 2:
-                # Gently as long as there is time for it; at the end the fences do it.
-                self._stand_down("the lease could not be renewed", Stop(timeout_s=max(0.0, left), force=True))
-            else:
-                self._targets.keep_watching()
+            self._look_after(left)
         elif self._targets.is_ending:
-            return
-        elif self._hand_over:
+            if self._targets.is_overdue or self._asked_to_leave > 1:
+                self._abandon()
+        elif self._hand_over or self._asked_to_leave:
             self._hand_over = False
             self._release()
-        elif not self._leave and self._view.may_act(now) and left > self._times.fence / 2:
-            self._begin()
+            return self._asked_to_leave > 0
+        elif self._lease.view.leads and self._needs_token():
+            self._claim()
+        elif self._lease.view.may_act(now) and left > self._times.fence / 2:
+            self._lead()
+        return False
 
-    def _begin(self) -> None:
-        """First the token; the beats go on meanwhile."""
-        mysql = self._config.mysql
-        if self._token is None and mysql is not None and self._settings.fence_store == "mysql":
-            if self._claiming is None:
-                self._claiming = Thread(target=self._claim, args=(self._view.me.life,), daemon=True)
-                self._claiming.start()
+    def _look_after(self, left: float) -> None:
+        if self._asked_to_leave or self._hand_over:
+            self._stand_down("it hands over", Stop(force=True))
             return
-        self._lead("fence_store is none" if mysql is not None else "there is no [mysql]")
+        if left < self._times.fence / 2:
+            # Gently as long as there is time for it; at the end the fences do it.
+            why = self._because("the lease could not be renewed")
+            self._stand_down(why, Stop(timeout_s=max(0.0, left), force=True))
+            return
+        cannot = self._cannot or self._targets.keep_watching()
+        if cannot:
+            failures = self._kept.failures + 1
+            rest_s = delay(failures, first_s=_REST_FIRST_S, cap_s=_REST_CAP_S)
+            rest_until = clock.boottime() + rest_s
+            self._kept = msgspec.structs.replace(self._kept, failures=failures, rest_until=rest_until)
+            self._hand_over, self._cannot = True, ""
+            self._stand_down(f"it cannot run its targets: {cannot}", Stop(force=True))
+        elif self._targets.is_well and self._kept.failures:
+            self._kept = msgspec.structs.replace(self._kept, failures=0, rest_until=0.0)
 
-    def _claim(self, life: str) -> None:
-        assert self._config.mysql is not None  # noqa: S101 (the caller's guard)
-        try:
-            number = mysql_epoch.claim(self._config.mysql, self._settings.group, self.node)
-            self._post(self._claimed, (life, number, ""))
-        except DeliveryError as error:
-            self._post(self._claimed, (life, None, str(error)))
+    def _needs_token(self) -> bool:
+        """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
+        if self._claimed_for == self._lease.view.me.life:
+            return False
+        mysql, store = self._config.mysql, self._settings.fence_store
+        self._why_no_token = "there is no [mysql]" if mysql is None else "fence_store is none"
+        return mysql is not None and store == "mysql"
 
-    def _claimed(self, found: tuple[str, int | None, str]) -> None:
-        self._claiming = None
-        life, number, why = found
+    def _claim(self) -> None:
+        life = self._lease.view.me.life
+        if self._claimed_for == f"asked {life}":
+            return
+        self._claimed_for = f"asked {life}"
+        assert self._config.mysql is not None  # noqa: S101 (it needs one)
+        job = partial(mysql_epoch.claim, self._config.mysql, self._settings.group, self.node)
+        beside(job, partial(self._post, partial(self._claimed, life)))
+
+    def _claimed(self, life: str, found: Any) -> None:
         # One of an earlier leadership is worth nothing: another host may have got a higher one since.
-        is_ours = life == self._view.me.life and self._view.may_act(clock.boottime())
-        if is_ours and not self._targets.acts and not self._targets.is_ending and not self._leave:
-            self._token = number
-            self._lead(why)
+        if life == self._lease.view.me.life:
+            self._claimed_for = life
+            self._token = found if isinstance(found, int) else None
+            self._why_no_token = str(found) if isinstance(found, DeliveryError) else repr(found)
 
-    def _lead(self, why_no_token: str) -> None:
-        permit.write(self._permit, Permit(self._view.acts_until, self._token))
+    def _lead(self) -> None:
+        if not self._permit_is(Permit(self._lease.view.acts_until, self._token)):
+            self._targets.acts = True  # which ends at once, and hands over
+            return
         self._targets.begin()
+        if not self._goes_on:
+            gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
+            self._tell(
+                partial(standby_messages.took_over, self._settings.group, self.node, gap),
+                partial(standby_messages.token, self._token, self._why_no_token),
+            )
+        self._goes_on, self._nobody_since = False, None
         self._keep()
-        gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
-        self._tell(
-            partial(standby_messages.took_over, self._settings.group, self.node, gap),
-            partial(standby_messages.token, self._token, why_no_token),
-        )
 
     def _stand_down(self, why: str, stop: Stop) -> None:
         """While a hand-over drains, the lease is still ours, but nothing may be started any more."""
+        self._nobody_since = clock.boottime()
         self._targets.end(stop)
-        if self._view.leads:
+        if self._lease.view.leads:
             self._allow()
         self._tell(partial(standby_messages.stepped_down, self._settings.group, self.node, why), None)
+
+    def _abandon(self) -> None:
+        """What does not end in all its time is left to the fences; what they cannot end hangs in the kernel."""
+        names = ", ".join(self._targets.abandon())
+        revoked = self._permit_is(Permit())
+        clock.sleep(5 * fence.LATE_S if revoked else max(0.0, self._permitted_until - clock.boottime() + fence.LATE_S))
+        self._say(f"{names}: not seen to be down; its fence has killed what it could")
 
     def _ended(self, name: str, result: Any) -> None:
         text = self._targets.ended(name, result) if name else ""
@@ -261,68 +272,57 @@ class _Member:
         with suppress(Empty):
             while True:
                 take, result = self._results.get_nowait()
-                if isinstance(result, BaseException):
-                    raise result
                 take(result)
 
     def _release(self) -> None:
         """The others need not wait. Nothing of ours runs any more."""
-        view = self._view
-        self._give_up()
-        if view.leads:
-            with suppress(StoreError), self._store() as store:
-                heir = store.heir() if view.may_act(clock.boottime()) else ""
-                store.change(lease.released(view, heir), 0, 0.0)
-                store.tell(self._settings.channel, self._news() | {"released": True}, alive=False)
+        self._permit_is(Permit())
+        self._token = None
+        self._lease.release(_new_life())
+        self._keep()
 
     def _give_up(self) -> None:
-        permit.write(self._permit, Permit())
-        self._view = lease.stepped_down(self._view, os.urandom(8).hex())
+        self._permit_is(Permit())
+        self._lease.step_down(_new_life())
         self._token = None
         self._keep()
 
     def _allow(self) -> None:
-        permit.write(self._permit, Permit(self._view.acts_until, self._token, starts=self._targets.acts))
+        self._permit_is(Permit(self._lease.view.acts_until, self._token, starts=self._targets.acts))
+
+    def _permit_is(self, wanted: Permit) -> bool:
+        try:
+            permit.write(self._permit, wanted)
+        except OSError as error:
+            self._cannot = f"{self._permit} cannot be written: {error.strerror}"
+            return False
+        self._permitted_until = wanted.until
+        return True
 
     def _keep(self) -> None:
-        standby_kept.save(self._config, self._view, self._token)
+        acts = self._targets.acts or self._goes_on
+        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
+        standby_kept.save(self._config, self._kept)
         self._kept_at = clock.boottime()
 
     def _news(self) -> dict[str, Any]:
-        """Whoever has a use for it may listen; other members only look when one releases the lease."""
-        told = {"group": self._settings.group, "node": self.node, "number": self._view.me.number}
-        return told | {"token": self._token, "acting": self._targets.acts, "released": False}
-
-    def _hear(self, news: dict[str, Any]) -> None:
-        if news.get("released") and news.get("group") == self._settings.group:
-            self._post(lambda _: None, None)
+        return {"token": self._token, "acting": self._targets.acts}
 
     def _post(self, take: Callable[[Any], None], result: Any) -> None:
         self._results.put((take, result))
         with suppress(OSError):
             os.write(self._wake, b"\0")
 
-    def _tell(self, head: Callable[[Language], str], detail: Callable[[Language], str] | None) -> None:
+    def _tell(self, head: standby_record.Words, detail: standby_record.Words | None) -> None:
         """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
-        english = head("en") + (f"; {detail('en')}" if detail else "")
-        self._say(english)
-        job = partial(_record, self._config, self._settings.group, english, head, detail)
-        beside(job, partial(self._post, lambda _: None))
+        self._say(standby_record.english(head, detail))
+        job = partial(standby_record.record, self._config, self._settings.group, head, detail)
+        beside(job, partial(self._post, self._told))
+
+    def _told(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._say(f"It could not be recorded: {result!r}")
 
 
-def _record(
-    config: Config, group: str, english: str, head: Callable[[Language], str], detail: Callable[[Language], str] | None
-) -> None:
-    language: Language = config.wecom.language if config.wecom else "zh"
-    now = clock.now()
-    text = standby_messages.alert(
-        head(language), detail(language) if detail else "", language=language, at=clock.local(now)
-    )
-    message = {"text": config.redact(text), "mention": True}
-    with suppress(JournalError):
-        with Journal.open(config.state_dir) as journal, journal.transaction():
-            event = Event(
-                new_run_id(), now, KIND, group, "success", config.redact(english), {"host": os.uname().nodename}
-            )
-            journal.append(event, [(channel, message) for channel in config.alert_channels])
-        delivery.deliver(config, delivery.Which.PENDING)
+def _new_life() -> str:
+    return os.urandom(8).hex()

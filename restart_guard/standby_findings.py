@@ -6,9 +6,8 @@ from typing import Any
 import redis
 
 from restart_guard import redis_client, standby_status
-from restart_guard.errors import BusyError, StoreError
+from restart_guard.errors import StoreError
 from restart_guard.findings import Finding, Level
-from restart_guard.lock import held
 from restart_guard.settings import Config
 
 _LEAST_SENTINELS = 3
@@ -20,12 +19,12 @@ def look(config: Config) -> Iterator[Finding]:
         return
     found = standby_status.status(config)
     yield Finding(Level.FAIL if found.error else Level.OK, f"standby {standby_status.line(found)}", found.error or "")
-    try:
-        with held(config.state_dir, [standby_status.lock_name(config)], what="Taking part", fallback=False):
-            advice = "restart-guard standby, from cron with --for 1m, or as a service"
-            yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
-    except BusyError:
-        pass
+    if not standby_status.takes_part(config):
+        advice = "restart-guard install-timer, or restart-guard standby as a service"
+        yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
+    if found.lease_s is not None and found.lease_s != config.standby.lease:
+        what = f"standby: the holder's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
+        yield Finding(Level.WARN, what, "the same [standby] on each host")
     fence_s = config.standby.times.fence
     for name in config.standby_targets:
         if config.targets[name].stop_timeout > fence_s / 2:
@@ -51,7 +50,14 @@ def _failover(config: Config) -> Iterator[Finding]:
         replication: Any = client.info("replication")
         least = _config(client, "min-replicas-to-write")
         snapshots, log = _config(client, "save"), client.info("persistence").get("aof_enabled")
-    if not replication.get("connected_slaves"):
+    replicas = int(replication.get("connected_slaves") or 0)
+    acks = 1 if config.standby is None or config.standby.min_acks is None else config.standby.min_acks
+    if 1 + acks <= (1 + replicas) / 2:
+        what = (
+            f"standby: {acks} of {replicas} replicas acknowledge: a part that is cut off may go on without the others"
+        )
+        yield Finding(Level.WARN, what, f"min_acks = {(1 + replicas) // 2}")
+    if not replicas:
         yield Finding(Level.FAIL, "standby: the master has no replica: nothing can take its place", "add replicas")
     if least in ("0", ""):
         what = "standby: min-replicas-to-write is 0: a master that is cut off goes on taking writes that will be lost"

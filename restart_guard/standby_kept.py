@@ -13,11 +13,17 @@ from restart_guard.settings import Config
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """``view`` is worth nothing in another boot: its times are of CLOCK_BOOTTIME."""
+    """Worth nothing in another boot: its times are of CLOCK_BOOTTIME.
+
+    ``acts``: the targets of a leader were begun. After ``failures`` to run them it does not lead before ``rest_until``.
+    """
 
     boot: str
     view: View
     token: int | None = None
+    acts: bool = False
+    failures: int = 0
+    rest_until: float = 0.0
 
 
 def load(config: Config) -> Kept | None:
@@ -29,12 +35,12 @@ def load(config: Config) -> Kept | None:
     return kept if kept.boot == host.boot_id() else None
 
 
-def save(config: Config, view: View, token: int | None) -> None:
+def save(config: Config, kept: Kept) -> None:
     """Best effort: without it the next process watches for a lease first."""
     path = _path(config)
     with suppress(OSError):
         new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(Kept(host.boot_id(), view, token)))
+        new.write_bytes(msgspec.json.encode(kept))
         new.replace(path)
 
 

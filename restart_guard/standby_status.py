@@ -5,8 +5,9 @@ import signal
 from contextlib import suppress
 from typing import NamedTuple
 
-from restart_guard import clock, permit, standby_kept
+from restart_guard import clock, permit
 from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
+from restart_guard.lease import Mark
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held
 from restart_guard.permit import Permit
@@ -20,17 +21,14 @@ def settings_of(config: Config) -> Standby:
     return config.standby
 
 
-def lock_name(config: Config) -> str:
-    return f"standby-{settings_of(config).group}"
-
-
 class Status(NamedTuple):
-    """How a group looks from this host."""
+    """How a group looks from this host. ``lease_s`` is what its holder's config says."""
 
     group: str
     node: str
     role: str
     holder: str | None
+    lease_s: float | None
     token: int | None
     permit_s: float
     error: str | None
@@ -41,15 +39,18 @@ def status(config: Config) -> Status:
     settings = settings_of(config)
     held_permit = permit.read(config.permit) if config.permit is not None else Permit()
     left = max(0.0, held_permit.until - clock.boottime())
-    holder, error = None, None
+    mark, error = None, None
     try:
         with open_store(config.redis, settings.group, lease_s=settings.lease, timeout_s=config.redis.timeout) as store:
             value, _ = store.read()
-        holder = standby_kept.holder(value)
+        mark = None if value is None else Mark.parse(value)
     except StoreError as trouble:
         error = config.redact(str(trouble))
     node = settings.node or os.uname().nodename
-    return Status(settings.group, node, "leading" if left else "standby", holder, held_permit.token, left, error)
+    holder = mark.node if mark is not None and not mark.kind else None
+    lease_s = mark.lease if mark is not None and mark.lease else None
+    role = "leading" if left else "standby"
+    return Status(settings.group, node, role, holder, lease_s, held_permit.token, left, error)
 
 
 def line(found: Status) -> str:
@@ -60,14 +61,24 @@ def line(found: Status) -> str:
     return f"{found.group}: {ours}; the lease is held by {holder}"
 
 
-def hand_over(config: Config) -> None:
-    """Ask the process that takes part here to stop its targets and let another host lead. Raises GuardError."""
-    path = config.state_dir / "locks" / lock_name(config)
-    with suppress(BusyError):
-        with held(config.state_dir, [lock_name(config)], what="Taking part", fallback=False):
-            pass
+def takes_part(config: Config) -> bool:
+    """Whether a process of this host does."""
+    with suppress(BusyError), held(config.state_dir, [config.standby_name], what="Taking part", fallback=False):
+        return False
+    return True
+
+
+def hand_over(config: Config) -> bool:
+    """Ask the process that takes part here to stop its targets and let another host lead; False when this host does
+    not lead. Raises GuardError, UsageError."""
+    settings_of(config)
+    path = config.state_dir / "locks" / config.standby_name
+    if not takes_part(config):
         raise GuardError("No restart-guard standby takes part on this host.")
+    if config.permit is None or not permit.read(config.permit).holds():
+        return False
     try:
         os.kill(int(path.read_text()), signal.SIGUSR1)
     except (OSError, ValueError) as error:
         raise GuardError(f"The process that takes part could not be asked: {error}.") from error
+    return True

@@ -64,6 +64,8 @@ def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B
             if seen.who is not None and command in _RUNNING and _is_unfenced(target, seen.who):
                 drain.drain(target, seen.who, Stop(force=True))
                 seen = observe([target], search_stopped=True)[target.name]
+            if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
+                target.lock.record(Record(host.boot_id()))  # to lead must not start it here
             return _do(target, seen, command, how)
     except BusyError as error:
         return Done(target.name, ok=True, text=str(error), busy=True)

@@ -41,27 +41,27 @@ def test_nobody_leads_before_a_whole_lease_of_watching() -> None:
 
 
 def leader(at: float = 100.0) -> View:
-    mark = Mark("a", "1", 7)
+    mark = Mark("a", "1", 7, lease_ms=10000)
     return View(mark, at + 4.0, True, at - 9, mark.text, at, at, at - 20)
 
 
 def test_a_leader_puts_back_what_vanished_and_yields_to_another() -> None:
     """Also over a candidate's mark and over an own value that a failover brought back."""
-    for value in (None, "candidate|b|9|1", "|a|1|3"):
+    for value in (None, "candidate|b|9|1|10000", "|a|1|3|10000"):
         view, change = beat(leader(), value, 101.0)
         assert change is not None
-        assert change == lease.Change(value, Mark("a", "1", 8))
+        assert change == lease.Change(value, Mark("a", "1", 8, lease_ms=10000))
         assert lease.why_lost(view, 101.0) == ""
-    for value in ("|b|9|1", "released|b|9|4", "|a|other life|3", "what somebody typed"):
+    for value in ("|b|9|1|10000", "released|b|9|4|10000", "|a|other life|3|10000", "what somebody typed"):
         view, change = beat(leader(), value, 101.0)
         assert change is None
         assert "has the lease" in lease.why_lost(view, 101.0)
-    view, change = beat(leader(), "|a|1|7", 104.0)
+    view, change = beat(leader(), "|a|1|7|10000", 104.0)
     assert (change, lease.why_lost(view, 104.0)) == (None, "the lease could not be renewed in time")
 
 
 def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> None:
-    view, change = beat(leader(), "|a|1|7", 101.5)
+    view, change = beat(leader(), "|a|1|7|10000", 101.5)
     assert change is not None
     assert lease.written(view, change, Span(101.0, 101.4), TIMES).until == 105.0
     assert lease.written(view, change, Span(101.0, 101.4), TIMES, acknowledged=False).until == 104.0
@@ -70,10 +70,10 @@ def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> 
 
 def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
     gone = lease.released(leader(), "").new.text
-    assert gone == f"{RELEASED}|a|1|8"
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7", 99.0, 99.5, 80.0)
+    assert gone == f"{RELEASED}|a|1|8|10000"
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 99.0, 99.5, 80.0)
     _, change = beat(watching, gone, 100.0)
-    assert change == lease.Change(gone, Mark("b", "2", 1))
+    assert change == lease.Change(gone, Mark("b", "2", 1, lease_ms=10000))
     _, change = beat(watching._replace(watching_since=95.0), gone, 100.0)
     assert change is None
 
@@ -82,7 +82,7 @@ def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
     """Until it is confirmed; but not when it was away just before, and so cannot know what others have seen."""
     watching = View(Mark("b", "2"), 0.0, False, 0.0, None, 80.0, 80.0, 80.0)
     for at in range(81, 100):
-        watching, change = beat(watching, f"|a|1|{at}", float(at))
+        watching, change = beat(watching, f"|a|1|{at}|10000", float(at))
         assert change is None
     gone = lease.released(leader(), "2").new.text
     view, change = beat(watching, gone, 99.5)
@@ -101,14 +101,21 @@ def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
 
 def test_silence_counts_only_while_we_are_there() -> None:
     """Cut off for longer than the gap, the watch begins anew."""
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7", 50.0, 99.0, 50.0)
-    assert beat(watching, "|a|1|7", 100.0)[1] is not None
-    view, change = beat(watching, "|a|1|7", 101.1)
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 50.0, 99.0, 50.0)
+    assert beat(watching, "|a|1|7|10000", 100.0)[1] is not None
+    view, change = beat(watching, "|a|1|7|10000", 101.1)
     assert (change, view.seen_at, view.watching_since) == (None, 101.1, 101.1)
 
 
+def test_a_holder_with_a_longer_lease_is_given_its_time() -> None:
+    """Configs that differ while they are changed host by host."""
+    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|20000", 50.0, 67.0, 40.0)
+    assert beat(watching, "|a|1|7|20000", 67.9)[1] is None
+    assert beat(watching, "|a|1|7|20000", 68.0)[1] is not None
+
+
 def test_marks_survive_their_text() -> None:
-    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, "heir"), Mark("a", "b", 12, CANDIDATE)):
+    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, 900, "heir"), Mark("a", "b", 12, CANDIDATE)):
         assert Mark.parse(mark.text) == mark
 
 

@@ -19,8 +19,11 @@ def command(session: Session, *, for_s: float | None, show: bool, as_json: bool,
     if (show and hand_over) or (as_json and not show):
         raise UsageError("--status [--json] and --hand-over exclude each other.")
     if hand_over:
-        standby_status.hand_over(session.config)
-        session.terminal.result("The process that takes part here hands over.")
+        leads = standby_status.hand_over(session.config)
+        text = (
+            "This host stops its targets and hands over." if leads else "This host does not lead: nothing to hand over."
+        )
+        session.terminal.result(text)
     elif show:
         found = standby_status.status(session.config)
         if as_json:
