@@ -311,11 +311,11 @@ def verify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(WORDS, st.sampled_from(["tick", "watch", "check"]), st.booleans())
+@given(WORDS, st.sampled_from(["tick", "watch", "standby", "check"]), st.booleans())
 def test_systemd_takes_our_units(
     verify: Callable[[dict[str, str]], "subprocess.CompletedProcess[str]"], word: str, name: str, user: bool
 ) -> None:
-    """Whatever printable characters the paths and the names have; a watch is a service that stays."""
+    """Whatever printable characters the paths and the names have; a watch or a standby is a service that stays."""
     words = ("/bin/sh", "-c", f"/x/{word} %n $HOME \"'\\.toml", "watch", "--wait", "--for", "1m")
     job = Job(name, "0 2 * * 1", words, Path(f"/logs/{word} 100%"), Path("/e"), weekly=name == "check")
     files = units(job, "restart-guard-test", title=f"/x/{word}%", user_manager=user, random_delay_s=600)
@@ -323,7 +323,8 @@ def test_systemd_takes_our_units(
     assert (done.returncode, done.stderr) == (0, ""), files
     service = files["restart-guard-test.service"]
     assert "KillMode=process\n" in service
-    assert ("--for" in service) == (name != "watch")
+    stays = name in ("watch", "standby")
+    assert ("--for" in service, "Restart=always" in service) == (not stays, stays)
     assert ("Persistent=true\n" in files.get("restart-guard-test.timer", "")) == (name == "check")
 
 
@@ -479,6 +480,24 @@ def test_the_example_is_what_install_timer_writes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert cron.crontab.read_text().replace(str(project), "/opt/irm") == (ROOT / "crontab.example").read_text()
+
+
+def test_a_group_is_started_too(cron: Cron) -> None:
+    """Each minute, as a watch is; who leads watches the group's targets, so that --watch is about the others."""
+    group = '[targets.web]\nprogram = "x.py"\n[standby]\ngroup = "g"\ntargets = ["web"]\n'
+
+    def installed(config: str) -> list[str]:
+        cron.configure(config)
+        assert cron("install-timer", "--watch").code == 0
+        lines = cron.crontab.read_text().splitlines()
+        return [
+            line.partition(" -c ")[2].partition(" ")[2].partition(" >>")[0] for line in lines if "standby.log" in line
+        ]
+
+    assert installed(group) == ["standby --for 1m"]
+    assert " watch " not in cron.crontab.read_text()
+    assert installed(f'{group}[targets.api]\nprogram = "y.py"\n') == ["standby --for 1m"]
+    assert " watch --wait --for 1m api >>" in cron.crontab.read_text()
 
 
 def test_the_scripts_work_from_anywhere(guard: Guard) -> None:
