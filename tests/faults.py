@@ -260,6 +260,21 @@ def hosts_cut_off(scene: Scene, leader: Host) -> None:
     scene.net.keep_apart(*scene.group.hosts, apart=False)
 
 
+def standby_cut_off(scene: Scene, leader: Host) -> None:
+    """For longer than a lease: what it did not hear was no silence, and nothing changes when it is back."""
+    assert scene.net is not None
+    launch = scene.group.last()
+    (other, *_) = scene.group.others(leader)
+    scene.net.cut(other.name)
+    time.sleep(1.5 * scene.group.lease)
+    scene.net.heal(other.name)
+    time.sleep(scene.group.lease)
+    last = scene.group.last()
+    assert launch is not None
+    assert last is not None
+    assert last.launch == launch.launch
+
+
 def redis_cut_off(scene: Scene, _leader: Host) -> None:
     """From all hosts, for less than a fence or more."""
     assert scene.net is not None
@@ -268,7 +283,7 @@ def redis_cut_off(scene: Scene, _leader: Host) -> None:
     scene.net.heal("redis")
 
 
-NETWORK = [leader_cut_off, hosts_cut_off, redis_cut_off]
+NETWORK = [leader_cut_off, standby_cut_off, hosts_cut_off, redis_cut_off]
 
 
 @contextmanager

@@ -134,6 +134,7 @@ class Group:
             what=f"another leader than {than.name}",
             timeout=timeout + 5 * self.lease,
         )
+        self.wait_for_more(30)  # should the first run on, its stamps are among these
         return self.leader()
 
     def wait_for_more(self, stamps: int, timeout: float = 30.0) -> None:

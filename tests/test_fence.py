@@ -228,10 +228,11 @@ def test_a_reload_and_signals_by_hand_reach_the_program(gentle: Group) -> None:
 
 def test_what_has_hidden_is_fenced_too(tmp_path: Path, redis_server: RedisServer) -> None:
     """A worker in a session of its own with an environment of its own descends from the fence all the same."""
-    hidden = "subprocess.Popen([sys.executable, *sys.argv], env={'HIDDEN': '1', 'RESTART_GUARD_LAUNCH': launch})\n"
+    hidden = "subprocess.Popen([sys.executable, *sys.argv], env={'HIDDEN': os.environ['RESTART_GUARD_LAUNCH']})\n"
     program = (
         STAMPER.replace("import os", "import subprocess, os")
-        + "launch = os.environ['RESTART_GUARD_LAUNCH']\nif 'HIDDEN' in os.environ:\n    os.setsid()\n    stamp()\n"
+        + "if 'HIDDEN' in os.environ:\n    os.setsid()\n"
+        + "    os.environ['RESTART_GUARD_LAUNCH'] = os.environ['HIDDEN']\n    stamp()\n"
         + f"{hidden}while True:\n    time.sleep(1)\n"
     )
     group = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n', 2.0, program)
