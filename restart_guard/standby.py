@@ -92,8 +92,7 @@ class _Member:
         self._kept = self._taken_up()
         self._lease = LeaseHolder(config, self._settings, self._kept.view, self._news)
         self._token = self._kept.token
-        self._goes_on = self._kept.acts
-        self._claimed_for = self._kept.view.me.life if self._goes_on else ""
+        self._claimed_for = self._kept.view.me.life if self._kept.acts else ""
 
     def _asked(self, number: int, _frame: object) -> None:
         if number == signal.SIGUSR1:
@@ -115,7 +114,9 @@ class _Member:
         )
 
     def run(self, until: float | None) -> None:
-        if not self._goes_on:
+        if self._kept.acts:
+            self._targets.begin()
+        else:
             # What runs here unfenced, from before there was a group or because its fences were killed.
             self._permit_is(Permit())
             self._targets.end(Stop(timeout_s=self._times.fence, force=True))
@@ -154,7 +155,9 @@ class _Member:
             told = f"The lease cannot be reached or kept: {self._lease.trouble}"
             self._say(told if self._lease.trouble else "The lease is reached again.")
         holder = standby_kept.holder(before.seen)
-        if view.leads and not before.leads and self._nobody_since is None and holder is not None:
+        if not view.leads and standby_kept.holder(view.seen) not in (None, self.node):
+            self._nobody_since = None
+        elif view.leads and not before.leads and self._nobody_since is None and holder is not None:
             self._nobody_since = view.silent_since
         why = lease.why_lost(view, now)
         if why:
@@ -201,14 +204,16 @@ class _Member:
             return
         cannot = self._cannot or self._targets.keep_watching()
         if cannot:
-            failures = self._kept.failures + 1
-            rest_s = delay(failures, first_s=_REST_FIRST_S, cap_s=_REST_CAP_S)
-            rest_until = clock.boottime() + rest_s
-            self._kept = msgspec.structs.replace(self._kept, failures=failures, rest_until=rest_until)
-            self._hand_over, self._cannot = True, ""
-            self._stand_down(f"it cannot run its targets: {cannot}", Stop(force=True))
+            self._leave_it_to_others(cannot)
         elif self._targets.is_well and self._kept.failures:
             self._kept = msgspec.structs.replace(self._kept, failures=0, rest_until=0.0)
+
+    def _leave_it_to_others(self, cannot: str) -> None:
+        failures = self._kept.failures + 1
+        rest_until = clock.boottime() + delay(failures, first_s=_REST_FIRST_S, cap_s=_REST_CAP_S)
+        self._kept = msgspec.structs.replace(self._kept, failures=failures, rest_until=rest_until)
+        self._hand_over = True
+        self._stand_down(f"it cannot run its targets: {cannot}", Stop(force=True))
 
     def _needs_token(self) -> bool:
         """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
@@ -236,16 +241,15 @@ class _Member:
 
     def _lead(self) -> None:
         if not self._permit_is(Permit(self._lease.view.acts_until, self._token)):
-            self._targets.acts = True  # which ends at once, and hands over
+            self._leave_it_to_others(self._cannot)
             return
         self._targets.begin()
-        if not self._goes_on:
-            gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
-            self._tell(
-                partial(standby_messages.took_over, self._settings.group, self.node, gap),
-                partial(standby_messages.token, self._token, self._why_no_token),
-            )
-        self._goes_on, self._nobody_since = False, None
+        gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
+        self._tell(
+            partial(standby_messages.took_over, self._settings.group, self.node, gap),
+            partial(standby_messages.token, self._token, self._why_no_token),
+        )
+        self._nobody_since = None
         self._keep()
 
     def _stand_down(self, why: str, stop: Stop) -> None:
@@ -264,7 +268,7 @@ class _Member:
         self._say(f"{names}: not seen to be down; its fence has killed what it could")
 
     def _ended(self, name: str, result: Any) -> None:
-        text = self._targets.ended(name, result) if name else ""
+        text = self._targets.ended(name, result) if name else "" if result is None else repr(result)
         if text:
             self._say(text)
 
@@ -296,12 +300,13 @@ class _Member:
         except OSError as error:
             self._cannot = f"{self._permit} cannot be written: {error.strerror}"
             return False
+        self._cannot = ""
         self._permitted_until = wanted.until
         return True
 
     def _keep(self) -> None:
-        acts = self._targets.acts or self._goes_on
-        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
+        more = {"view": self._lease.view, "token": self._token, "acts": self._targets.acts}
+        self._kept = msgspec.structs.replace(self._kept, **more)
         standby_kept.save(self._config, self._kept)
         self._kept_at = clock.boottime()
 
