@@ -14,7 +14,7 @@ from restart_guard.errors import DeliveryError, ExitCode, JournalError
 from restart_guard.guarded import Guarded, Seen, Stop, guarded
 from restart_guard.journal import Journal
 from restart_guard.lifecycle import Command, State
-from restart_guard.observe import observe
+from restart_guard.observe import in_group, observe
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
@@ -154,18 +154,7 @@ def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Se
     with suppress(JournalError):
         journal = Journal.open_to_read(config.state_dir)
         restarts = journal.relaunches() if journal is not None else {}
-    return [(one, _in_group(config, one, seen[one.name]), restarts.get(one.name, 0)) for one in targets]
-
-
-def _in_group(config: Config, one: Guarded, seen: Seen) -> Seen:
-    """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
-    if one.permit is None:
-        return seen
-    # Loaded only for them.
-    here = importlib.import_module("restart_guard.standby_kept").here(config)
-    down = seen.who is None and not one.may_run and seen.state is not State.UNKNOWN
-    why = f"{seen.why}; this host {here}" if seen.why and not down else f"this host {here}"
-    return seen._replace(state=State.STOPPED, why=why, next_try_s=None) if down else seen._replace(why=why)
+    return [(one, in_group(config, one, seen[one.name]), restarts.get(one.name, 0)) for one in targets]
 
 
 def lsb_code(states: Sequence[State]) -> int:

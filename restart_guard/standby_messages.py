@@ -13,7 +13,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "first": ("【接管】{group}：{node} 成为首个主机", "[TAKEOVER] {group}: {node} is the first to lead"),
     "stepped_down": (
         "【让位】{group}：{node} 停止运行目标程序：{why}",
-        "[STEP-DOWN] {group}: {node} has stopped its targets: {why}",
+        "[STEP-DOWN] {group}: {node} stops its targets: {why}",
     ),
     "token": ("令牌 {token}", "fencing token {token}"),
     "no_token": ("无令牌（未配置 MySQL 或不可用）", "without a fencing token: {why}"),

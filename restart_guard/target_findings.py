@@ -8,7 +8,7 @@ from restart_guard.errors import GuardError
 from restart_guard.findings import Finding, Level
 from restart_guard.guarded import Guarded, account, command_words, environment, guarded
 from restart_guard.lifecycle import State
-from restart_guard.observe import observe
+from restart_guard.observe import in_group, observe
 from restart_guard.settings import Config
 
 
@@ -16,7 +16,9 @@ def look(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would keep it from being launched."""
     targets = [guarded(config, name) for name in config.targets]
     process.prepare()
-    for name, seen in observe(targets, search_stopped=True).items():
+    found = observe(targets, search_stopped=True)
+    for target in targets:
+        name, seen = target.name, in_group(config, target, found[target.name])
         pid = f", pid {seen.who.pid}" if seen.who else ""
         level = Level.OK if seen.state in (State.RUNNING, State.STOPPED) else Level.WARN
         advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}

@@ -152,11 +152,15 @@ def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None
 
 
 def test_doctor_says_what_a_failover_lacks(group: Group) -> None:
-    group.start("a")
+    """And on a standby it finds nothing wrong with a target that another host runs."""
+    group.start("a", "b")
     leader = group.leader()
     out = leader.guard("doctor").out
-    assert "ok    standby g: a is leading" in out
+    assert f"ok    standby g: {leader.name} is leading" in out
     assert "warn  standby: Redis is one server" in out
     assert "warn  standby: web may drain for longer than half of fence" in out
+    (other,) = group.others(leader)
+    assert other.guard("start", "web").code == 0
+    assert "ok    target web: stopped" in other.guard("doctor").out
     leader.end()
     assert "this host takes no part at the moment" in leader.guard("doctor").out

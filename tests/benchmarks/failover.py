@@ -10,7 +10,7 @@ fault to the first stamp on the other host, ten rounds each, median and worst, i
 Wanted: a hand-over within a second, the others within the lease, two beats and a second for the start. Side by side
 with what is often used instead: a loop with SET NX PX and a renewal of the same lease each beat (ratio 1). It is as
 quick, but its targets outlive it, and a partition makes two of them: how long both ran is told, and for a group it has
-to be 0. Takes about eight minutes.
+to be 0. Takes about ten minutes.
 """
 
 import os
