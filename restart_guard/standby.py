@@ -44,6 +44,7 @@ from restart_guard.standby_status import settings_of
 
 _AT_ONCE = Stop(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
+_TELL_S = 15.0  # what is not delivered by then is in the journal, and the ticks go on with it
 _REST_FIRST_S, _REST_CAP_S = 60.0, 3600.0
 
 Say = Callable[[str], None]
@@ -80,6 +81,7 @@ class _Member:
         self._cannot = self._why_no_token = ""
         self._nobody_since: float | None = None
         self._kept_at = 0.0
+        self._untold = 0
         self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
@@ -126,8 +128,9 @@ class _Member:
             self._beat()
             self._collect()
             if self._act():
+                self._finish_telling()
                 return
-            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending
+            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending or self._untold
             if until is not None and clock.monotonic() >= until and not is_busy:
                 self._keep()
                 return  # the next process goes on; the targets run, as long as their permit lasts
@@ -321,10 +324,18 @@ class _Member:
     def _tell(self, head: standby_record.Words, detail: standby_record.Words | None) -> None:
         """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
         self._say(standby_record.english(head, detail))
+        self._untold += 1
         job = partial(standby_record.record, self._config, self._settings.group, head, detail)
         beside(job, partial(self._post, self._told))
 
+    def _finish_telling(self) -> None:
+        deadline = clock.monotonic() + _TELL_S
+        while self._untold and clock.monotonic() < deadline:
+            clock.sleep(_LEAST_PAUSE_S)
+            self._collect()
+
     def _told(self, result: Any) -> None:
+        self._untold -= 1
         if isinstance(result, BaseException):
             self._say(f"It could not be recorded: {result!r}")
 
