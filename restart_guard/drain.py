@@ -38,7 +38,7 @@ def drain(target: Guarded, who: Identity, stop: Stop) -> Ended:
     kill_after = min(settings.kill_after or timeout, timeout) if stop.force else settings.kill_after
     began = clock.monotonic()
     others = process.kin(who, path)
-    count = 1 + len(others)
+    count = len(others) + (not process.is_fence(who.pid))
     process.end(who, others, number)
     patience = timeout if kill_after is None else min(timeout, kill_after)
     left = _wait(target, who, others, stop, patience)

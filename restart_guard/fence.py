@@ -1,15 +1,15 @@
-"""Runs a target only for as long as its host may: python -m restart_guard.fence PERMIT [NAME[=VALUE]...] -- COMMAND...
+"""Runs a target only for as long as its host may: python -m restart_guard.fence PERMIT -- COMMAND...
 
 A small process between the guard and a target of a standby group. When the permit runs out it KILLs all that the
 target is, whatever has become of the guard: killed, stopped, or cut off. Its own death ends the target too, by the
 parent-death signal (prctl(2), PR_SET_PDEATHSIG). A second process, in a session of its own, ends what is left then at
 the latest when the permit runs out, and all of it when the fence hangs and lets the permit pass.
 
-The words before ``--`` are what the target's environment has otherwise than ours: what is meant for its Python must
-not reach this one.
+What is meant for the target's Python must not reach this one: RESTART_GUARD_FENCE has what its environment gets.
 """
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from restart_guard import clock, host, permit, process
-from restart_guard.identity import Facts, Identity, descendants
+from restart_guard.identity import Facts, Identity
 
 LATE_S = 0.1
 """So much after the end of the permit the second process acts in place of the fence."""
@@ -27,6 +28,7 @@ LATE_S = 0.1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE = 4
 _LOOK_S = 0.05
 # Those of job control stop us with our session, and those that the kernel sends for a fault are our own.
 _NOT_HANDED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
@@ -35,11 +37,9 @@ _HANDED_ON = signal.valid_signals() - _NOT_HANDED_ON
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if "--" not in words[1:-1]:
+    if sys.argv[2:3] != ["--"] or not sys.argv[3:]:
         sys.exit(__doc__)
-    end = words.index("--")
-    path, changes, command = Path(words[0]), words[1:end], words[end + 1 :]
+    path, command = Path(sys.argv[1]), sys.argv[3:]
     own = host.identity(os.getpid())
     permitted = permit.read(path)
     if own is None or not (permitted.starts and permitted.holds()):
@@ -50,13 +50,13 @@ def main() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a daemon becomes our child, and we its fence
     again = partial(_second, path, own)
     second = again()
-    child = _child(command, changes, before)
+    child = _child(command, before)
     os.closerange(3, 64)
     while True:
         left_s = permit.read(path).until - clock.boottime()
         if left_s <= 0:
             _kill(partial(ours, second), own.boot)
-            os._exit(128 + signal.SIGKILL)
+            _end_as(-signal.SIGKILL)
         # The kernel's clock for a timed wait stands still in a suspend, and the permit may be taken back.
         waited_for, seconds = _HANDED_ON | {signal.SIGCHLD}, min(left_s, _LOOK_S)
         found = signal.sigtimedwait(waited_for, seconds)  # type: ignore[attr-defined,unused-ignore]  # Linux
@@ -65,32 +65,66 @@ def main() -> None:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
         elif number == signal.SIGCHLD:
-            child, second = _collect(child, second, again)
+            child, second = _collect(own, child, second, again)
 
 
-def _collect(child: int, second: int, again: Callable[[], int]) -> tuple[int, int]:
-    """Leave when the target has ended, as it did; after one that ended well once what it has left has ended, since it
-    may have been a daemon's launcher (then the child is the first of these). The second process, if that has ended, is
-    made anew."""
+def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -> tuple[int, int]:
+    """Leave when the target has ended, as it did; but one that ended well may have been the launcher of a daemon, which
+    is the child from then on. The second process, if that has ended, is made anew."""
+    ended = None
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
             if pid == child:
-                code = os.waitstatus_to_exitcode(status)
-                if code:
-                    os._exit(code if code > 0 else 128 - code)
+                ended = os.waitstatus_to_exitcode(status)
             if pid == second:
                 second = again()
-    living = sorted(
-        (one.started, one.pid)
-        for one in host.everybody()
-        if one.parent == os.getpid() and one.pid != second and not one.dead
-    )
-    if not living:
-        os._exit(0)
-    return (child if any(pid == child for _, pid in living) else living[0][1]), second
+    if ended is None:
+        return child, second
+    program = Path(os.environ.get(process.MARK, ""))
+    daemons = [pid for pid in _children() if pid != second and _is_program(pid, program)] if ended == 0 else []
+    if not daemons:
+        # What the second process will find may drain; all else must not outlive us.
+        _kill(lambda: [one for one in _all_of(own, None, second) if not _is_found_again(one, own)], own.boot)
+        _end_as(ended)
+    return daemons[0], second
+
+
+def _is_found_again(one: Facts, own: Identity) -> bool:
+    ticket = os.environ.get(process.TICKET)
+    return one.session == own.pid or (bool(ticket) and host.environment_entry(one.pid, process.TICKET) == ticket)
+
+
+def _children() -> list[int]:
+    """The kernel's own list (proc(5)): a look at all processes can miss one that is just handed over to us."""
+    own = os.getpid()
+    try:
+        return [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+    except OSError:
+        return [one.pid for _ in range(2) for one in host.everybody() if one.parent == own]
+
+
+def _is_program(pid: int, program: Path) -> bool:
+    """Whether a process has the program as its executable or among its arguments."""
+    try:
+        look = host.look(pid)
+    except OSError:
+        return False
+    folder = look.cwd or program.parent
+    return look.exe == program or any(os.path.realpath(folder / word) == str(program) for word in look.argv)
+
+
+def _end_as(code: int) -> NoReturn:
+    """End with an exit status, or by the signal that a negative one stands for, without a core of our own."""
+    if code < 0:
+        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
 
 
 def die_with_parent(number: int, parent: int) -> None:
@@ -100,7 +134,7 @@ def die_with_parent(number: int, parent: int) -> None:
         os.kill(os.getpid(), number)
 
 
-def _child(command: list[str], changes: Sequence[str], mask: set[signal.Signals] | set[int]) -> int:
+def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -108,12 +142,12 @@ def _child(command: list[str], changes: Sequence[str], mask: set[signal.Signals]
     try:
         die_with_parent(signal.SIGKILL, parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for change in changes:
-            name, given, value = change.partition("=")
-            if given:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        for name, value in json.loads(os.environ.pop(process.FENCE, "{}")).items():
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value
-            else:
-                os.environ.pop(name, None)
         os.execvp(command[0], command)  # noqa: S606 (a command of the config)
     except OSError as error:
         sys.stderr.write(f"{command[0]} could not be started: {error.strerror}\n")
@@ -148,10 +182,10 @@ def _second(path: Path, own: Identity) -> int:
         os._exit(0)
 
 
-def _all_of(own: Identity, program: Path, second: int) -> list[Facts]:
+def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
     """Whatever belongs to the target, of this launch or another, and whatever descends from us, but for the second."""
-    everybody = list(host.everybody())
-    found = {one.pid: one for one in (*process.kin(own, program), *descendants([own.pid], everybody))}
+    found = {one.pid: one for one in process.kin(own, program)}
+    found |= {pid: one for pid in _children() if (one := host.facts(pid)) is not None}
     return [one for one in found.values() if one.pid != second and not one.dead]
 
 

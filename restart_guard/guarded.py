@@ -11,6 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from restart_guard import permit, process
 from restart_guard.errors import GuardError
 from restart_guard.hook import Hook
@@ -136,12 +138,11 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
     ours = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
     theirs = {name: value for name, value in around.items() if name.startswith("PYTHON")}
-    changes = [name for name in ours if name not in theirs]
-    changes += [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
+    changes = {name: theirs.get(name) for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)}
     plain = {name: value for name, value in around.items() if name not in theirs}
     # Files of its folder must not stand in for modules of ours (python -P).
-    command = [sys.executable, "-P", "-m", "restart_guard.fence", str(path), process.FENCE, *changes, "--", *words]
-    return command, {**plain, **ours, process.FENCE: "1"}
+    command = [sys.executable, "-P", "-m", "restart_guard.fence", str(path), "--", *words]
+    return command, {**plain, **ours, process.FENCE: msgspec.json.encode(changes).decode()}
 
 
 def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: float) -> Hook:

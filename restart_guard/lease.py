@@ -65,8 +65,9 @@ class View(NamedTuple):
     """What a node knows. ``me`` is the mark that it set last, ``until`` when it must have stopped acting: 0 when it
     does not lead. It may act only once the lease is ``confirmed``, an heir ``early_until`` a moment of its own.
 
-    ``seen`` is the value as last read, ``seen_at`` when that was first read; ``contact_at`` when the last good read was
-    sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the claim's answer came.
+    ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
+    when the last good read was sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the
+    claim's answer came.
     ``silent_since`` is when the value that it claimed was first read. ``past`` has the latest values but not what they
     were: since when each was seen, and after which moment it was written.
     """
@@ -81,6 +82,7 @@ class View(NamedTuple):
     watching_since: float = 0.0
     early_until: float = 0.0
     silent_since: float = 0.0
+    before: str | None = None
     past: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -112,11 +114,13 @@ class Span(NamedTuple):
 def read(view: View, value: str | None, span: Span, times: Times) -> View:
     """After a good read. Silence counts only as long as we were there to hear."""
     if span.came - view.contact_at > times.gap:
-        return view._replace(seen=value, seen_at=span.came, contact_at=span.sent, watching_since=span.came, past=())
+        anew = view._replace(seen=value, before=None, seen_at=span.came, watching_since=span.came, past=())
+        return anew._replace(contact_at=span.sent)
     if value != view.seen:
         # A read that was sent after these gave another value, so this one was written later.
         kept = [one for one in view.past if span.came - one[0] <= 2 * times.lease]
-        view = view._replace(seen=value, seen_at=span.came, past=(*kept, (span.came, view.contact_at)))
+        past = (*kept, (span.came, view.contact_at))
+        view = view._replace(seen=value, before=view.seen, seen_at=span.came, past=past)
     return view._replace(contact_at=span.sent)
 
 
@@ -131,8 +135,17 @@ def wanted(view: View, now: float, times: Times) -> Change | None:
     # What is claimed now may be acted upon a gap later. Its holder may count on a longer lease than ours.
     is_silent = now - max(view.seen_at, view.watching_since) >= max(times.lease, mark.lease) - times.gap
     # Who has handed over does not take it back at once.
-    is_free = mark.kind == RELEASED and (mark.heir == view.me.life or (not mark.heir and mark.node != view.me.node))
+    is_ours = mark.heir == view.me.life if mark.heir else mark.node != view.me.node
+    is_free = mark.kind == RELEASED and is_ours and _is_of_holder(mark, view.before)
     return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None
+
+
+def _is_of_holder(released: Mark, before: str | None) -> bool:
+    """Whether we saw who released the lease hold it just before; else a failover may have brought an old mark back."""
+    if before is None:
+        return False
+    mark = Mark.parse(before)
+    return (mark.node, mark.life, mark.kind) == (released.node, released.life, "")
 
 
 def has_watched(view: View, now: float, times: Times) -> bool:

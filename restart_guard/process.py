@@ -44,11 +44,14 @@ def kin(who: Identity, program: Path | None = None) -> list[Facts]:
     found = [] if reused else [other for other in living if other.session == who.pid]
     if not found and not reused and leader is not None and leader.session != who.pid:
         found = descendants([who.pid], living)
-    if program is None:
-        return found
-    known = {other.pid for other in found}
-    mark = str(program)
-    return found + [one for one in living if one.pid not in known and host.environment_entry(one.pid, MARK) == mark]
+    family = {one.pid: one for one in found}
+    is_fenced = not reused and is_fence(who.pid)
+    if is_fenced:  # which is told of all that descends from it, whatever that has made of itself
+        family |= {one.pid: one for one in descendants([who.pid], living)}
+    if program is not None:
+        mark = str(program)
+        family |= {one.pid: one for one in living if host.environment_entry(one.pid, MARK) == mark}
+    return [one for one in family.values() if not (is_fenced and is_fence(one.pid))]
 
 
 def _ancestors() -> set[int]:
@@ -149,7 +152,8 @@ def matches(pid: int, program: Program) -> bool | None:
 
 
 FENCE = "RESTART_GUARD_FENCE"
-"""In the environment of a fence, and not of what is behind it."""
+"""In the environment of a fence and its second process, and not of what is behind them: which variables that gets
+otherwise, as JSON."""
 
 
 def is_fence(pid: int) -> bool:
@@ -162,6 +166,8 @@ def behind_fence(who: Identity) -> Identity:
     if not is_fence(who.pid):
         return who
     children = [one for one in host.everybody() if one.parent == who.pid and one.session == who.pid and not one.dead]
+    # What it has forked and is not yet the program is like itself.
+    children = [one for one in children if not is_fence(one.pid)]
     first = min(children, key=lambda one: one.started, default=None)
     return who if first is None else Identity(first.pid, first.started, who.boot)
 
@@ -253,10 +259,12 @@ def _open_log(path: Path) -> int:
 def end(who: Identity, others: Iterable[Facts], number: int) -> None:
     """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
 
-    A fence would hand on what its target gets as one of the others.
+    A fence would hand on what its target gets as one of the others, so it gets it only as long as there is none.
     """
-    if number == signal.SIGKILL or not is_fence(who.pid):
+    if number == signal.SIGKILL or not is_fence(who.pid) or behind_fence(who) == who:
         _signal(who, number)
+    else:
+        host.send(who, signal.SIGCONT)
     for other in others:
         with suppress(PermissionError):
             _signal(Identity(other.pid, other.started, who.boot), number)

@@ -29,6 +29,8 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
     ]
     if stays:
         target = "default.target" if user_manager else "multi-user.target"
+        # However long its targets may drain; it sees to it that this ends.
+        service += ["TimeoutStopSec=infinity"] if job.name == "standby" else []
         service += ["Restart=always", "RestartSec=1", "", "[Install]", f"WantedBy={target}"]
         return {f"{name}.service": _file(service)}
     service.append("TimeoutStartSec=2h")  # a oneshot has none of its own, and one that hangs would be the last

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,8 +242,65 @@ def test_what_has_hidden_is_fenced_too(tmp_path: Path, redis_server: RedisServer
         group.start("a", "b")
         leader = group.leader()
         leader.signal(signal.SIGKILL)
-        group.wait_for_another(leader)
-        group.wait_for_more(50)
+        other = group.wait_for_another(leader)
         group.check()
+        leader.end()
+        leader.join()
+        time.sleep(1.5 * group.lease)
+        assert other.guard("standby", "--hand-over").code == 0
+        group.wait_for_another(other)
+        group.check()
+    finally:
+        group.end()
+
+
+ENDS = (
+    STAMPER
+    + """\
+import subprocess, threading
+subprocess.Popen(["sleep", "600"])
+threading.Thread(target=stamp, daemon=True).start()
+time.sleep(0.3)
+"""
+)
+
+
+def test_a_program_that_ended_well_is_relaunched(start: Callable[[str], Group]) -> None:
+    """Whatever it has left behind that is no program of ours."""
+    group = start(ENDS)
+    leader = group.leader()
+    wait_until(lambda: len({one.launch for one in group.lines()}) > 2, what="relaunches")
+    assert leader.guard("stop", "web").code == 0
+    group.check()
+
+
+AT_ONCE = """\
+import os, sys, time
+from pathlib import Path
+from restart_guard import config, guard, process, target
+from restart_guard.lifecycle import Command
+process.prepare()
+(one,) = guard.chosen(config.load(Path(sys.argv[1]), dict(os.environ)), [])
+for number in range(10):
+    target.act(one, Command.START, target.How(settle=False))
+    time.sleep(0.02 * number)
+    begun = time.monotonic()
+    assert target.act(one, Command.STOP).ok
+    assert time.monotonic() - begun < 5, number
+"""
+
+
+def test_what_starts_can_be_stopped_at_once(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Also while its fence has not started it yet: then the signal is the fence's."""
+    group = Group(tmp_path, f'[redis]\nurl = "{redis_server.url}"\n')
+    try:
+        one = group.add("a")
+        one.guard.config.write_text(one.guard.config.read_text().replace('timeout = "1s"', 'timeout = "9s"'))
+        one.join()
+        group.leader()
+        assert one.guard("stop", "web").code == 0
+        command = [sys.executable, "-c", AT_ONCE, str(one.guard.config)]
+        done = subprocess.run(command, env=one.guard.environ, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
     finally:
         group.end()

@@ -72,10 +72,13 @@ def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
     gone = lease.released(leader(), "").new.text
     assert gone == f"{RELEASED}|a|1|8|10000"
     watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 99.0, 99.5, 80.0)
-    _, change = beat(watching, gone, 100.0)
+    view, change = beat(watching, gone, 100.0)
     assert change == lease.Change(gone, Mark("b", "2", 1, lease_ms=10000))
     _, change = beat(watching._replace(watching_since=95.0), gone, 100.0)
     assert change is None
+    # A failover brings it back, when somebody else has led since.
+    view, _ = beat(view, "|c|3|1|10000", 101.0)
+    assert beat(view, gone, 102.0)[1] is None
 
 
 def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
@@ -157,7 +160,7 @@ class World:
             self.now, _, what = heapq.heappop(self.queue)
             if self.happens("reset") and self.now - self.last_reset > TIMES.lease:
                 self.last_reset = self.now
-                self.value = self.chance.choice([None, *self.past[-3:]])
+                self.value = self.chance.choice([None, *self.past[-self.chance.choice([3, 3, 10]) :]])
             what()
 
 
