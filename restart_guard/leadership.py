@@ -59,7 +59,7 @@ class Leadership:
         self._failures, self._watch_again_at = 0, 0.0
         # In a thread: bringing many of them to the disk may take longer than a beat.
         beside(partial(_intend, self._targets.values()), partial(self._post, ""))
-        self.keep_watching()
+        self.keep_watching()  # why it cannot is found again by the next look
 
     def keep_watching(self) -> str:
         """Start the watch, also when it has ended; why not, when that fails again and again.
@@ -80,12 +80,15 @@ class Leadership:
                 return f"its watch ended {self._failures} times at once, the last time with {how_it_ended(status)}"
         if now >= self._watch_again_at:
             self._watched_at = now
-            self._watch = subprocess.Popen(
-                command(self._config, "watch", "--wait", *self._targets),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (only a prctl)
-            )
+            try:
+                self._watch = subprocess.Popen(
+                    command(self._config, "watch", "--wait", *self._targets),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (a prctl)
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                return f"its watch cannot be started: {error}"
         return ""
 
     @property

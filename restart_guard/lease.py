@@ -68,8 +68,8 @@ class View(NamedTuple):
     ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
     when the last good read was sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the
     claim's answer came.
-    ``silent_since`` is when the value that it claimed was first read. ``past`` has the latest values but not what they
-    were: since when each was seen, and after which moment it was written.
+    ``past`` has the latest values but not what they were: since when each was seen, and after which moment it was
+    written.
     """
 
     me: Mark
@@ -81,7 +81,6 @@ class View(NamedTuple):
     contact_at: float = float("-inf")
     watching_since: float = 0.0
     early_until: float = 0.0
-    silent_since: float = 0.0
     before: str | None = None
     past: tuple[tuple[float, float], ...] = ()
 
@@ -171,8 +170,7 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
     An heir may act until then, as far as it can tell that nobody has known a silence of a whole lease: should all be
     lost that was written since others last read, they have seen a value that was there within a gap of the release.
     """
-    silent_since = view.silent_since if view.leads else view.seen_at
-    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came, silent_since=silent_since)
+    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
     if change.new.kind or not acknowledged:
         return view
     until = span.sent + times.fence

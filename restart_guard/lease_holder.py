@@ -20,13 +20,19 @@ News = Callable[[], Mapping[str, Any]]
 
 
 class LeaseHolder:
-    """``view`` is what the decisions are made by. ``trouble`` is why the last beat failed, empty after a good one."""
+    """``view`` is what the decisions are made by. ``trouble`` is why the last beat failed, empty after a good one.
 
-    def __init__(self, config: Config, settings: Standby, view: View, news: News) -> None:
+    ``renewed`` is called as soon as the view has a new deadline, before anybody is told of it.
+    """
+
+    def __init__(
+        self, config: Config, settings: Standby, view: View, *, news: News, renewed: Callable[[], None]
+    ) -> None:
         self._config = config
         self._settings = settings
         self._times = settings.times
         self._news = news
+        self._renewed = renewed
         self._acks = (1 if config.redis.sentinels else 0) if settings.min_acks is None else settings.min_acks
         self._first_sentinel = 0
         self.view = view
@@ -67,6 +73,7 @@ class LeaseHolder:
         done, acknowledged, span = store.change(change, self._acks, self._times.beat / 2)
         if done:
             self.view = lease.written(self.view, change, span, self._times, acknowledged=acknowledged)
+            self._renewed()
         return "" if acknowledged or not done else f"fewer than {self._acks} replicas acknowledge"
 
     def step_down(self, life: str) -> None:
@@ -84,6 +91,7 @@ class LeaseHolder:
                 mark = None if value is None else Mark.parse(value)
                 if mark is not None and (mark.life, mark.kind) == (view.me.life, ""):
                     heir = store.heir() if view.may_act(clock.boottime()) else ""
+                    heir = "" if heir == view.me.life else heir
                     store.change(lease.released(view._replace(seen=value), heir), 0, 0.0)
                     store.tell(self._settings.channel, self._told(released=True), alive=False)
         except StoreError as error:

@@ -79,7 +79,7 @@ class _Member:
         self._asked_to_leave = 0
         self._hand_over = False
         self._cannot = self._why_no_token = ""
-        self._nobody_since: float | None = None
+        self._last_sign: float | None = None
         self._kept_at = 0.0
         self._untold = 0
         self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
@@ -92,7 +92,7 @@ class _Member:
         targets = guard.chosen(config, config.standby_targets) if config.standby_targets else []
         self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
         self._kept = self._taken_up()
-        self._lease = LeaseHolder(config, self._settings, self._kept.view, self._news)
+        self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)
         self._token = self._kept.token
         self._claimed_for = self._kept.view.me.life if self._kept.acts else ""
 
@@ -122,6 +122,8 @@ class _Member:
             # What runs here unfenced, from before there was a group or because its fences were killed.
             self._permit_is(Permit())
             self._targets.end(Stop(timeout_s=self._times.fence, force=True))
+        if until is None:  # a service that is started anew is meant to try again
+            self._kept = msgspec.structs.replace(self._kept, rest_until=0.0)
         self._lease.listen(lambda: self._post(lambda _: None, None))
         while True:
             begun = clock.boottime()
@@ -159,19 +161,21 @@ class _Member:
             self._say(told if self._lease.trouble else "The lease is reached again.")
         holder = standby_kept.holder(before.seen)
         if not view.leads and standby_kept.holder(view.seen) not in (None, self.node):
-            self._nobody_since = None
-        elif view.leads and not before.leads and self._nobody_since is None and holder is not None:
-            self._nobody_since = view.silent_since
+            self._last_sign = view.seen_at
         why = lease.why_lost(view, now)
         if why:
             self._give_up()
             if self._targets.acts:
                 self._stand_down(self._because(why), _AT_ONCE)
-        elif view.may_act(now) and (self._targets.acts or self._targets.is_ending):
-            self._allow()  # they may drain as long as the lease is ours
         is_news = holder != standby_kept.holder(view.seen) or now - self._kept_at >= self._times.lease
         if view.leads or is_news:
             self._keep()
+
+    def _renewed(self) -> None:
+        """They may drain as long as the lease is ours."""
+        is_ours = self._lease.view.may_act(clock.boottime())
+        if is_ours and (self._targets.acts or self._targets.is_ending):
+            self._allow()
 
     def _because(self, why: str) -> str:
         return f"{why} ({self._lease.trouble})" if self._lease.trouble else why
@@ -247,17 +251,16 @@ class _Member:
             self._leave_it_to_others(self._cannot)
             return
         self._targets.begin()
-        gap = None if self._nobody_since is None else clock.boottime() - self._nobody_since
+        gap = None if self._last_sign is None else clock.boottime() - self._last_sign
         self._tell(
             partial(standby_messages.took_over, self._settings.group, self.node, gap),
             partial(standby_messages.token, self._token, self._why_no_token),
         )
-        self._nobody_since = None
         self._keep()
 
     def _stand_down(self, why: str, stop: Stop) -> None:
         """While a hand-over drains, the lease is still ours, but nothing may be started any more."""
-        self._nobody_since = clock.boottime()
+        self._last_sign = clock.boottime()
         self._targets.end(stop)
         if self._lease.view.leads:
             self._allow()

@@ -18,14 +18,19 @@ def look(config: Config) -> Iterator[Finding]:
     if config.standby is None:
         return
     found = standby_status.status(config)
-    yield Finding(Level.FAIL if found.error else Level.OK, f"standby {standby_status.line(found)}", found.error or "")
+    level = Level.FAIL if found.error else Level.WARN if found.rest_s else Level.OK
+    yield Finding(level, f"standby {standby_status.line(found)}", found.error or "")
     if not standby_status.takes_part(config):
         advice = "restart-guard install-timer, or restart-guard standby as a service"
         yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
     if found.lease_s is not None and found.lease_s != config.standby.lease:
         what = f"standby: the holder's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
         yield Finding(Level.WARN, what, "the same [standby] on each host")
-    fence_s = config.standby.times.fence
+    times = config.standby.times
+    if 2 * times.fence + times.gap > times.lease * 1.001:
+        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two may lead for a moment"
+        yield Finding(Level.WARN, what, f"a fence of at most {(times.lease - times.gap) / 2:g}s, or a longer lease")
+    fence_s = times.fence
     for name in config.standby_targets:
         if config.targets[name].stop_timeout > fence_s / 2:
             what = f"standby: {name} may drain for longer than half of fence; when the lease is lost it is killed"

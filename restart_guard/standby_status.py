@@ -5,8 +5,9 @@ import signal
 from contextlib import suppress
 from typing import NamedTuple
 
-from restart_guard import clock, permit
+from restart_guard import clock, permit, standby_kept
 from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
+from restart_guard.freshness import span
 from restart_guard.lease import Mark
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held
@@ -22,7 +23,10 @@ def settings_of(config: Config) -> Standby:
 
 
 class Status(NamedTuple):
-    """How a group looks from this host. ``lease_s`` is what its holder's config says."""
+    """How a group looks from this host. ``lease_s`` is what its holder's config says.
+
+    ``rest_s``: for how much longer this host does not lead, since it could not run its targets.
+    """
 
     group: str
     node: str
@@ -31,6 +35,7 @@ class Status(NamedTuple):
     lease_s: float | None
     token: int | None
     permit_s: float
+    rest_s: float
     error: str | None
 
 
@@ -50,7 +55,9 @@ def status(config: Config) -> Status:
     holder = mark.node if mark is not None and not mark.kind else None
     lease_s = mark.lease if mark is not None and mark.lease else None
     role = "leading" if left else "standby"
-    return Status(settings.group, node, role, holder, lease_s, held_permit.token, left, error)
+    kept = standby_kept.load(config)
+    rest_s = max(0.0, kept.rest_until - clock.boottime()) if kept is not None else 0.0
+    return Status(settings.group, node, role, holder, lease_s, held_permit.token, left, rest_s, error)
 
 
 def line(found: Status) -> str:
@@ -58,7 +65,8 @@ def line(found: Status) -> str:
     token = "" if found.token is None else f", fencing token {found.token}"
     ours = f"{found.node} is {found.role}{token}" + (f", for {found.permit_s:.1f} s more" if found.permit_s else "")
     holder = f"unknown ({found.error})" if found.error else found.holder or "nobody"
-    return f"{found.group}: {ours}; the lease is held by {holder}"
+    rest = f", and does not lead for {span(found.rest_s)}: it could not run its targets" if found.rest_s else ""
+    return f"{found.group}: {ours}{rest}; the lease is held by {holder}"
 
 
 def takes_part(config: Config) -> bool:

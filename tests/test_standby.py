@@ -153,11 +153,13 @@ def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None
 
 def test_doctor_says_what_a_failover_lacks(group: Group) -> None:
     """And on a standby it finds nothing wrong with a target that another host runs."""
+    group.config = f'fence = "600ms"\n{group.config}'
     group.start("a", "b")
     leader = group.leader()
     out = leader.guard("doctor").out
     assert f"ok    standby g: {leader.name} is leading" in out
     assert "warn  standby: Redis is one server" in out
+    assert "warn  standby: fence is 0.6s: after a failover that loses writes two may lead for a moment" in out
     assert "warn  standby: web may drain for longer than half of fence" in out
     (other,) = group.others(leader)
     assert other.guard("start", "web").code == 0
