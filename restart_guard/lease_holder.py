@@ -35,6 +35,8 @@ class LeaseHolder:
         self._renewed = renewed
         self._acks = (1 if config.redis.sentinels else 0) if settings.min_acks is None else settings.min_acks
         self._first_sentinel = 0
+        self._good_at = clock.boottime()
+        self._is_troubled = False
         self.view = view
         self.trouble = ""
 
@@ -59,6 +61,17 @@ class LeaseHolder:
         if trouble or clock.boottime() - begun > self._times.beat / 2:
             self._first_sentinel += 1  # one that does not answer is asked last
         self.trouble = trouble
+        if not trouble:
+            self._good_at = clock.boottime()
+
+    def trouble_news(self) -> str:
+        """That trouble has begun to last, or is over; a beat that fails now and then is no news, and neither is how
+        each of many does."""
+        lasts = bool(self.trouble) and clock.boottime() - self._good_at > self._times.gap
+        if lasts == self._is_troubled:
+            return ""
+        self._is_troubled = lasts
+        return f"The lease cannot be reached or kept: {self.trouble}" if lasts else "The lease is reached again."
 
     def _due(self, store: LeaseStore, *, may_claim: bool) -> Change | None:
         now = clock.boottime()

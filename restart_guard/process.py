@@ -259,12 +259,16 @@ def _open_log(path: Path) -> int:
 def end(who: Identity, others: Iterable[Facts], number: int) -> None:
     """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
 
-    A fence would hand on what its target gets as one of the others, so it gets it only as long as there is none.
+    A fence would hand on what its target gets as one of the others; it gets it only as long as there is no target yet.
     """
-    if number == signal.SIGKILL or not is_fence(who.pid) or behind_fence(who) == who:
+    others = list(others)
+    if number == signal.SIGKILL or not is_fence(who.pid):
         _signal(who, number)
     else:
         host.send(who, signal.SIGCONT)
+        program = behind_fence(who)
+        if program.pid not in {other.pid for other in others}:  # it has only just begun
+            _signal(program, number)
     for other in others:
         with suppress(PermissionError):
             _signal(Identity(other.pid, other.started, who.boot), number)

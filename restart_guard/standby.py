@@ -29,6 +29,7 @@ from restart_guard import (
     standby_messages,
     standby_record,
 )
+from restart_guard.aside import Aside
 from restart_guard.backoff import delay
 from restart_guard.beside import beside
 from restart_guard.errors import DeliveryError, GuardError
@@ -58,11 +59,12 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
     process.prepare()
     until = None if for_s is None else clock.monotonic() + for_s
     with ExitStack() as stack:
+        aside = stack.enter_context(Aside(say))
         with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
             stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
-        member = _Member(config, say)
+        member = _Member(config, aside.say)
         if until is None:  # else cron starts one each minute, and that is no news
-            say(f"{member.node} takes part in {settings.group}")
+            aside.say(f"{member.node} takes part in {settings.group}")
         member.run(until)
 
 
@@ -152,13 +154,13 @@ class _Member:
         return max(_LEAST_PAUSE_S, min(pauses))
 
     def _beat(self) -> None:
-        before, trouble = self._lease.view, self._lease.trouble
+        before = self._lease.view
         may_claim = not self._asked_to_leave and clock.boottime() >= self._kept.rest_until
         self._lease.beat(may_claim=may_claim)
         view, now = self._lease.view, clock.boottime()
-        if self._lease.trouble != trouble:
-            told = f"The lease cannot be reached or kept: {self._lease.trouble}"
-            self._say(told if self._lease.trouble else "The lease is reached again.")
+        news = self._lease.trouble_news()
+        if news:
+            self._say(news)
         holder = standby_kept.holder(before.seen)
         if not view.leads and standby_kept.holder(view.seen) not in (None, self.node):
             self._last_sign = view.seen_at

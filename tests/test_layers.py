@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 
 RANKS = [
     ["restart_guard"],
-    ["errors", "clock", "beside"],
+    ["errors", "clock", "beside", "aside"],
     ["values"],
     ["lease"],
     ["settings", "identity", "template"],

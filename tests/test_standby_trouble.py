@@ -2,11 +2,14 @@
 to leave leaves."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,10 @@ def told(host: Host) -> str:
     out, err = host.process.communicate()
     assert err == ""
     return out
+
+
+def is_held_by(lock: Path, pid: int) -> bool:
+    return lock.exists() and lock.read_text() == f"{pid}\n"
 
 
 def events(host: Host) -> list[str]:
@@ -152,7 +159,9 @@ def test_under_cron_the_next_goes_on_watching_and_tells_nothing_twice(group: Gro
     host = group.add("a")
     with ExitStack() as stack:
         processes = [stack.enter_context(host.guard.popen("standby", "--for", "4s"))]
+        taking_part = host.guard.state / "locks/standby-g"
         while not group.lines() or len(processes) < 4:
+            wait_until(partial(is_held_by, taking_part, processes[-1].pid), what="it to take part")
             assert len(processes) < 20
             processes.append(stack.enter_context(host.guard.popen("standby", "--for", "6s")))
             assert processes[-2].wait(20) == 0
@@ -190,6 +199,27 @@ def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
         assert told(group.hosts["a"]) == ""
     finally:
         group.end()
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(group: Group) -> None:
+    """The beats go on, and it leaves when it is asked."""
+    host = group.add("a")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 512)
+    os.set_blocking(writer, True)
+    with subprocess.Popen(
+        host.guard.command("standby"), cwd=host.guard.directory, env=host.guard.environ, stdout=writer, stderr=writer
+    ) as process:
+        group.leader()
+        group.wait_for_more(200)
+        process.terminate()
+        assert process.wait(20) == 0
+    os.close(reader)
+    os.close(writer)
+    group.check()
 
 
 def test_what_was_stopped_on_a_standby_stays_down_there(group: Group) -> None:
