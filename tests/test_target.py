@@ -233,9 +233,11 @@ def test_a_check_restarts_the_program_that_fills_redis(guard: Guard, redis_serve
     service = Service(guard)
     service.program.write_text(
         "import subprocess, time\n"
-        f"subprocess.run(['redis-cli', '-s', '{redis_server.socket}', 'set', 'your_data_key', 'x'])\ntime.sleep(600)\n"
+        f"subprocess.run(['redis-cli', '-s', '{redis_server.socket}', 'set', 'your_data_key', 'x'])\n"
+        "open('filled', 'w').close()\ntime.sleep(600)\n"
     )
-    service.configure()
+    # A restart waits until the program is well, however long that takes.
+    service.configure(options='health.command = "rm filled"\n')
     guard.configure(
         guard.config.read_text().partition("\n")[2] + job(redis_server, None, None, 'recover = "restart:web"')
     )
