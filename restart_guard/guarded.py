@@ -170,7 +170,7 @@ def environment(target: Guarded) -> dict[str, str]:
         except ValueError as error:
             why = "expected UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
-    token = permit.read(target.permit).token if target.permit is not None else None
+    token = permit.read(target.permit).token
     if token is not None:
         found["RESTART_GUARD_FENCING_TOKEN"] = str(token)
     return found | {**settings.environment, "RESTART_GUARD_TARGET": target.name, process.MARK: str(target.program.path)}

@@ -61,14 +61,19 @@ class Mark(NamedTuple):
         return cls(text, "?")
 
 
+def holder(value: str | None) -> str | None:
+    """Whose lease a value is; None for nobody's."""
+    mark = None if value is None else Mark.parse(value)
+    return mark.node if mark is not None and not mark.kind else None
+
+
 class View(NamedTuple):
     """What a node knows. ``me`` is the mark that it set last, ``until`` when it must have stopped acting: 0 when it
     does not lead. It may act only once the lease is ``confirmed``, an heir ``early_until`` a moment of its own.
 
     ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
     when the last good read was sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the
-    claim's answer came.
-    ``past`` has the latest values but not what they were: since when each was seen, and after which moment it was
+    claim's answer came. ``past`` has of each of the latest values since when it was seen, and after which moment it was
     written.
     """
 

@@ -33,7 +33,7 @@ class LeaseHolder:
         self._times = settings.times
         self._news = news
         self._renewed = renewed
-        self._acks = (1 if config.redis.sentinels else 0) if settings.min_acks is None else settings.min_acks
+        self._acks = config.standby_acks
         self._first_sentinel = 0
         self._good_at = clock.boottime()
         self._is_troubled = False

@@ -112,7 +112,7 @@ def _payloads(
     found: list[tuple[str, Any]] = []
     if config.mysql is not None:
         line = entry.words.row(entry.outcome, language=language, log_path=_log_path(config, entry), at=local)
-        allowed = permit.read(config.permit) if config.permit is not None else permit.Permit()
+        allowed = permit.read(config.permit)
         token = allowed.token if allowed.holds() else None
         found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
     if config.ping is not None:

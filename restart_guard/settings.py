@@ -236,6 +236,12 @@ class Config(Struct, frozen=True, kw_only=True):
         return f"standby-{group if len(group) <= 100 else f'{group[:80]}-{zlib.crc32(group.encode()):08x}'}"
 
     @property
+    def standby_acks(self) -> int:
+        """How many replicas must have a renewal of the lease."""
+        wanted = None if self.standby is None else self.standby.min_acks
+        return (1 if self.redis.sentinels else 0) if wanted is None else wanted
+
+    @property
     def permit(self) -> Path | None:
         """The file that says until when this host may run them."""
         return None if self.standby is None else self.state_dir / f"{self.standby_name}.permit"

@@ -41,7 +41,7 @@ from restart_guard.lock import held
 from restart_guard.permit import Permit
 from restart_guard.settings import Config
 from restart_guard.standby_kept import Kept
-from restart_guard.standby_status import settings_of
+from restart_guard.standby_status import node_of, settings_of
 
 _AT_ONCE = Stop(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
@@ -74,7 +74,7 @@ class _Member:
         self._settings = settings_of(config)
         self._times = self._settings.times
         self._say = say
-        self.node = self._settings.node or os.uname().nodename
+        self.node = node_of(self._settings)
         assert config.permit is not None  # noqa: S101 (there is a section)
         self._permit = config.permit
         self._permitted_until = 0.0
@@ -96,7 +96,7 @@ class _Member:
         self._kept = self._taken_up()
         self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)
         self._token = self._kept.token
-        self._claimed_for = self._kept.view.me.life if self._kept.acts else ""
+        self._token_asked_for = self._token_known_for = self._kept.view.me.life if self._kept.acts else ""
 
     def _asked(self, number: int, _frame: object) -> None:
         if number == signal.SIGUSR1:
@@ -161,15 +161,15 @@ class _Member:
         news = self._lease.trouble_news()
         if news:
             self._say(news)
-        holder = standby_kept.holder(before.seen)
-        if not view.leads and standby_kept.holder(view.seen) not in (None, self.node):
+        holder = lease.holder(before.seen)
+        if not view.leads and lease.holder(view.seen) not in (None, self.node):
             self._last_sign = view.seen_at
         why = lease.why_lost(view, now)
         if why:
             self._give_up()
             if self._targets.acts:
                 self._stand_down(self._because(why), _AT_ONCE)
-        is_news = holder != standby_kept.holder(view.seen) or now - self._kept_at >= self._times.lease
+        is_news = holder != lease.holder(view.seen) or now - self._kept_at >= self._times.lease
         if view.leads or is_news:
             self._keep()
 
@@ -226,7 +226,7 @@ class _Member:
 
     def _needs_token(self) -> bool:
         """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
-        if self._claimed_for == self._lease.view.me.life:
+        if self._token_known_for == self._lease.view.me.life:
             return False
         mysql, store = self._config.mysql, self._settings.fence_store
         self._why_no_token = "there is no [mysql]" if mysql is None else "fence_store is none"
@@ -234,9 +234,9 @@ class _Member:
 
     def _claim(self) -> None:
         life = self._lease.view.me.life
-        if self._claimed_for == f"asked {life}":
+        if self._token_asked_for == life:
             return
-        self._claimed_for = f"asked {life}"
+        self._token_asked_for = life
         assert self._config.mysql is not None  # noqa: S101 (it needs one)
         job = partial(mysql_epoch.claim, self._config.mysql, self._settings.group, self.node)
         beside(job, partial(self._post, partial(self._claimed, life)))
@@ -244,7 +244,7 @@ class _Member:
     def _claimed(self, life: str, found: Any) -> None:
         # One of an earlier leadership is worth nothing: another host may have got a higher one since.
         if life == self._lease.view.me.life:
-            self._claimed_for = life
+            self._token_known_for = life
             self._token = found if isinstance(found, int) else None
             self._why_no_token = str(found) if isinstance(found, DeliveryError) else repr(found)
 
@@ -313,8 +313,9 @@ class _Member:
         return True
 
     def _keep(self) -> None:
-        more = {"view": self._lease.view, "token": self._token, "acts": self._targets.acts}
-        self._kept = msgspec.structs.replace(self._kept, **more)
+        # Who has just lost the lease may still have to end its targets; the next process must not go on with them.
+        acts = self._targets.acts and self._lease.view.leads
+        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
         standby_kept.save(self._config, self._kept)
         self._kept_at = clock.boottime()
 

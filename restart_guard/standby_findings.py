@@ -56,7 +56,7 @@ def _failover(config: Config) -> Iterator[Finding]:
         least = _config(client, "min-replicas-to-write")
         snapshots, log = _config(client, "save"), client.info("persistence").get("aof_enabled")
     replicas = int(replication.get("connected_slaves") or 0)
-    acks = 1 if config.standby is None or config.standby.min_acks is None else config.standby.min_acks
+    acks = config.standby_acks
     if 1 + acks <= (1 + replicas) / 2:
         what = (
             f"standby: {acks} of {replicas} replicas acknowledge: a part that is cut off may go on without the others"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from restart_guard import clock, host, permit
-from restart_guard.lease import Mark, View
-from restart_guard.permit import Permit
+from restart_guard import clock, host, lease, permit
+from restart_guard.lease import View
 from restart_guard.settings import Config
 
 
@@ -44,24 +43,18 @@ def save(config: Config, kept: Kept) -> None:
         new.replace(path)
 
 
-def holder(value: str | None) -> str | None:
-    """Whose lease a value is; None for nobody's."""
-    mark = None if value is None else Mark.parse(value)
-    return mark.node if mark is not None and not mark.kind else None
-
-
 def here(config: Config) -> str:
     """What this host is to its group, as far as its own files tell, in words."""
     assert config.standby is not None  # noqa: S101 (the caller's guard)
     settings = config.standby
-    found = permit.read(config.permit) if config.permit is not None else Permit()
+    found = permit.read(config.permit)
     if found.holds():
         return "leads" if found.token is None else f"leads, fencing token {found.token}"
     kept = load(config)
     # A standby writes down once a lease what it sees.
     if kept is None or clock.boottime() - kept.view.contact_at > 2 * settings.lease + settings.times.gap:
         return "stands by; who leads is not known here: see restart-guard standby --status"
-    return f"stands by; {holder(kept.view.seen) or 'nobody'} leads"
+    return f"stands by; {lease.holder(kept.view.seen) or 'nobody'} leads"
 
 
 def _path(config: Config) -> Path:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from restart_guard import clock, permit, standby_kept
 from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
 from restart_guard.freshness import span
-from restart_guard.lease import Mark
+from restart_guard.lease import Mark, holder
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held
-from restart_guard.permit import Permit
 from restart_guard.settings import Config, Standby
 
 
@@ -20,6 +19,10 @@ def settings_of(config: Config) -> Standby:
     if config.standby is None:
         raise UsageError(f"{config.path} has no section [standby].")
     return config.standby
+
+
+def node_of(settings: Standby) -> str:
+    return settings.node or os.uname().nodename
 
 
 class Status(NamedTuple):
@@ -42,31 +45,29 @@ class Status(NamedTuple):
 def status(config: Config) -> Status:
     """Ask the lease and look at our own files."""
     settings = settings_of(config)
-    held_permit = permit.read(config.permit) if config.permit is not None else Permit()
+    held_permit = permit.read(config.permit)
     left = max(0.0, held_permit.until - clock.boottime())
-    mark, error = None, None
+    value, error = None, None
     try:
         with open_store(config.redis, settings.group, lease_s=settings.lease, timeout_s=config.redis.timeout) as store:
             value, _ = store.read()
-        mark = None if value is None else Mark.parse(value)
     except StoreError as trouble:
         error = config.redact(str(trouble))
-    node = settings.node or os.uname().nodename
-    holder = mark.node if mark is not None and not mark.kind else None
-    lease_s = mark.lease if mark is not None and mark.lease else None
+    node = node_of(settings)
+    lease_s = Mark.parse(value).lease or None if value is not None else None
     role = "leading" if left else "standby"
     kept = standby_kept.load(config)
     rest_s = max(0.0, kept.rest_until - clock.boottime()) if kept is not None else 0.0
-    return Status(settings.group, node, role, holder, lease_s, held_permit.token, left, rest_s, error)
+    return Status(settings.group, node, role, holder(value), lease_s, held_permit.token, left, rest_s, error)
 
 
 def line(found: Status) -> str:
     """The status on one line."""
     token = "" if found.token is None else f", fencing token {found.token}"
     ours = f"{found.node} is {found.role}{token}" + (f", for {found.permit_s:.1f} s more" if found.permit_s else "")
-    holder = f"unknown ({found.error})" if found.error else found.holder or "nobody"
+    leader = f"unknown ({found.error})" if found.error else found.holder or "nobody"
     rest = f", and does not lead for {span(found.rest_s)}: it could not run its targets" if found.rest_s else ""
-    return f"{found.group}: {ours}{rest}; the lease is held by {holder}"
+    return f"{found.group}: {ours}{rest}; the lease is held by {leader}"
 
 
 def takes_part(config: Config) -> bool:
@@ -83,7 +84,7 @@ def hand_over(config: Config) -> bool:
     path = config.state_dir / "locks" / config.standby_name
     if not takes_part(config):
         raise GuardError("No restart-guard standby takes part on this host.")
-    if config.permit is None or not permit.read(config.permit).holds():
+    if not permit.read(config.permit).holds():
         return False
     try:
         os.kill(int(path.read_text()), signal.SIGUSR1)

@@ -201,6 +201,26 @@ def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
         group.end()
 
 
+def test_a_lost_lease_is_not_handed_on(tmp_path: Path) -> None:
+    """At no moment does a leader that lost it leave a note by which the next process would go on with its targets."""
+    with RedisServer() as server:
+        group = Group(tmp_path, f'[redis]\nurl = "{server.start().url}"\n', 2.0)
+        try:
+            group.start("a")
+            note = group.leader().guard.state / "standby-g.json"
+            server.signal(signal.SIGSTOP)
+            seen = []
+            begun = time.monotonic()
+            while time.monotonic() - begun < 1.5 * group.lease:
+                kept = json.loads(note.read_text())
+                seen.append((kept["view"][1] > 0, kept["acts"]))
+            assert (True, True) in seen
+            assert (False, False) in seen
+            assert (False, True) not in seen
+        finally:
+            group.end()
+
+
 def test_a_log_that_nobody_reads_holds_up_nothing(group: Group) -> None:
     """The beats go on, and it leaves when it is asked."""
     host = group.add("a")
