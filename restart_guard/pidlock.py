@@ -22,6 +22,8 @@ from restart_guard.identity import Identity
 from restart_guard.pulse import Pulse
 
 _LARGEST = 64
+_ACTION_S = 120.0  # longer than a start or a stop usually takes
+_MAKING_S = 0.2  # between the making of a lock file and its being readable by all
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -81,34 +83,85 @@ class PidLock:
     @contextmanager
     def held(self, *, wait_s: float) -> Iterator[None]:
         """Exclude everybody else from acting on the program. Raises BusyError after the wait, GuardError."""
-        fd = self._open()
+        fd = self._acquire(clock.monotonic() + wait_s)
         try:
-            self._lock(fd, wait_s)
             yield
         finally:
             os.close(fd)
 
-    def _open(self) -> int:
-        with suppress(OSError):
-            # Locking needs no right to write, so a file of another user will do.
-            return os.open(self.guard_path, os.O_RDONLY)
-        try:
-            fd = os.open(self.guard_path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            return self._open_program(error)
-        with suppress(OSError):
-            os.fchmod(fd, 0o644)  # whatever the umask: other users must be able to meet here
-        return fd
+    def _acquire(self, deadline: float) -> int:
+        """A descriptor that holds the lock: of the lock file, or of the program itself for a user who may not write
+        the program's directory while there is no lock file yet.
 
-    def _open_program(self, why: OSError) -> int:
+        So that two users never hold one each, who has locked the program looks again whether the file has come, and
+        who locks a new file waits for those who had locked the program before, then marks the file.
+        """
+        while True:
+            fd = self._open_file(deadline)
+            own_file = fd is not None
+            if fd is None:
+                fd = self._open_program()
+            try:
+                self._lock(fd, deadline)
+                if own_file and _is_new(fd):
+                    self._await_program(deadline)
+            except BaseException:
+                os.close(fd)
+                raise
+            if own_file or not os.path.lexists(self.guard_path):
+                return fd
+            os.close(fd)
+
+    def _open_file(self, deadline: float) -> int | None:
+        """The lock file, made if it is missing; None when it is missing and we may not make it."""
+        patience = max(deadline, clock.monotonic() + _MAKING_S)
+        while True:
+            try:
+                # Locking needs no right to write, so a file of another user will do.
+                return os.open(self.guard_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                # With a strict umask it is unreadable until its maker has opened it to all, a moment later.
+                if clock.monotonic() >= patience:
+                    raise GuardError(f"The lock {self.guard_path} cannot be opened: {error.strerror}.") from error
+                clock.sleep(0.01)
+                continue
+            try:
+                fd = os.open(self.guard_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            except OSError:
+                # Another user may have made it since we looked: only what is not there now is really missing.
+                if not os.path.lexists(self.guard_path):
+                    return None
+                continue
+            with suppress(OSError):
+                os.fchmod(fd, 0o644)  # whatever the umask: other users must be able to meet here
+            return fd
+
+    def _open_program(self) -> int:
         """The program itself, for one in a directory that we may not write; with it pid_file stands elsewhere."""
         try:
-            return os.open(self._program, os.O_RDONLY)
-        except OSError:
-            raise GuardError(f"The lock {self.guard_path} cannot be opened: {why.strerror}.") from why
+            return os.open(self._program, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            text = f"The lock {self.guard_path} cannot be made, nor the program locked: {error.strerror}."
+            raise GuardError(text) from error
 
-    def _lock(self, fd: int, wait_s: float) -> None:
-        deadline = clock.monotonic() + wait_s
+    def _await_program(self, deadline: float) -> None:
+        """Wait for a user who had locked the program before there was a lock file; then mark the file as not new."""
+        with suppress(OSError):
+            fd = os.open(self._program, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                self._lock(fd, deadline)
+            finally:
+                os.close(fd)
+        with suppress(OSError):  # only its owner can
+            fd = os.open(self.guard_path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            try:
+                os.write(fd, b"\n")
+            finally:
+                os.close(fd)
+
+    def _lock(self, fd: int, deadline: float) -> None:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,6 +215,13 @@ class PidLock:
         with suppress(OSError):
             return self.record_path.stat().st_uid
         return None
+
+
+def _is_new(fd: int) -> bool:
+    """Whether somebody may still act on the program who found no lock file. A program may lock its own file for as long
+    as it runs (``flock -n "$0"``), so that is asked only for as long as an action may take."""
+    status = os.fstat(fd)
+    return status.st_size == 0 and abs(clock.now().timestamp() - status.st_mtime) < _ACTION_S
 
 
 def _is_sane(who: Identity, boot: str) -> bool:

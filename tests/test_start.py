@@ -326,6 +326,108 @@ def test_two_users_make_one_instance(shared: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+LOCKING = """
+import os, sys
+from restart_guard.errors import BusyError
+from restart_guard.pidlock import PidLock
+from pathlib import Path
+import encodings.idna
+
+real = os.open
+def held_up(path, flags, *mode):
+    if flags & {flag} and str(path).endswith({name!r}):
+        print("here", flush=True)
+        sys.stdin.readline()
+    return real(path, flags, *mode)
+
+os.setgroups([]); os.setgid({uid}); os.setuid({uid})
+os.open = held_up
+try:
+    with PidLock(Path({program!r})).held(wait_s={wait_s}):
+        print("held", flush=True)
+        sys.stdin.readline()
+except BusyError:
+    print("busy", flush=True)
+"""
+
+
+def locking(
+    program: Path, uid: int, *, held_up_at: str = "", flag: str = "os.O_CREAT", wait_s: float = 0
+) -> "subprocess.Popen[str]":
+    """Take the program's lock as a user; says ``here`` before it opens that file so, and ``held`` or ``busy``."""
+    name = held_up_at or "nothing"
+    source = LOCKING.format(flag=flag, name=name, uid=uid, program=str(program), wait_s=wait_s)
+    return subprocess.Popen(
+        [sys.executable, "-c", source], cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go_on(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_lock_file_that_another_user_makes_meanwhile_excludes(shared: Path) -> None:
+    """The other user finds no lock file, root makes one, the other is refused to make it: it looks again, and waits."""
+    program = shared / "loop.sh"
+    with locking(program, 65534, held_up_at=".loop.sh.lock") as other:
+        assert said(other) == "here"
+        with locking(program, 0) as root:
+            assert said(root) == "held"
+            go_on(other)
+            assert said(other) == "busy"
+            go_on(root)
+
+
+def test_who_makes_the_lock_file_waits_for_who_locked_the_program(shared: Path) -> None:
+    """A user who may not write the folder locks the program; root, whose lock file comes later, is held out."""
+    shared.chmod(0o755)
+    program = shared / "loop.sh"
+    with locking(program, 65534) as other:
+        assert said(other) == "held"
+        with locking(program, 0) as root:
+            assert said(root) == "busy"
+        with locking(program, 65534) as third:
+            assert said(third) == "busy"
+        go_on(other)
+    with locking(program, 0) as root:
+        assert said(root) == "held"
+        go_on(root)
+
+
+def test_who_locked_the_program_looks_again_for_a_lock_file(shared: Path) -> None:
+    """The other user is about to lock the program when root makes the lock file and holds it."""
+    shared.chmod(0o755)
+    program = shared / "loop.sh"
+    with locking(program, 65534, held_up_at="/loop.sh", flag="os.O_NONBLOCK") as other:
+        assert said(other) == "here"
+        with locking(program, 0) as root:
+            assert said(root) == "held"
+            go_on(other)
+            assert said(other) == "busy"
+            go_on(root)
+
+
+def test_a_program_that_locks_its_own_file_can_be_guarded(service: Service) -> None:
+    """``flock -n "$0"`` is a usual way to run once: it is started, adopted and stopped like any other."""
+    service.write(
+        "import fcntl, time\nfile = open(__file__)\nfcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "print('ready', flush=True)\nwhile True:\n    time.sleep(60)\n"
+    ).configure()
+    assert service.guard("start").code == 0
+    service.ready()
+    assert service.guard("start").code == 0
+    assert service.guard("restart", "--cold").code == 0
+    assert service.guard("stop").code == 0
+    assert service.pids() == []
+
+
 def test_root_starts_it_as_another_user_and_others_cannot(shared: Path) -> None:
     """uid, gid and HOME are that user's; without root it is refused in words."""
     guard = Guard(shared)
