@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from restart_guard import clock, messages, redis_client, redis_store
+from restart_guard import clock, messages, persistence, redis_client, redis_store
 from restart_guard.config import picked
+from restart_guard.durations import span
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
-from restart_guard.freshness import span
-from restart_guard.journal import Journal, new_run_id
+from restart_guard.ids import new_run_id
+from restart_guard.journal import Journal
 from restart_guard.lock import held
 from restart_guard.outcome import Attempt, Outcome, Reading
 from restart_guard.record import Entry, Recorded, Say, finish, start_ping
@@ -126,7 +127,7 @@ def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) 
 def _danger(config: Config) -> str | None:
     """Why a restart of Redis could lose data: as it says now, or, when it does not answer, as it said last."""
     try:
-        return redis_client.danger(config.redis)
+        return persistence.danger(config.redis)
     except StoreError:
         with contextlib.suppress(JournalError), Journal.open(config.state_dir) as journal:
             return journal.recall(_DANGER) or None
@@ -138,7 +139,7 @@ def _remember_danger(config: Config, reading: Reading) -> None:
     if reading.trouble is not None:
         return
     with contextlib.suppress(JournalError, StoreError):
-        danger = redis_client.danger(config.redis)
+        danger = persistence.danger(config.redis)
         with Journal.open(config.state_dir) as journal:
             journal.remember(_DANGER, danger or "")
 

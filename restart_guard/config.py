@@ -17,10 +17,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from restart_guard.config_rules import cross_checks
+from restart_guard.config_secrets import Redactor, Secret
 from restart_guard.config_words import key, quoted, shown, suggestion
+from restart_guard.durations import Duration
 from restart_guard.errors import ConfigError, UsageError
 from restart_guard.settings import NAMED_SECTIONS, SECTIONS, Config, Redis
-from restart_guard.values import Duration, Percent, Redactor, Secret, parse_path
+from restart_guard.values import Percent, parse_path
 
 _Section = TypeVar("_Section", bound=Struct)
 

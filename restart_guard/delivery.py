@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from restart_guard import clock, mysql_store, ping, wecom
-from restart_guard.backoff import DELIVERY_CAP_S, DELIVERY_FIRST_S, delay, is_due
+from restart_guard.backoff import delay, is_due
+from restart_guard.config_secrets import Secret
 from restart_guard.errors import BusyError, DeliveryError, SecretError
-from restart_guard.journal import Delivery, Journal
+from restart_guard.journal import DELIVERY_CAP_S, DELIVERY_FIRST_S, Delivery, Journal
 from restart_guard.lock import held
-from restart_guard.messages import Row
+from restart_guard.mysql_table import Row
 from restart_guard.settings import Config
-from restart_guard.values import Secret
 
 RUN_BUDGET_S = 10.0
 """What a destination that is down may add to a run."""

@@ -26,10 +26,10 @@ from pathlib import Path
 import msgspec
 
 from restart_guard import clock, demo_mysql
+from restart_guard.config_secrets import Secret
 from restart_guard.errors import ExitCode, GuardError, StoreError
 from restart_guard.redis_client import connected
 from restart_guard.settings import Redis
-from restart_guard.values import Secret
 
 _START_S = 10.0
 _SETTLE_S = 2.0

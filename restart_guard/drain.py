@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from restart_guard import clock, hook, process
+from restart_guard.durations import span
 from restart_guard.errors import GuardError
-from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Stop, hook_of
 from restart_guard.identity import Facts, Identity
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
+from restart_guard.durations import span
 from restart_guard.outcome import Bad
 from restart_guard.settings import Check
 
@@ -98,23 +99,6 @@ def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | Non
         case "stale":
             return Bad(key, code, span((check.full_ttl or 0) - pttl / 1000), span(check.max_age or 0), left)
     return Bad(key, code)
-
-
-def span(seconds: float) -> str:
-    """A duration as the config writes it, to two units: ``7d1h``, ``59m58s``, ``1.5s``, ``20ms``."""
-    if seconds < 0:
-        return "-" + span(-seconds)
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}s".replace(".0s", "s")
-    whole = round(seconds)
-    parts: list[tuple[int, str]] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, whole = divmod(whole, length)
-        if count or parts:
-            parts.append((count, unit))
-    return "".join(f"{count}{unit}" for count, unit in parts[:2] if count)
 
 
 def least_left(full_ttl_s: float, slots: Iterable[datetime]) -> tuple[float, datetime]:

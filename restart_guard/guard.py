@@ -2,50 +2,23 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
 
-from restart_guard import clock, process, target, target_events
-from restart_guard.backoff import DELIVERY_CAP_S, is_due
-from restart_guard.beside import beside
-from restart_guard.config import picked
-from restart_guard.errors import DeliveryError, ExitCode, JournalError
-from restart_guard.guarded import Guarded, Seen, Stop, guarded
-from restart_guard.journal import Journal
+import msgspec
+
+from restart_guard import clock, crashes, host, process, pulse, target, target_events
+from restart_guard.backoff import is_due
+from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
+from restart_guard.guarded import Guarded, Seen, Stop
+from restart_guard.journal import DELIVERY_CAP_S, Journal
 from restart_guard.lifecycle import Command, State
-from restart_guard.observe import in_group, observe
+from restart_guard.observe import observe
+from restart_guard.operate import run_all
 from restart_guard.settings import Config
 from restart_guard.target import Done, How
 
-_BY_HAND_WAIT_S = 10.0
 PING_ERROR = "ping.error"
 """The journal's fact about why the monitor was not reached the last time."""
-
-# The init-script standard of the Linux Standard Base, section "Init Script Actions".
-_LSB = {
-    State.RUNNING: 0,
-    State.UNGUARDED: 0,
-    State.DEAD: 1,
-    State.BACKOFF: 1,
-    State.STOPPED: 3,
-    State.UNKNOWN: 4,
-}
-_WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
-
-
-def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
-    """The named targets, or all. Raises UsageError for a name that the config does not have."""
-    chosen_names = picked(config.targets, names, what="target", path=config.path)
-    return [guarded(config, name) for name in chosen_names]
-
-
-def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
-    """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
-    process.prepare()
-    gentle = Stop(timeout_s=0, force=True) if command is Command.KILL else Stop()
-    how = How(stop or gentle, wait_s=_BY_HAND_WAIT_S)
-    yield from _side_by_side(config, [partial(target.act, one, command, how) for one in targets])
 
 
 def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
@@ -61,12 +34,9 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
     jobs: list[Callable[[], Done | None]] = [
         partial(target.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
     ]
-    if any(one.settings.health is not None for one in targets):
-        # Loaded only now: an idle tick without probes must not pay for an HTTP client.
-        health = importlib.import_module("restart_guard.health")
-        jobs += [partial(health.look_after, one, seen[one.name]) for one in targets if one.settings.health]
+    jobs += [partial(look_after, one, seen[one.name]) for one in targets if one.settings.health]
     well = True
-    for done in _side_by_side(config, jobs):
+    for done in run_all(config, jobs):
         well = well and done.ok
         yield done
     yield from keep_house(config, targets)
@@ -128,36 +98,35 @@ def needs_care(one: Guarded, seen: Seen) -> bool:
     return seen.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
 
 
-def _side_by_side(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> Iterator[Done]:
-    """Do all at once; yield each result as it comes, then journal what happened."""
-    happened: list[Done] = []
-    finished: SimpleQueue[Done | BaseException | None] = SimpleQueue()
-
-    for job in jobs:
-        beside(job, finished.put)
-    for _ in jobs:
-        done = finished.get()
-        if isinstance(done, BaseException):
-            raise done
-        if done is None:
-            continue
-        if done.event is not None:
-            happened.append(done)
-        yield done
-    target_events.record(config, happened)
+_LOCK_WAIT_S = 1.0
 
 
-def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:
-    """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
-    seen = observe(targets, search_stopped=True)
-    restarts: dict[str, int] = {}
-    with suppress(JournalError):
-        journal = Journal.open_to_read(config.state_dir)
-        restarts = journal.relaunches() if journal is not None else {}
-    return [(one, in_group(config, one, seen[one.name]), restarts.get(one.name, 0)) for one in targets]
+def look_after(one: Guarded, seen: Seen) -> Done | None:
+    """Probe a running target when that is due; restart one that hangs. None when there is nothing to tell."""
+    health = one.settings.health
+    if health is None or seen.who is None or seen.state is not State.RUNNING:
+        return None
+    if not pulse.is_due(seen.record.pulse, health, now=clock.boottime()):
+        return None
+    from restart_guard.probe import probe  # noqa: PLC0415 (an idle tick must not pay for an HTTP client)
 
-
-def lsb_code(states: Sequence[State]) -> int:
-    """The exit code of status: that of the worst state."""
-    worst = next((state for state in _WORST_FIRST if state in states), State.RUNNING)
-    return _LSB[worst]
+    looked = probe(one, seen.who, seen.record.pulse.beat)
+    fresh = host.uptime_s(seen.who) < one.settings.start_timeout
+    try:
+        with one.lock.held(wait_s=_LOCK_WAIT_S):
+            record = one.lock.recorded(host.boot_id())
+            if record.who != seen.who:
+                return None  # it was restarted meanwhile
+            now = clock.boottime()
+            after = pulse.judged(record.pulse, looked, health, started=seen.who.started, now=now, fresh=fresh)
+            one.lock.record(msgspec.structs.replace(record, pulse=after))
+    except BusyError:
+        return None
+    except GuardError as error:
+        return Done(one.name, ok=False, text=str(error))
+    wait = crashes.next_try_s(record.crashes, one.settings.restart_backoff, now=clock.boottime())
+    if not pulse.hangs(after, health) or wait > 0:
+        return None
+    times = f"{after.failures} times in a row" if after.failures > 1 else "once"
+    # What hangs may well ignore a gentle signal: it has had its time to drain then.
+    return target.act(one, Command.HEAL, How(Stop(force=True), why=f"hangs ({looked.why}, {times})"))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from restart_guard.freshness import span
+from restart_guard.durations import span
 
 _READ_BYTES = 65536
 _TAIL_CHARACTERS = 500

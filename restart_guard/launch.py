@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from restart_guard import backoff, clock, host, process
+from restart_guard import clock, crashes, host, process
+from restart_guard.durations import span
 from restart_guard.errors import GuardError
-from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, launch_of
 from restart_guard.hook import signal_name
 from restart_guard.identity import Identity
@@ -45,7 +45,7 @@ class Spawned(NamedTuple):
 
 def spawn(target: Guarded, before: Record, *, by_hand: bool) -> Spawned:
     """Start the program; only while its lock is held, and ``remember`` must follow before that is released."""
-    counts = backoff.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
+    counts = crashes.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
     ticket = before.ticket or _ticket()
     starting = by_hand and not target.lock.is_there()
     if starting or not before.ticket:

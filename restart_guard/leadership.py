@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from restart_guard import clock, fence, host, process, target
-from restart_guard.backoff import Crashes, delay
+from restart_guard.backoff import delay
 from restart_guard.beside import beside
+from restart_guard.crashes import Crashes
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.guarded import Guarded, Stop
 from restart_guard.jobs import command

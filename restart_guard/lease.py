@@ -13,17 +13,10 @@ beat < lease; what it cannot cover is told in the README.
 
 from typing import NamedTuple
 
+from restart_guard.settings import Times
+
 RELEASED = "released"
 CANDIDATE = "candidate"
-
-
-class Times(NamedTuple):
-    """``gap``: how long we may be without Redis ourselves and still count the silence of others."""
-
-    lease: float
-    beat: float
-    fence: float
-    gap: float
 
 
 class Mark(NamedTuple):

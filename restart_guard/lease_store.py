@@ -12,11 +12,11 @@ import msgspec
 import redis
 
 from restart_guard import clock
+from restart_guard.durations import Duration
 from restart_guard.errors import StoreError
 from restart_guard.lease import Change, Span
 from restart_guard.redis_client import connected
 from restart_guard.settings import Redis
-from restart_guard.values import Duration
 
 _LITTER_LEASES = 10  # the key's TTL, in leases: it only clears away what nobody uses any more
 

@@ -2,20 +2,15 @@
 
 import shlex
 from datetime import datetime
-from typing import Literal, NamedTuple
 
-from restart_guard.errors import StoreError
-from restart_guard.freshness import span
+from restart_guard.alert_wording import Language, clip, fit, moment, say
+from restart_guard.durations import span
 from restart_guard.incident import Incident, Notice
+from restart_guard.mysql_table import Row
 from restart_guard.outcome import Attempt, Bad, Outcome
-
-Language = Literal["zh", "en"]
-
-TEXT_LIMIT = 2048
-"""Bytes of UTF-8 in a WeCom text, of a group robot (document 99110) and of an app message (document 90236) alike."""
+from restart_guard.redis_wording import trouble
 
 _FIELD_LIMIT = 160
-_CUT = "…"
 
 _REASONS: dict[str, tuple[str, str]] = {
     "missing": ("不存在", "is missing"),
@@ -35,39 +30,6 @@ _REASONS: dict[str, tuple[str, str]] = {
     "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {found} keys, expected at least {wanted}"),
 }
 
-# A server's own code or one of ours → what is wrong and what to do, after "Redis <server>".
-_TROUBLES: dict[str, tuple[str, str]] = {
-    "refused": ("拒绝连接：请确认 Redis 正在运行", "refuses connections: is it running?"),
-    "timeout": ("没有及时应答：可能已挂起或网络不通", "does not answer in time: it hangs, or the network does"),
-    "unreachable": ("无法访问：请检查地址和网络", "cannot be reached: check its address and the network"),
-    "closed": ("中断了连接", "closed the connection"),
-    "tls": ("TLS 握手失败：请检查证书和 ca_file", "fails the TLS handshake: check the certificate and ca_file"),
-    "tls_file": ("的证书文件无法读取：{text}", "needs a certificate file for TLS: {text}"),
-    "LOADING": ("正在加载数据", "is still loading its data"),
-    "READONLY": ("是只读副本：可能正在切换主节点", "is a read-only replica: a failover may be under way"),
-    "MASTERDOWN": ("与主节点断开：可能正在切换主节点", "has lost its master: a failover may be under way"),
-    "no_master": ("Sentinel 当前没有主节点", "has no master at the moment, say the Sentinels"),
-    "CLUSTERDOWN": ("集群不可用", "is a cluster that is down"),
-    "TRYAGAIN": ("正在迁移槽位", "is moving slots"),
-    "NOREPLICAS": ("可用副本不足", "has too few good replicas"),
-    "BUSY": ("正在执行耗时脚本", "is busy running a script"),
-    "NOAUTH": ("需要密码：请设置 [redis] password", "wants a password: set [redis] password"),
-    "WRONGPASS": (
-        "拒绝了用户名或密码：请检查 [redis] username 和 password",
-        "refuses the user name or password: check [redis] username and password",
-    ),
-    "NOPERM": ("不允许该用户执行所需命令：请检查 ACL", "does not let this user run the commands needed: check its ACL"),
-    "MISCONF": ("无法保存到磁盘：请检查磁盘空间", "cannot save to disk: check its disk"),
-    "OOM": ("内存已满", "is out of memory"),
-    "cluster": (
-        "是 Redis Cluster：本工具读取单机或 Sentinel",
-        "is a Redis Cluster; single servers and Sentinel services can be read",
-    ),
-    "protocol": ("的应答无法理解：{text}", "gives an answer that makes no sense: {text}"),
-    "sentinel": ("无法通过 Sentinel 访问：{text}", "cannot be reached through its Sentinels: {text}"),
-    "secret": ("的密码无法读取：{text}", "has no password to log in with: {text}"),
-    "slow": ("读取未能在限定时间内完成：{text}", "could not be read within the check's timeout: {text}"),
-}
 
 _ATTEMPTS: dict[str, tuple[str, str]] = {
     "read_again": ("未配置恢复动作，仅重新读取", "no recovery is configured; read again"),
@@ -93,7 +55,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "first": ("【故障】", "[DOWN] "),
     "repeat": ("【仍未恢复】", "[STILL DOWN] "),
     "recovered": ("【恢复】", "[UP] "),
-    "test": ("【测试】", "[TEST] "),
     "subject": ("Redis 数据 {check}", "Redis data {check}"),
     "bad_keys": ("{keys}中 {total} 个异常（{example}）", "{total} of {keys} bad ({example})"),
     "attempts_failed": ("{attempts}均失败", "{attempts} failed"),
@@ -116,50 +77,12 @@ _WORDS: dict[str, tuple[str, str]] = {
     "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
     "id": ("编号 {id}", "incident {id}"),
     "description": ("Redis 数据检查 {check}", "Redis data check {check}"),
-    "unrecorded": ("本机日志库不可写，结果未记录", "the journal cannot be written, this outcome is not recorded"),
-    "journal_down": (
-        "【故障】restart-guard 日志库不可写，结果未记录（{subject} 正常） | {host}",
-        "[DOWN] restart-guard cannot write its journal ({subject} is good, but not recorded) | {host}",
-    ),
-    "why": ("日志库：{why}", "journal: {why}"),
-    "test_body": (
-        "这是一条测试消息，收到即表示报警通道可用。",
-        "This is a test message: the alert channel works when a person reads it.",
-    ),
 }
-
-
-class Row(NamedTuple):
-    """A row of ``task_monitor``. ``ok`` stands for the status label, which the table itself decides."""
-
-    run_id: str
-    ok: bool
-    task_description: str
-    task_command: str
-    task_execution_time: str
-    log_path: str
-    attempts: int
-    duration: float
-    host: str
-    detail: str
-    fencing_token: int | None = None
-
-
-def say(table: dict[str, tuple[str, str]], word: str, language: Language, **values: object) -> str:
-    return table[word][language == "en"].format(**values)
 
 
 def reason(bad: Bad, language: Language) -> str:
     """What is wrong with a key, without its name."""
     return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
-
-
-def trouble(error: StoreError, server: str, language: Language) -> str:
-    """Why a server could not be read, with its own code, and what to do."""
-    if error.code not in _TROUBLES:
-        return f"{server}: {clip(str(error), 300)}"
-    code = f" ({error.code})" if error.code.isupper() else ""
-    return f"{server} {say(_TROUBLES, error.code, language, text=clip(str(error), 300))}{code}"
 
 
 def summary(outcome: Outcome, language: Language) -> str:
@@ -259,58 +182,3 @@ def _particulars(outcome: Outcome, language: Language) -> list[str]:
             f"{number}. {clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)
         ]
     return lines
-
-
-def unrecorded(text: str, why: str, *, good_subject: str | None, host: str, language: Language) -> str:
-    """An alert's text with the news, in its first line already, that the journal could not keep the outcome.
-
-    ``good_subject`` names what is well, and only not recorded.
-    """
-    head, _, rest = text.partition("\n")
-    if good_subject is not None:
-        head = say(_WORDS, "journal_down", language, subject=good_subject, host=clip(host, 80))
-    else:
-        what, separator, host = head.rpartition(" | ")
-        head = f"{what} | {say(_WORDS, 'unrecorded', language)}{separator}{host}"
-    return fit(f"{head}\n{say(_WORDS, 'why', language, why=clip(why, 300))}\n", rest, "")
-
-
-def test_alert(host: str, at: datetime, language: Language) -> str:
-    head = f"{say(_WORDS, 'test', language)}restart-guard | {host}"
-    return fit(f"{head}\n", say(_WORDS, "test_body", language), f"\n{moment(at)}")
-
-
-def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
-    """The three parts as one text of at most ``limit`` bytes of UTF-8, cutting only the variable part, visibly.
-
-    Text from elsewhere must not mention anybody (``<@userid>`` does) nor hold what UTF-8 cannot carry.
-    """
-    # Neither may a mention come to be where the parts meet.
-    head, variable, tail = (_harmless(part + " " if part.endswith("<") else part) for part in (head, variable, tail))
-    room = limit - len((head + tail).encode())
-    if len(variable.encode()) > room:
-        variable = _cut(variable, room - 1) + "\n"
-    return _cut(head + variable + tail, limit)
-
-
-def _harmless(text: str) -> str:
-    return text.encode(errors="replace").decode().replace("\0", "").replace("<@", "< @")
-
-
-def _cut(text: str, limit: int) -> str:
-    """At most ``limit`` bytes of UTF-8, never half a character, the cut marked where there is room for the mark."""
-    data = text.encode()
-    if len(data) <= limit:
-        return text
-    mark = _CUT if limit >= len(_CUT.encode()) else ""
-    return data[: max(0, limit - len(mark.encode()))].decode(errors="ignore") + mark
-
-
-def clip(text: str, limit: int) -> str:
-    """Foreign text on one line and of bounded length, so that the fixed parts of a message always fit."""
-    return _cut(" ".join(text.encode(errors="replace").decode().split()), limit)
-
-
-def moment(at: datetime) -> str:
-    """``2026-11-23 02:00:15 +08:00``"""
-    return at.isoformat(sep=" ", timespec="seconds")[:19] + " " + at.isoformat()[-6:]

@@ -19,8 +19,7 @@ from pymysql.constants import ER
 
 from restart_guard import mysql_client
 from restart_guard.errors import DeliveryError
-from restart_guard.messages import Row
-from restart_guard.mysql_table import Table, read_table
+from restart_guard.mysql_table import Row, Table, read_table
 from restart_guard.settings import MySql
 
 SIDECAR = "restart_guard_applied"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from restart_guard.errors import DeliveryError
-from restart_guard.messages import Row
 from restart_guard.settings import COLUMNS, MySql
 
 # Label pairs for success and failure that an ENUM may have, compared without case.
@@ -44,6 +43,22 @@ class Column(NamedTuple):
             return value
         mark = "..." if self.charset in _CODECS else "…"
         return value[: max(0, self.length - len(mark))] + mark if self.length > len(mark) else value[: self.length]
+
+
+class Row(NamedTuple):
+    """A row of ``task_monitor``. ``ok`` stands for the status label, which the table itself decides."""
+
+    run_id: str
+    ok: bool
+    task_description: str
+    task_command: str
+    task_execution_time: str
+    log_path: str
+    attempts: int
+    duration: float
+    host: str
+    detail: str
+    fencing_token: int | None = None
 
 
 class Table(NamedTuple):

@@ -1,16 +1,14 @@
 """What state guarded programs are in: by their records, which costs next to nothing, else by one search for all."""
 
-import importlib
 import os
 from collections.abc import Iterable
 
 import msgspec
 
-from restart_guard import backoff, clock, host, process
+from restart_guard import clock, crashes, host, process
 from restart_guard.guarded import Guarded, Seen
 from restart_guard.lifecycle import State, state_of
 from restart_guard.pidlock import Record
-from restart_guard.settings import Config
 
 
 def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Seen]:
@@ -62,24 +60,13 @@ def remembered(target: Guarded) -> Record:
 
 def dead(target: Guarded, record: Record) -> Seen:
     """What one that does not live is: stopped, dead, or waiting for its next try."""
-    wait = backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
+    wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
     if state is not State.BACKOFF:
         return Seen(state, None, record)
     times = record.crashes.in_a_row
     why = f"relaunched {times} times in a row" if times else "waits before its relaunch"
     return Seen(state, None, record, why, wait)
-
-
-def in_group(config: Config, target: Guarded, seen: Seen) -> Seen:
-    """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
-    if target.permit is None:
-        return seen
-    # Loaded only for them.
-    here = importlib.import_module("restart_guard.standby_kept").here(config)
-    down = seen.who is None and not target.may_run and seen.state is not State.UNKNOWN
-    why = f"{seen.why}; this host {here}" if seen.why and not down else f"this host {here}"
-    return seen._replace(state=State.STOPPED, why=why, next_try_s=None) if down else seen._replace(why=why)
 
 
 def _by_record(target: Guarded, record: Record, *, wanted: bool) -> Seen | None:

@@ -70,3 +70,29 @@ def save(settings: Redis, seconds: float) -> None:
             clock.sleep(0.05)
         if now.get("rdb_last_bgsave_status") != "ok" or now.get("rdb_saves") == before.get("rdb_saves", -1):
             raise StoreError("the save to disk failed: see the server's log", code="save", remedy=Remedy.PERSON)
+
+
+def danger(settings: Redis) -> str | None:
+    """Why restarting this server could lose data, as a clause, or None. Raises StoreError when it cannot be asked.
+
+    A master without persistence comes back empty and its replicas empty themselves after it (replication.md of the
+    Redis documentation, "Safety of replication when master has persistence turned off").
+    """
+    with connected(settings) as client:
+        try:
+            persistence, replication = client.info("persistence"), client.info("replication")
+        except redis.exceptions.NoPermissionError:
+            return None
+        unsaved = persistence.get("rdb_changes_since_last_save", 0)
+        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"):
+            if persistence.get(field, "ok") != "ok":
+                return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
+        replicas = replication.get("connected_slaves", 0)
+        if replication.get("role") == "master" and replicas and not persistence.get("aof_enabled"):
+            try:
+                snapshots = client.config_get("save").get("save")
+            except redis.exceptions.ResponseError:
+                return None
+            if snapshots == "":
+                return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
+    return None

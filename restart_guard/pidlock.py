@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from restart_guard import clock
-from restart_guard.backoff import Crashes
+from restart_guard.crashes import Crashes
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.identity import Identity
 from restart_guard.pulse import Pulse

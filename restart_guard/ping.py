@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from restart_guard import wire
 from restart_guard.errors import DeliveryError, SecretError
-from restart_guard.journal import new_run_id
+from restart_guard.ids import new_run_id
 from restart_guard.settings import Ping
 
 SUCCESS, START, FAIL = "", "start", "fail"

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from restart_guard import clock, hook
+from restart_guard.durations import span
 from restart_guard.errors import GuardError
-from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, hook_of
 from restart_guard.identity import Identity
 from restart_guard.pulse import Probe

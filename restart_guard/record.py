@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from restart_guard import clock, delivery, permit, ping
+from restart_guard.alert_wording import Language, unrecorded
 from restart_guard.errors import JournalError
 from restart_guard.incident import Incident, Notice, advance
 from restart_guard.journal import Event, Journal
-from restart_guard.messages import Language, Row, unrecorded
+from restart_guard.mysql_table import Row
 from restart_guard.settings import Config
 
 Say = Callable[[str], None]

@@ -20,9 +20,10 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from restart_guard import clock
+from restart_guard.config_secrets import Secret
 from restart_guard.errors import Remedy, SecretError, StoreError
 from restart_guard.settings import Redis
-from restart_guard.values import RedisAddress, Secret, parse_place, parse_redis_url
+from restart_guard.values import RedisAddress, parse_place, parse_redis_url
 
 # The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
 REMEDIES = {
@@ -128,32 +129,6 @@ def ttl_left(settings: Redis, key: str) -> float | None:
     with connected(settings) as client:
         left = client.pttl(key.encode("utf-8", "surrogateescape"))
     return left / 1000 if isinstance(left, int) and left >= 0 else None
-
-
-def danger(settings: Redis) -> str | None:
-    """Why restarting this server could lose data, as a clause, or None. Raises StoreError when it cannot be asked.
-
-    A master without persistence comes back empty and its replicas empty themselves after it (replication.md of the
-    Redis documentation, "Safety of replication when master has persistence turned off").
-    """
-    with connected(settings) as client:
-        try:
-            persistence, replication = client.info("persistence"), client.info("replication")
-        except redis.exceptions.NoPermissionError:
-            return None
-        unsaved = persistence.get("rdb_changes_since_last_save", 0)
-        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"):
-            if persistence.get(field, "ok") != "ok":
-                return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
-        replicas = replication.get("connected_slaves", 0)
-        if replication.get("role") == "master" and replicas and not persistence.get("aof_enabled"):
-            try:
-                snapshots = client.config_get("save").get("save")
-            except redis.exceptions.ResponseError:
-                return None
-            if snapshots == "":
-                return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
-    return None
 
 
 def _client(settings: Redis) -> redis.Redis:

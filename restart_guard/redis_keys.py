@@ -13,7 +13,7 @@ import redis
 
 from restart_guard import per_key, shape
 from restart_guard.errors import RefreshError
-from restart_guard.redis_copy import (
+from restart_guard.scratch import (
     SCRATCH_MS,
     Pipe,
     Progress,

@@ -7,8 +7,9 @@ import msgspec
 import redis
 
 from restart_guard import clock, persistence
+from restart_guard.durations import span
 from restart_guard.errors import Remedy, StoreError
-from restart_guard.freshness import bounds, describe, judge, span
+from restart_guard.freshness import bounds, describe, judge
 from restart_guard.outcome import Bad, Reading
 from restart_guard.redis_client import connected, cut_after, error_word
 from restart_guard.redis_sift import Sieve, Suspect

@@ -9,14 +9,15 @@ import msgspec
 from restart_guard import clock, mysql_rows, per_key, persistence, redis_client, refresh_messages, shape
 from restart_guard.config import picked
 from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
-from restart_guard.journal import new_run_id
+from restart_guard.ids import new_run_id
 from restart_guard.lock import held
 from restart_guard.mysql_rows import Rows
 from restart_guard.record import Entry, Recorded, Say, finish, start_ping
 from restart_guard.redis_client import connected, cut_after
-from restart_guard.redis_copy import Build, owned
+from restart_guard.redis_copy import Build
 from restart_guard.redis_keys import Keys, scratch_of
 from restart_guard.refresh_messages import Refreshed
+from restart_guard.scratch import owned
 from restart_guard.settings import Check, Config, Refresh
 from restart_guard.shape import Drift, Example
 

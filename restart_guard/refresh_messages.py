@@ -4,10 +4,12 @@ import shlex
 from datetime import datetime
 from typing import NamedTuple
 
+from restart_guard.alert_wording import Language, clip, fit, moment, say
+from restart_guard.durations import span
 from restart_guard.errors import GuardError, RefreshError, StoreError
-from restart_guard.freshness import span
 from restart_guard.incident import Incident, Notice
-from restart_guard.messages import Language, Row, clip, fit, moment, say, trouble
+from restart_guard.mysql_table import Row
+from restart_guard.redis_wording import trouble
 from restart_guard.shape import Drift, Example
 
 # Why a refresh was refused or failed. The old data is as it was in each of these.

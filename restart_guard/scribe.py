@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from restart_guard import clock, guard, target_events
-from restart_guard.backoff import KEEPS_DYING
+from restart_guard.crashes import KEEPS_DYING
 from restart_guard.errors import JournalError
 from restart_guard.guarded import Guarded
 from restart_guard.settings import Config

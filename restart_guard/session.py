@@ -1,6 +1,5 @@
 """What every command starts from: the config, loaded when first asked for, and the terminal."""
 
-import importlib
 import os
 import sys
 from collections.abc import Iterable
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from restart_guard import config as config_file
+from restart_guard.durations import Duration
 from restart_guard.errors import ExitCode
 from restart_guard.settings import Config
 from restart_guard.terminal import Terminal
-from restart_guard.values import Duration
 
 if TYPE_CHECKING:
-    from restart_guard import timer
     from restart_guard.target import Done
 
 
@@ -78,27 +76,6 @@ def duration(_context: click.Context, parameter: click.Parameter, value: str | N
         return None if value is None else Duration.parse(value)
     except ValueError as error:
         raise click.BadParameter(f"expected {Duration.wanted}, was {value}", param=parameter) from error
-
-
-def change_timer(session: Session, plan: "timer.Plan", *, dry_run: bool, yes: bool, same: str) -> None:
-    """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
-    if not plan.changes and not plan.start:
-        session.terminal.result(same)
-        return
-    asks = sys.stdin.isatty() and sys.stdout.isatty() and not yes
-    if dry_run or asks:
-        for line in plan.diff:
-            session.terminal.report(line)
-    if dry_run:
-        return
-    if asks and not click.confirm(f"Change {plan.where} so?", default=True):
-        session.terminal.result("Nothing was changed.")
-        return
-    for note in plan.notes:
-        session.terminal.note(note)
-    saved = importlib.import_module("restart_guard.timer").carry_out(plan, session.state_dir)
-    old = f"; the old one is saved as {saved}" if saved else ""
-    session.terminal.result(f"{'Removed from' if plan.logs is None else 'Changed'}: {plan.where}{old}.")
 
 
 pass_session = click.make_pass_decorator(Session)

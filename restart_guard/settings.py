@@ -4,13 +4,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
 
-from restart_guard.lease import Times
-from restart_guard.values import Duration, Percent, Secret
+from restart_guard.config_secrets import Secret
+from restart_guard.durations import Duration
+from restart_guard.values import Percent
 
 Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="text on one line, not empty")]
 Query = Annotated[str, Meta(min_length=1, description="text that is not empty")]
@@ -171,6 +172,15 @@ class Refresh(Struct, frozen=True, kw_only=True):
     index: Text | None = None
     timeout: Duration = Duration(600)
     schedule: Cron | None = None
+
+
+class Times(NamedTuple):
+    """``gap``: how long we may be without Redis ourselves and still count the silence of others."""
+
+    lease: float
+    beat: float
+    fence: float
+    gap: float
 
 
 class Standby(Struct, frozen=True, kw_only=True):

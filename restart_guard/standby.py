@@ -19,19 +19,18 @@ import msgspec
 from restart_guard import (
     clock,
     fence,
-    guard,
     host,
     lease,
     mysql_epoch,
+    operate,
     permit,
     process,
     standby_kept,
     standby_messages,
     standby_record,
 )
-from restart_guard.aside import Aside
 from restart_guard.backoff import delay
-from restart_guard.beside import beside
+from restart_guard.beside import Aside, beside
 from restart_guard.errors import DeliveryError, GuardError
 from restart_guard.guarded import Stop
 from restart_guard.leadership import Leadership
@@ -91,7 +90,7 @@ class _Member:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._asked)
-        targets = guard.chosen(config, config.standby_targets) if config.standby_targets else []
+        targets = operate.chosen(config, config.standby_targets) if config.standby_targets else []
         self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
         self._kept = self._taken_up()
         self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)

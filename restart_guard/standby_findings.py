@@ -13,7 +13,7 @@ from restart_guard.settings import Config
 _LEAST_SENTINELS = 3
 
 
-def look(config: Config) -> Iterator[Finding]:
+def findings(config: Config) -> Iterator[Finding]:
     """One finding a thing."""
     if config.standby is None:
         return

@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 
 from restart_guard import clock, host, lease, permit
+from restart_guard.guarded import Guarded, Seen
 from restart_guard.lease import View
+from restart_guard.lifecycle import State
 from restart_guard.settings import Config
 
 
@@ -60,3 +62,13 @@ def here(config: Config) -> str:
 def _path(config: Config) -> Path:
     assert config.permit is not None  # noqa: S101 (there is a section [standby])
     return config.permit.with_suffix(".json")
+
+
+def in_group(config: Config, target: Guarded, seen: Seen) -> Seen:
+    """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
+    if target.permit is None:
+        return seen
+    down = seen.who is None and not target.may_run and seen.state is not State.UNKNOWN
+    part = f"this host {here(config)}"
+    why = f"{seen.why}; {part}" if seen.why and not down else part
+    return seen._replace(state=State.STOPPED, why=why, next_try_s=None) if down else seen._replace(why=why)

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from restart_guard.freshness import span
-from restart_guard.messages import Language, clip, fit, moment, say
+from restart_guard.alert_wording import Language, clip, fit, moment, say
+from restart_guard.durations import span
 
 _WORDS: dict[str, tuple[str, str]] = {
     "took_over": (

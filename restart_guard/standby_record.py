@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable
 
 from restart_guard import clock, delivery, standby_messages
+from restart_guard.alert_wording import Language
 from restart_guard.errors import JournalError
-from restart_guard.journal import Event, Journal, new_run_id
-from restart_guard.messages import Language
+from restart_guard.ids import new_run_id
+from restart_guard.journal import Event, Journal
 from restart_guard.settings import Config
 
 KIND = "standby"

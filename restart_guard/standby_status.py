@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from restart_guard import clock, permit, standby_kept
+from restart_guard.durations import span
 from restart_guard.errors import BusyError, GuardError, StoreError, UsageError
-from restart_guard.freshness import span
 from restart_guard.lease import Mark, holder
 from restart_guard.lease_store import open_store
 from restart_guard.lock import held

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from restart_guard import backoff, clock, drain, hook, host, launch, process, pulse
-from restart_guard.backoff import Crashes
+from restart_guard import clock, crashes, drain, hook, host, launch, process, pulse
+from restart_guard.crashes import Crashes
+from restart_guard.durations import span
 from restart_guard.errors import BusyError, GuardError
-from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen, Stop, hook_of
 from restart_guard.identity import Identity
 from restart_guard.launch import Launched, Spawned
@@ -118,7 +118,7 @@ def _may_be_launched(target: Guarded, record: Record) -> bool:
     """Whether a dead target should run, and now."""
     if not target.lock.is_there() or not target.may_run or _waits(target, record):
         return False
-    return backoff.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
+    return crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
 
 
 def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
@@ -256,7 +256,7 @@ def is_well(target: Guarded, seen: Seen) -> bool:
 
 def _waits(target: Guarded, record: Record) -> bool:
     """Whether a first death, noticed now, has to wait before its relaunch; that is remembered then."""
-    noticed = backoff.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
+    noticed = crashes.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
     if noticed == record.crashes:
         return False
     target.lock.record(msgspec.structs.replace(record, crashes=noticed))

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from restart_guard import clock, host
-from restart_guard.backoff import KEEPS_DYING
+from restart_guard.alert_wording import Language
+from restart_guard.crashes import KEEPS_DYING
 from restart_guard.guarded import Guarded
+from restart_guard.ids import new_run_id
 from restart_guard.incident import Incident, Notice, advance
-from restart_guard.journal import Event, Journal, new_run_id
-from restart_guard.messages import Language
+from restart_guard.journal import Event, Journal
 from restart_guard.observe import observe
 from restart_guard.settings import Config
 from restart_guard.target import Done, is_well

@@ -8,11 +8,12 @@ from restart_guard.errors import GuardError
 from restart_guard.findings import Finding, Level
 from restart_guard.guarded import Guarded, account, command_words, environment, guarded
 from restart_guard.lifecycle import State
-from restart_guard.observe import in_group, observe
+from restart_guard.observe import observe
 from restart_guard.settings import Config
+from restart_guard.standby_kept import in_group
 
 
-def look(config: Config) -> Iterator[Finding]:
+def findings(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would keep it from being launched."""
     targets = [guarded(config, name) for name in config.targets]
     process.prepare()

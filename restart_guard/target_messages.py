@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from restart_guard.freshness import span
+from restart_guard.alert_wording import Language, clip, fit, moment, say
+from restart_guard.durations import span
 from restart_guard.incident import Incident, Notice
-from restart_guard.messages import Language, clip, fit, moment, say
 
 _WORDS: dict[str, tuple[str, str]] = {
     "first": (

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from restart_guard import clock, crontab, systemd, timer
 from restart_guard.crontab_block import beside_block, bites
+from restart_guard.durations import span
 from restart_guard.errors import GuardError, JournalError
 from restart_guard.findings import Finding, Level
-from restart_guard.freshness import span
 from restart_guard.jobs import jobs, log_dir
 from restart_guard.journal import Journal
 from restart_guard.schedule import last_slot, next_slot
@@ -22,7 +22,7 @@ from restart_guard.settings import Config, Timer
 _TICK_LATE_S = 180.0
 
 
-def look(config: Config) -> Iterator[Finding]:
+def findings(config: Config) -> Iterator[Finding]:
     """One finding a thing."""
     try:
         found = timer.installed(config)

@@ -8,7 +8,6 @@ the next watch or tick goes on from there.
 """
 
 import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -20,10 +19,11 @@ from queue import Empty, SimpleQueue
 from urllib.parse import quote
 
 from restart_guard import clock, guard, host, process, target
-from restart_guard.backoff import Crashes, delay
+from restart_guard.backoff import delay
 from restart_guard.beside import beside
+from restart_guard.crashes import Crashes
+from restart_guard.durations import span
 from restart_guard.folders import Folders
-from restart_guard.freshness import span
 from restart_guard.guarded import Guarded, Seen
 from restart_guard.identity import Identity
 from restart_guard.launch import how_it_ended
@@ -315,7 +315,4 @@ class _Watch:
 
 
 def _look_after(one: Guarded) -> Done | None:
-    # Loaded only for targets that have a health: it brings an HTTP client.
-    health = importlib.import_module("restart_guard.health")
-    done: Done | None = health.look_after(one, observe([one], search_stopped=False)[one.name])
-    return done
+    return guard.look_after(one, observe([one], search_stopped=False)[one.name])

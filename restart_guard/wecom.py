@@ -16,11 +16,11 @@ from urllib.parse import quote
 import msgspec
 
 from restart_guard import clock, wire
+from restart_guard.alert_wording import fit
 from restart_guard.config_rules import http_is_allowed
+from restart_guard.config_secrets import Secret
 from restart_guard.errors import DeliveryError, SecretError
-from restart_guard.messages import fit
 from restart_guard.settings import WeCom
-from restart_guard.values import Secret
 
 _MINIMAL_BYTES = 512
 RATE_LIMITED = 45009

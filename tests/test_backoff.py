@@ -6,13 +6,14 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import backoff
-from restart_guard.backoff import Crashes
+from restart_guard import crashes
+from restart_guard.crashes import Crashes
+from restart_guard.durations import Duration
 from restart_guard.identity import Facts, Identity, Look, Program, root, successors
 from restart_guard.incident import Incident
 from restart_guard.settings import Backoff
 from restart_guard.target_messages import CrashLoop, keeps_dying, well_again
-from restart_guard.values import Duration, parse_environment, parse_place
+from restart_guard.values import parse_environment, parse_place
 from tests.servers import wait_until
 from tests.services import Service
 
@@ -21,29 +22,29 @@ USUAL = Backoff()
 
 def test_the_usual_delays() -> None:
     """At once, then 1, 2, 4 … 300 seconds from launch to launch."""
-    crashes, delays = Crashes(), []
+    relaunches, delays = Crashes(), []
     for _ in range(11):
-        crashes = backoff.launched(crashes, USUAL, by_hand=False, at=1000.0)
-        delays.append(backoff.next_try_s(crashes, USUAL, now=1000.0))
+        relaunches = crashes.launched(relaunches, USUAL, by_hand=False, at=1000.0)
+        delays.append(crashes.next_try_s(relaunches, USUAL, now=1000.0))
     assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    assert backoff.launched(crashes, USUAL, by_hand=True, at=1000.0) == Crashes()
-    assert backoff.next_try_s(Crashes(), USUAL, now=1000.0) == 0
+    assert crashes.launched(relaunches, USUAL, by_hand=True, at=1000.0) == Crashes()
+    assert crashes.next_try_s(Crashes(), USUAL, now=1000.0) == 0
 
 
 @given(st.integers(0, 10**9), st.floats(0, 1e9), st.floats(0, 1e9))
 def test_never_out_of_reach(count: int, next_at: float, now: float) -> None:
     """Whatever was remembered, damaged or of another boot: no wait is longer than the longest delay."""
-    assert 0 <= backoff.next_try_s(Crashes(count, next_at), USUAL, now=now) <= 300
-    later = backoff.launched(Crashes(count, next_at), USUAL, by_hand=False, at=now)
-    assert 0 <= backoff.next_try_s(later, USUAL, now=now) <= 300.0001
+    assert 0 <= crashes.next_try_s(Crashes(count, next_at), USUAL, now=now) <= 300
+    later = crashes.launched(Crashes(count, next_at), USUAL, by_hand=False, at=now)
+    assert 0 <= crashes.next_try_s(later, USUAL, now=now) <= 300.0001
 
 
 def test_a_first_delay_counts_from_the_death_that_was_noticed() -> None:
     waits = Backoff(first=Duration(10))
-    noticed = backoff.died(Crashes(), waits, at=100.0)
-    assert backoff.next_try_s(noticed, waits, now=103.0) == 7
-    assert backoff.died(noticed, waits, at=105.0) == noticed
-    assert backoff.died(Crashes(), USUAL, at=100.0) == Crashes()
+    noticed = crashes.died(Crashes(), waits, at=100.0)
+    assert crashes.next_try_s(noticed, waits, now=103.0) == 7
+    assert crashes.died(noticed, waits, at=105.0) == noticed
+    assert crashes.died(Crashes(), USUAL, at=100.0) == Crashes()
 
 
 def test_ticks_keep_the_backoff_and_forget_it_when_the_program_is_well(service: Service) -> None:

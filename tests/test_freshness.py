@@ -7,11 +7,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from cronsim import CronSim
 
+from restart_guard.durations import Duration
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.freshness import judge, least_left
 from restart_guard.outcome import Bad, Reading
 from restart_guard.settings import Check
-from restart_guard.values import Duration
 
 HOUR, WEEK = 3600, 7 * 86400
 

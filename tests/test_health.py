@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restart_guard import pulse
+from restart_guard.durations import Duration
 from restart_guard.pulse import Probe, Pulse
 from restart_guard.settings import Health
-from restart_guard.values import Duration
 from tests.conftest import Guard
 from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer, free_port, wait_until

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import redis_client, redis_store
+from restart_guard import persistence, redis_client, redis_store
+from restart_guard.config_secrets import Secret
+from restart_guard.durations import Duration
 from restart_guard.errors import StoreError
 from restart_guard.outcome import Reading
 from restart_guard.settings import Check, Redis
-from restart_guard.values import Duration, Secret
 from tests.conftest import Database, Guard, job
 from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer
@@ -63,7 +64,7 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
         wanted = Check(**check, timeout=Duration(1))  # type: ignore[arg-type]
         reading = redis_store.read(settings, wanted, progress=lambda _done, _total: None)
         assert isinstance(reading, Reading)
-        for ask in (redis_client.danger, redis_client.health):
+        for ask in (persistence.danger, redis_client.health):
             try:
                 ask(settings)
             except StoreError as error:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restart_guard import lease
-from restart_guard.lease import CANDIDATE, RELEASED, Mark, Span, Times, View
+from restart_guard.lease import CANDIDATE, RELEASED, Mark, Span, View
+from restart_guard.settings import Times
 
 TIMES = Times(lease=10.0, beat=1.0, fence=4.0, gap=2.0)
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from restart_guard import mysql_store
+from restart_guard.config_secrets import Secret
+from restart_guard.durations import Duration
 from restart_guard.errors import DeliveryError
-from restart_guard.messages import Row
 from restart_guard.mysql_store import TaskMonitor
+from restart_guard.mysql_table import Row
 from restart_guard.settings import MySql
-from restart_guard.values import Duration, Secret
 from tests.conftest import Database
 from tests.proxy import Proxy
 from tests.servers import MariaDb, free_port, resume

@@ -13,11 +13,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restart_guard import redis_client, redis_store
+from restart_guard import persistence, redis_client, redis_store
+from restart_guard.config_secrets import Secret
+from restart_guard.durations import Duration
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.outcome import Reading
 from restart_guard.settings import Check, Redis
-from restart_guard.values import Duration, Secret
 from tests.servers import RedisServer, Sentinels, free_port, resume, wait_until
 
 
@@ -251,7 +252,7 @@ def test_sentinel_names_the_master_and_follows_a_failover(
         assert client.wait(1, 5000) == 1
     assert redis_client.name(where) == "redis mymaster/0 (Sentinel)"
     assert read(where).good
-    danger = redis_client.danger(where)
+    danger = persistence.danger(where)
     assert danger == "it is a master without persistence, so its 1 replicas would be emptied with it"
     master.kill()
     seen: set[str] = set()
@@ -296,13 +297,13 @@ def test_a_failed_save_makes_a_restart_dangerous(tmp_path: Path) -> None:
     with RedisServer() as server:
         server.start()
         where = at(server.url)
-        assert redis_client.danger(where) is None
+        assert persistence.danger(where) is None
         with server.client() as client:
             client.set("k", "x")
             (server.directory / "dump.rdb").mkdir()
             client.bgsave()
             wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", what="the save to fail")
-        assert "its last save to disk failed (rdb_last_bgsave_status), so 1 changes" in str(redis_client.danger(where))
+        assert "its last save to disk failed (rdb_last_bgsave_status), so 1 changes" in str(persistence.danger(where))
 
 
 def test_a_read_that_takes_too_long_is_given_up(redis_server: RedisServer) -> None:

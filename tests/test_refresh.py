@@ -12,8 +12,8 @@ import pytest
 
 from restart_guard import config as config_file
 from restart_guard.errors import RefreshError
-from restart_guard.redis_copy import owned
 from restart_guard.redis_keys import Keys, scratch_of
+from restart_guard.scratch import owned
 from restart_guard.shape import may_meet
 from tests.conftest import Database, Guard, job
 from tests.fake_wecom import FakeWeCom

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from restart_guard import per_key, shape
 from restart_guard.errors import RefreshError
-from restart_guard.redis_copy import Scratch
+from restart_guard.scratch import Scratch
 from restart_guard.shape import Drift
 
 COLUMNS = [("id", True), ("title", False), ("n", True)]

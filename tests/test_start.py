@@ -91,7 +91,7 @@ def test_an_interrupted_start_is_completed_by_the_next_tick(service: Service) ->
 def test_kill_nine_at_every_step_of_a_command(service: Service, command: str) -> None:
     """At a sample of all lines of each: then the tick leaves one instance and a true lock, or after a stop none."""
     service.configure("", 'restart_backoff = { base = "1ms", max = "1ms" }')
-    modules = "guard,target,launch,drain,pidlock,process,target_events,journal"
+    modules = "guard,operate,target,launch,drain,pidlock,process,target_events,journal"
     environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": modules}
     arguments = ["restart", "--cold"] if command == "cold" else [command]
     count = service.guard.directory / "count"

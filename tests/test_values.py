@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard.freshness import span
-from restart_guard.values import Duration, Redactor, Secret, parse_redis_url, sensitive_parts
+from restart_guard.config_secrets import Redactor, Secret, sensitive_parts
+from restart_guard.durations import Duration, span
+from restart_guard.values import parse_redis_url
 
 
 @pytest.mark.parametrize(

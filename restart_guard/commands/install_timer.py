@@ -1,7 +1,8 @@
 import click
 
 from restart_guard import timer
-from restart_guard.session import Session, change_timer, duration, pass_session
+from restart_guard.commands.change_timer import change_timer
+from restart_guard.session import Session, duration, pass_session
 
 
 @click.command("install-timer")

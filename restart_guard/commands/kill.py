@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import guard
+from restart_guard import operate
 from restart_guard.lifecycle import Command
 from restart_guard.session import Session, pass_session
 
@@ -10,5 +10,5 @@ from restart_guard.session import Session, pass_session
 @pass_session
 def command(session: Session, *, names: tuple[str, ...]) -> int:
     """Kill each TARGET (default: all) with all that it started; the pid lock stays, so the next tick brings it back."""
-    targets = guard.chosen(session.config, names)
-    return session.told(guard.run(session.config, targets, Command.KILL))
+    targets = operate.chosen(session.config, names)
+    return session.told(operate.run(session.config, targets, Command.KILL))

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import guard
+from restart_guard import guard, operate
 from restart_guard.errors import UsageError
 from restart_guard.guarded import Stop
 from restart_guard.lifecycle import Command
@@ -19,8 +19,8 @@ def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) 
     """
     if cold and hot:
         raise UsageError("--cold and --hot exclude each other.")
-    targets = guard.chosen(session.config, names)
+    targets = operate.chosen(session.config, names)
     if not cold and not hot:
         return session.told(guard.tick(session.config, targets), tick=True)
     stop = Stop(tell=session.terminal.countdown)
-    return session.told(guard.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))
+    return session.told(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

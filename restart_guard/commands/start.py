@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import guard
+from restart_guard import operate
 from restart_guard.lifecycle import Command
 from restart_guard.session import Session, pass_session
 
@@ -13,5 +13,5 @@ def command(session: Session, *, names: tuple[str, ...]) -> int:
 
     One that runs already is only guarded. Exit code: 0 all run, 1 one does not stay up, 75 somebody else is at it.
     """
-    targets = guard.chosen(session.config, names)
-    return session.told(guard.run(session.config, targets, Command.START))
+    targets = operate.chosen(session.config, names)
+    return session.told(operate.run(session.config, targets, Command.START))

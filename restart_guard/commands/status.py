@@ -1,9 +1,10 @@
 import click
 
-from restart_guard import guard, host, target
-from restart_guard.freshness import span
+from restart_guard import host, operate, target
+from restart_guard.durations import span
 from restart_guard.guarded import Guarded, Seen
 from restart_guard.session import Session, pass_session
+from restart_guard.standby_kept import in_group
 
 
 @click.command("status")
@@ -15,7 +16,9 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
 
     Exit code as init scripts have it: 0 all run, 1 one is dead with its pid lock there, 3 one is stopped, 4 unknown.
     """
-    found = guard.status(session.config, guard.chosen(session.config, names))
+    config = session.config
+    observed = operate.status(config, operate.chosen(config, names))
+    found = [(one, in_group(config, one, seen), restarts) for one, seen, restarts in observed]
     if as_json:
         session.terminal.document([target.shown(one, seen, restarts) for one, seen, restarts in found])
     else:
@@ -23,7 +26,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
             session.terminal.note(f"There are no targets in {session.config.path}.")
         for one, seen, restarts in found:
             session.terminal.report(_line(one, seen, restarts))
-    return guard.lsb_code([seen.state for _, seen, _ in found])
+    return operate.lsb_code([seen.state for _, seen, _ in found])
 
 
 def _line(one: Guarded, seen: Seen, restarts: int) -> str:

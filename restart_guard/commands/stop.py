@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import guard
+from restart_guard import operate
 from restart_guard.guarded import Stop
 from restart_guard.lifecycle import Command
 from restart_guard.session import Session, duration, pass_session
@@ -16,6 +16,6 @@ def command(session: Session, *, names: tuple[str, ...], timeout: float | None, 
 
     Exit code: 0 all are down, 1 one still runs, 75 somebody else is at it.
     """
-    targets = guard.chosen(session.config, names)
+    targets = operate.chosen(session.config, names)
     stop = Stop(timeout, force, tell=session.terminal.countdown)
-    return session.told(guard.run(session.config, targets, Command.STOP, stop))
+    return session.told(operate.run(session.config, targets, Command.STOP, stop))

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import guard, watch
+from restart_guard import operate, watch
 from restart_guard.session import Session, duration, pass_session
 
 
@@ -15,4 +15,4 @@ def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wa
     Leaves quietly on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has left, 75
     another one watches this config already.
     """
-    watch.run(session.config, guard.chosen(session.config, names), session.tell, for_s=for_s, wait=wait)
+    watch.run(session.config, operate.chosen(session.config, names), session.tell, for_s=for_s, wait=wait)

@@ -1,0 +1,29 @@
+"""Shows a change of the timer, asks for it and makes it: install-timer and uninstall-timer alike."""
+
+import sys
+
+import click
+
+from restart_guard import timer
+from restart_guard.session import Session
+
+
+def change_timer(session: Session, plan: timer.Plan, *, dry_run: bool, yes: bool, same: str) -> None:
+    """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
+    if not plan.changes and not plan.start:
+        session.terminal.result(same)
+        return
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not yes
+    if dry_run or asks:
+        for line in plan.diff:
+            session.terminal.report(line)
+    if dry_run:
+        return
+    if asks and not click.confirm(f"Change {plan.where} so?", default=True):
+        session.terminal.result("Nothing was changed.")
+        return
+    for note in plan.notes:
+        session.terminal.note(note)
+    saved = timer.carry_out(plan, session.state_dir)
+    old = f"; the old one is saved as {saved}" if saved else ""
+    session.terminal.result(f"{'Removed from' if plan.logs is None else 'Changed'}: {plan.where}{old}.")
