@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from restart_guard import __version__, clock
-from restart_guard.config_words import suggestion
+from restart_guard.config.wording import suggestion
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
 from restart_guard.terminal import Terminal
@@ -136,7 +136,10 @@ def _bug(context: click.Context | None, terminal: Terminal, error: Exception) ->
     session = context.obj if context is not None else None
     state_dir = (session or Session(None, terminal)).state_dir
     log = state_dir / "restart-guard.log"
-    text = terminal.redact("".join(importlib.import_module("traceback").format_exception(error)))
+    # Only a bug needs it.
+    from traceback import format_exception
+
+    text = terminal.redact("".join(format_exception(error)))
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:

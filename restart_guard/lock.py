@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,12 +48,18 @@ def _open(state_dir: Path, name: str) -> int | None:
         # Made on its own first: parents=True would make it readable by all.
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state_dir / "locks").mkdir(mode=0o700, exist_ok=True)
-        # A file's name is limited to 255 bytes, a check's is not. (hashlib brings 5 MiB of OpenSSL.)
-        short = (
-            name if len(name.encode()) < 200 else importlib.import_module("hashlib").sha256(name.encode()).hexdigest()
-        )
-        return os.open(state_dir / "locks" / short, os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(state_dir / "locks" / _file_name(name), os.O_RDWR | os.O_CREAT, 0o600)
     return None
+
+
+def _file_name(name: str) -> str:
+    """A file's name is limited to 255 bytes, a check's is not."""
+    if len(name.encode()) < 200:
+        return name
+    # It brings 5 MiB of OpenSSL.
+    from hashlib import sha256
+
+    return sha256(name.encode()).hexdigest()
 
 
 def _open_directory(state_dir: Path) -> int | None:

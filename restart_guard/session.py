@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from restart_guard import config as config_file
+from restart_guard.config import load as config_file
+from restart_guard.config.options import Config
 from restart_guard.durations import Duration
 from restart_guard.errors import ExitCode
-from restart_guard.settings import Config
 from restart_guard.terminal import Terminal
 
 if TYPE_CHECKING:
-    from restart_guard.target import Done
+    from restart_guard.programs.actions import Done
 
 
 class Session:

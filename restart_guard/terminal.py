@@ -4,17 +4,16 @@ A stream that cannot be written (full disk, closed pipe) must not stop the job t
 and told by the exit code.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
 from restart_guard import clock
-from restart_guard.values import printable, printable_all
+from restart_guard.config.values import printable, printable_all
 
 _LINE_EACH_S = 60.0
 # A server's error text could otherwise steer the operator's terminal.
@@ -75,7 +74,10 @@ class Terminal:
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Rows for a person to look at: drawn on a terminal, else tab-separated without the heads."""
         if sys.stdout.isatty():
-            _screen().table(heads, [[self.redact(cell) for cell in row] for row in rows])
+            # rich costs five times a bare start: here and below it is loaded only where a person looks at its output.
+            from restart_guard import terminal_rich
+
+            terminal_rich.table(heads, [[self.redact(cell) for cell in row] for row in rows])
             return
         for row in rows:
             self.report("\t".join(" ".join(cell.split()) for cell in row))
@@ -86,7 +88,10 @@ class Terminal:
         if self.verbosity < 0 or not sys.stderr.isatty():
             yield lambda _done, _total: None
             return
-        with _screen().progress(what) as advance:
+        # As for a table.
+        from restart_guard import terminal_rich
+
+        with terminal_rich.progress(what) as advance:
             yield advance
 
     @contextmanager
@@ -94,7 +99,10 @@ class Terminal:
         """How many of something are done, and how many a second: a bar on stderr while a terminal shows it, else a
         line a minute. The function gets the name of the job and its count so far."""
         if self.verbosity >= 0 and sys.stderr.isatty():
-            with _screen().counting(noun) as advance:
+            # As for a table.
+            from restart_guard import terminal_rich
+
+            with terminal_rich.counting(noun) as advance:
                 yield advance
             return
         begun: dict[str, float] = {}
@@ -145,8 +153,3 @@ class Terminal:
                 self.write_error = error
                 with suppress(OSError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _screen() -> Any:
-    """rich costs five times a bare start, so it is loaded only where a person looks at its output."""
-    return importlib.import_module("restart_guard.screen")

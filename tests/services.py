@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from restart_guard import host
+from restart_guard.host import process_table
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Service:
     def pids(self) -> list[int]:
         """Every living process that runs the program."""
         found = []
-        for one in host.everybody():
+        for one in process_table.everybody():
             if one.dead:
                 continue
             try:
@@ -86,8 +86,8 @@ class Service:
     def end(self) -> None:
         """Nothing that the test started is left."""
         pids = self.pids()
-        for one in host.everybody():
-            marked = host.environment_entry(one.pid, "RESTART_GUARD_PROGRAM") == str(self.program)
+        for one in process_table.everybody():
+            marked = process_table.environment_entry(one.pid, "RESTART_GUARD_PROGRAM") == str(self.program)
             if one.pid in pids or marked:
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)

@@ -6,14 +6,14 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import crashes
-from restart_guard.crashes import Crashes
+from restart_guard.config.options import Backoff
+from restart_guard.config.values import parse_environment, parse_place
 from restart_guard.durations import Duration
-from restart_guard.identity import Facts, Identity, Look, Program, root, successors
-from restart_guard.incident import Incident
-from restart_guard.settings import Backoff
-from restart_guard.target_messages import CrashLoop, keeps_dying, well_again
-from restart_guard.values import parse_environment, parse_place
+from restart_guard.host.identity import Facts, Identity, Look, Program, root, successors
+from restart_guard.journal.incident import Incident
+from restart_guard.programs import crashes
+from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
 from tests.servers import wait_until
 from tests.services import Service
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import config as config_file
+from restart_guard.config import load as config_file
+from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Backoff, Config, Health
 from restart_guard.errors import ConfigError, SecretError
-from restart_guard.settings import NAMED_SECTIONS, SECTIONS, Backoff, Config, Health
 
 ROOT = Path(__file__).parent.parent
 CHECK = '[checks.a]\nkeys = ["k"]\n'

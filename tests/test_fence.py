@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import host
+from restart_guard.host import process_table
 from tests.faults import fence_of
 from tests.hosts import STAMPER, Group
 from tests.servers import RedisServer, wait_until
@@ -52,7 +52,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[str],
 
 
 def living(pid: int) -> bool:
-    return any(one.pid == pid and not one.dead for one in host.everybody())
+    return any(one.pid == pid and not one.dead for one in process_table.everybody())
 
 
 @pytest.mark.parametrize("program", [WORKER, DAEMON], ids=["worker", "daemon"])
@@ -87,7 +87,9 @@ def test_what_nobody_fences_is_ended_by_the_next_that_takes_part(start: Callable
     leader = group.leader()
     pid, fence = group.lines()[-1].pid, fence_of(leader)
     assert leader.process is not None
-    others = [one.pid for one in host.everybody() if one.parent in (fence, leader.process.pid) and one.pid != pid]
+    others = [
+        one.pid for one in process_table.everybody() if one.parent in (fence, leader.process.pid) and one.pid != pid
+    ]
     os.kill(fence, signal.SIGSTOP)  # it would make a new second process
     for one in (leader.process.pid, *others, fence):
         os.kill(one, signal.SIGKILL)
@@ -277,15 +279,16 @@ def test_a_program_that_ended_well_is_relaunched(start: Callable[[str], Group]) 
 AT_ONCE = """\
 import os, sys, time
 from pathlib import Path
-from restart_guard import config, guard, process, target
-from restart_guard.lifecycle import Command
-process.prepare()
-(one,) = guard.chosen(config.load(Path(sys.argv[1]), dict(os.environ)), [])
+from restart_guard.config import load
+from restart_guard.programs import actions, operate, processes
+from restart_guard.programs.lifecycle import Command
+processes.prepare()
+(one,) = operate.chosen(load.load(Path(sys.argv[1]), dict(os.environ)), [])
 for number in range(10):
-    target.act(one, Command.START, target.How(settle=False))
+    actions.act(one, Command.START, actions.How(settle=False))
     time.sleep(0.02 * number)
     begun = time.monotonic()
-    assert target.act(one, Command.STOP).ok
+    assert actions.act(one, Command.STOP).ok
     assert time.monotonic() - begun < 5, number
 """
 

@@ -7,11 +7,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from cronsim import CronSim
 
+from restart_guard.checks.outcome import Bad, Reading
+from restart_guard.checks.rules import judge, least_left
+from restart_guard.config.options import Check
 from restart_guard.durations import Duration
 from restart_guard.errors import Remedy, StoreError
-from restart_guard.freshness import judge, least_left
-from restart_guard.outcome import Bad, Reading
-from restart_guard.settings import Check
 
 HOUR, WEEK = 3600, 7 * 86400
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import pulse
+from restart_guard.config.options import Health
 from restart_guard.durations import Duration
-from restart_guard.pulse import Probe, Pulse
-from restart_guard.settings import Health
+from restart_guard.programs import health as rules
+from restart_guard.programs.health import Probe, Pulse
 from tests.conftest import Guard
 from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer, free_port, wait_until
@@ -28,24 +28,24 @@ def test_only_failures_in_a_row_count(answers: list[bool | None]) -> None:
     """A good probe forgives all; one that says nothing changes nothing."""
     now, expected = Pulse(), 0
     for ok in answers:
-        now = pulse.judged(now, Probe(ok), HEALTH, started=7, now=100.0, fresh=False)
+        now = rules.judged(now, Probe(ok), HEALTH, started=7, now=100.0, fresh=False)
         expected = 0 if ok else expected + (ok is False)
         assert now.failures == expected
-        assert pulse.hangs(now, HEALTH) == (expected >= 3)
+        assert rules.hangs(now, HEALTH) == (expected >= 3)
 
 
 def test_another_process_begins_anew_and_a_starting_one_is_given_time() -> None:
     ill = Pulse(started=7, failures=2, next_at=0.0)
-    assert pulse.judged(ill, Probe(False), HEALTH, started=8, now=1.0, fresh=False).failures == 1
-    assert pulse.judged(ill, Probe(False), HEALTH, started=7, now=1.0, fresh=True).failures == 2
-    assert pulse.judged(ill, Probe(True, beat="x"), HEALTH, started=7, now=1.0, fresh=True) == Pulse(7, 0, 11.0, "x")
+    assert rules.judged(ill, Probe(False), HEALTH, started=8, now=1.0, fresh=False).failures == 1
+    assert rules.judged(ill, Probe(False), HEALTH, started=7, now=1.0, fresh=True).failures == 2
+    assert rules.judged(ill, Probe(True, beat="x"), HEALTH, started=7, now=1.0, fresh=True) == Pulse(7, 0, 11.0, "x")
 
 
 def test_a_probe_is_due_after_its_interval_and_never_put_off_for_ever() -> None:
     health = Health(tcp="h:1", interval=Duration(10))
-    assert not pulse.is_due(Pulse(next_at=105.0), health, now=100.0)
-    assert pulse.is_due(Pulse(next_at=100.0), health, now=100.0)
-    assert pulse.is_due(Pulse(next_at=1e9), health, now=100.0)
+    assert not rules.is_due(Pulse(next_at=105.0), health, now=100.0)
+    assert rules.is_due(Pulse(next_at=100.0), health, now=100.0)
+    assert rules.is_due(Pulse(next_at=1e9), health, now=100.0)
 
 
 @contextmanager

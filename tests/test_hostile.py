@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import persistence, redis_client, redis_store
-from restart_guard.config_secrets import Secret
+from restart_guard.checks import read
+from restart_guard.checks.outcome import Reading
+from restart_guard.config.options import Check, Redis
+from restart_guard.config.secrets import Secret
 from restart_guard.durations import Duration
 from restart_guard.errors import StoreError
-from restart_guard.outcome import Reading
-from restart_guard.settings import Check, Redis
+from restart_guard.redis_server import client as redis_client
+from restart_guard.redis_server import persistence
 from tests.conftest import Database, Guard, job
 from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer
@@ -62,7 +64,7 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
     with scripted_redis(answer) as url:
         settings = Redis(url=Secret(key="redis.url", text=url), timeout=Duration(0.3))
         wanted = Check(**check, timeout=Duration(1))  # type: ignore[arg-type]
-        reading = redis_store.read(settings, wanted, progress=lambda _done, _total: None)
+        reading = read.read(settings, wanted, progress=lambda _done, _total: None)
         assert isinstance(reading, Reading)
         for ask in (persistence.danger, redis_client.health):
             try:
@@ -88,7 +90,7 @@ def test_a_redis_that_drips_is_cut_off() -> None:
         settings = Redis(url=Secret(key="redis.url", text=url), timeout=Duration(0.3))
         begun = time.monotonic()
         check = Check(keys=("k",), timeout=Duration(0.5))
-        reading = redis_store.read(settings, check, progress=lambda _done, _total: None)
+        reading = read.read(settings, check, progress=lambda _done, _total: None)
         assert time.monotonic() - begun < 5
         assert reading.trouble is not None
         assert reading.trouble.code == "slow"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restart_guard.backoff import delay, is_due
-from restart_guard.incident import Incident, Notice, advance
+from restart_guard.journal.incident import Incident, Notice, advance
 
 START = datetime(2026, 11, 23, 2, tzinfo=UTC)
 FOUR_HOURS = 4 * 3600

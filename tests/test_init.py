@@ -7,8 +7,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from restart_guard import config as config_file
-from restart_guard import template
+from restart_guard.config import load as config_file
+from restart_guard.config import template
 from tests.conftest import Guard
 from tests.servers import wait_until
 from tests.services import Service

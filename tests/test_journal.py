@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from restart_guard.errors import JournalError
-from restart_guard.incident import Incident
-from restart_guard.journal import KEEP_ANYWAY, KEEP_EVENTS, Event, Journal
+from restart_guard.journal.incident import Incident
+from restart_guard.journal.journal import KEEP_ANYWAY, KEEP_EVENTS, Event, Journal
 
 NOW = datetime(2026, 11, 23, 2, tzinfo=UTC)
 
@@ -138,7 +138,7 @@ def test_the_sqlite3_shell_reads_it(tmp_path: Path) -> None:
 def test_many_processes_write_at_once(tmp_path: Path) -> None:
     """Twenty processes that make the same new journal and write to it lose nothing."""
     script = (
-        "import sys; from pathlib import Path; from restart_guard.journal import Journal;"
+        "import sys; from pathlib import Path; from restart_guard.journal.journal import Journal;"
         "from tests.test_journal import add\n"
         "with Journal.open(Path(sys.argv[1])) as j:\n"
         "    for n in range(5): add(j, int(sys.argv[2]) * 100 + n, 'mysql')\n"

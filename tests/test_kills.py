@@ -12,7 +12,7 @@ from tests.fake_wecom import FakeWeCom
 from tests.servers import RedisServer, resume
 
 PROGRAMS = str(Path(__file__).parent / "programs")
-STEPS = "check,journal,journal_file,delivery,mysql_store,mysql_table,wecom,lock"
+STEPS = "checks/job,journal/journal,journal/file,journal/delivery,mysql/task_monitor,mysql/table,alerts/wecom,lock"
 
 
 def kill_at(number: int) -> dict[str, str]:

@@ -1,140 +1,130 @@
-"""The import direction: every module has a rank and imports only modules of a strictly lower one."""
+"""Which package may import which: a file imports its own package, or packages of a lower floor."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "restart_guard"
 
-RANKS = [
-    ["restart_guard"],
-    ["errors", "clock", "beside", "ids", "durations"],
-    ["values"],
-    ["config_secrets"],
-    ["settings", "identity", "template"],
-    ["config_words", "lease"],
-    ["config_rules", "jobs", "outcome", "backoff", "incident", "pulse", "lifecycle", "alert_wording"],
-    [
-        "config",
-        "freshness",
-        "schedule",
-        "crontab_block",
-        "systemd_unit",
-        "findings",
-        "shape",
-        "crashes",
-        "redis_wording",
-    ],
-    ["per_key"],
-    ["mysql_table"],
-    ["messages"],
-    ["target_messages", "refresh_messages", "standby_messages"],
-    [
-        "host_linux",
-        "host_psutil",
-        "hook",
-        "folders",
-        "journal_file",
-        "lock",
-        "redis_client",
-        "mysql_client",
-        "wire",
-        "crontab",
-        "systemd",
-    ],
-    ["host", "pidlock", "journal", "redis_sift", "persistence", "mysql_store", "wecom"],
-    ["redis_store"],
-    ["process", "permit", "lease_store", "mysql_epoch", "demo_mysql", "ping", "mysql_rows", "scratch"],
-    ["redis_copy"],
-    ["redis_keys", "fence", "lease_holder"],
-    ["delivery"],
-    ["guarded"],
-    ["standby_kept"],
-    ["standby_status"],
-    ["drain", "probe", "observe"],
-    ["launch"],
-    ["target"],
-    ["target_events", "timer", "record"],
-    ["refresh"],
-    ["recovery"],
-    ["timer_findings", "target_findings"],
-    ["operate"],
-    ["check", "guard", "demo"],
-    ["standby_findings", "doctor_servers", "doctor_alerts"],
-    ["doctor"],
-    ["scribe", "leadership", "standby_record"],
-    ["standby"],
-    ["watch"],
-    ["screen"],
-    ["terminal"],
-    ["session"],
-    ["commands"],
-    ["cli"],
-    ["__main__"],
+# From the ground up; a name is a package, or a file that stands at the top.
+FLOORS = [
+    {"errors", "clock", "threads", "durations", "backoff", "ids"},
+    {"lock", "config", "host"},
+    {"alerts", "mysql", "timer"},
+    {"redis_server", "journal"},
+    {"programs", "refreshes"},
+    {"checks", "standby"},
+    {"demo", "doctor"},
+    {"terminal_rich"},
+    {"terminal"},
+    {"session"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
 ]
-RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+# What only decides: values in, decisions and words out.
 PURE = {
-    *(
-        "values",
-        "settings",
-        "identity",
-        "config_words",
-        "per_key",
-        "config_rules",
-        "config",
-        "lifecycle",
-        "outcome",
-        "backoff",
-        "incident",
-    ),
-    *(
-        "template",
-        "lease",
-        "crontab_block",
-        "systemd_unit",
-        "findings",
-        "pulse",
-        "freshness",
-        "messages",
-        "target_messages",
-    ),
+    "": "backoff durations",
+    "alerts": "wording",
+    "checks": "messages outcome rules",
+    "config": "load options rules secrets template values wording",
+    "doctor": "finding",
+    "host": "identity",
+    "journal": "incident",
+    "programs": "crashes health lifecycle messages",
+    "redis_server": "wording",
+    "refreshes": "messages",
+    "standby": "lease messages",
+    "timer": "crontab_block systemd_unit",
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+OUTSIDE = {"socket", "subprocess", "sqlite3", "redis", "pymysql", "requests", "time", "threading"}
 
 
-def layer(path: Path) -> str:
-    """The name in RANKS; the files of a folder share the folder's."""
-    inside = path.relative_to(PACKAGE)
-    return inside.parts[0] if len(inside.parts) > 1 else "restart_guard" if inside.stem == "__init__" else inside.stem
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> set[str]:
-    """The package's own modules that a file imports, those that it names for importlib included."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def place(name: str) -> str:
+    """The package of a module, or the file itself at the top."""
+    return name.split(".", maxsplit=1)[0]
+
+
+MODULES = {module(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The modules of ours that a file imports, and whether only type checkers see it."""
+    tree = ast.parse(path.read_text())
+    unseen = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "restart_guard":
-            rest = (node.module or "").split(".")[1:]
-            found |= {rest[0]} if rest else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Constant) and str(node.value).startswith("restart_guard."):
-            found.add(str(node.value).split(".")[1])
-    return {name for name in found if name in RANK}
+            base = (node.module or "").split(".")[1:]
+            for alias in node.names:
+                found = ".".join([*base, alias.name]) if ".".join([*base, alias.name]) in MODULES else ".".join(base)
+                if found:
+                    yield found, node in unseen
 
 
-@pytest.mark.parametrize("path", FILES, ids=layer)
-def test_a_module_imports_only_lower_ranks(path: Path) -> None:
-    """Every file has a rank, and every import points lower."""
-    own = RANK[layer(path)]
-    assert [name for name in imports(path) if RANK[name] > own or (RANK[name] == own and name != "commands")] == []
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_file_imports_its_own_package_or_a_lower_floor(path: Path) -> None:
+    """Also what it imports late, and what only type checkers see."""
+    own = place(module(path))
+    assert own in FLOOR, "a new package needs a floor"
+    upward = {name for name, _ in imports(path) if place(name) != own and FLOOR[place(name)] >= FLOOR[own]}
+    assert upward == set()
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
+def test_no_module_is_in_a_circle() -> None:
+    """Within a package too: a reader can begin with the modules that need no others, and go up."""
+    needs = {module(path): {name for name, _ in imports(path)} - {module(path)} for path in FILES}
+    while True:
+        free = {name for name, needed in needs.items() if not needed & needs.keys()}
+        if not free:
+            break
+        needs = {name: needed for name, needed in needs.items() if name not in free}
+    assert needs == {}
+
+
+@pytest.mark.parametrize("name", [f"{folder}/{name}" for folder, names in PURE.items() for name in names.split()])
 def test_decisions_do_no_io(name: str) -> None:
     """Modules that decide or hold values read no clock and open nothing but the config's own files."""
-    banned = {"socket", "subprocess", "sqlite3", "redis", "pymysql", "requests", "time", "threading"}
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    path = PACKAGE / f"{name.lstrip('/')}.py"
+    tree = ast.parse(path.read_text())
     named = {
         alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
-    assert named & banned == set()
-    assert "clock" not in imports(PACKAGE / f"{name}.py")
+    } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert named & OUTSIDE == set()
+    assert "clock" not in {found for found, _ in imports(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_late_import_is_plain_and_says_why(path: Path) -> None:
+    """What a tick must not pay for is imported in the function, as ``from … import …``, so that it is type-checked;
+    only the table of commands goes by names."""
+    lines = path.read_text().splitlines()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    above = lines[max(0, inner.lineno - 3) : inner.lineno]
+                    assert any("#" in line for line in above), f"{path}:{inner.lineno} needs its reason"
+        if isinstance(node, ast.Attribute) and node.attr == "import_module":
+            assert module(path) == "cli"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    """At most 20 files; its ``__init__`` says in a line what it holds and imports nothing."""
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 20
+    if folder != PACKAGE:
+        assert len((folder / "__init__.py").read_text().splitlines()) == 1

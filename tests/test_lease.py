@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restart_guard import lease
-from restart_guard.lease import CANDIDATE, RELEASED, Mark, Span, View
-from restart_guard.settings import Times
+from restart_guard.config.options import Times
+from restart_guard.standby import lease
+from restart_guard.standby.lease import CANDIDATE, RELEASED, Mark, Span, View
 
 TIMES = Times(lease=10.0, beat=1.0, fence=4.0, gap=2.0)
 

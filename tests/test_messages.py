@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import messages, redis_client, redis_wording
-from restart_guard.alert_wording import TEXT_LIMIT, Language, fit
+from restart_guard.alerts.wording import TEXT_LIMIT, Language, fit
+from restart_guard.checks import messages
+from restart_guard.checks.outcome import Attempt, Bad, Outcome, Reading
 from restart_guard.errors import Remedy, StoreError
-from restart_guard.incident import Incident, Notice
-from restart_guard.outcome import Attempt, Bad, Outcome, Reading
+from restart_guard.journal.incident import Incident, Notice
+from restart_guard.redis_server import client as redis_client
+from restart_guard.redis_server import wording
 
 AT = datetime(2026, 11, 23, 2, 0, 15, tzinfo=timezone(timedelta(hours=8)))
 INCIDENT = Incident("1a2b3c4d", AT - timedelta(hours=4), 2, 2, AT)
@@ -69,7 +71,7 @@ def test_every_word_is_there_in_both_languages(language: Language) -> None:
     ):
         assert "{" not in messages.attempt_text(Attempt("command", how, "d"), language)
     for code in [*redis_client.REMEDIES, "refused", "timeout", "unreachable", "closed", "tls", "cluster", "secret"]:
-        said = redis_wording.trouble(StoreError("said", code=code, remedy=Remedy.RETRY), "redis h:1/0", language)
+        said = wording.trouble(StoreError("said", code=code, remedy=Remedy.RETRY), "redis h:1/0", language)
         assert said.startswith("redis h:1/0")
         assert "{" not in said
 

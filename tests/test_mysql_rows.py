@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import mysql_rows
-from restart_guard.mysql_rows import _packets
+from restart_guard.mysql import rows as mysql_rows
+from restart_guard.mysql.rows import _packets
 
 EOF = b"\xfe\0\0\2\0"
 values = st.none() | st.binary(max_size=40) | st.sampled_from([b"x" * 250, b"y" * 251, b"\xfe", b"\xff"])

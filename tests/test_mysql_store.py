@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from restart_guard import mysql_store
-from restart_guard.config_secrets import Secret
+from restart_guard.config.options import MySql
+from restart_guard.config.secrets import Secret
 from restart_guard.durations import Duration
 from restart_guard.errors import DeliveryError
-from restart_guard.mysql_store import TaskMonitor
-from restart_guard.mysql_table import Row
-from restart_guard.settings import MySql
+from restart_guard.mysql import task_monitor
+from restart_guard.mysql.table import Row
+from restart_guard.mysql.task_monitor import TaskMonitor
 from tests.conftest import Database
 from tests.proxy import Proxy
 from tests.servers import MariaDb, free_port, resume
@@ -72,8 +72,8 @@ def test_the_six_column_table_works_untouched(database: Database) -> None:
 
 
 def test_init_db_makes_the_full_table_once(database: Database) -> None:
-    assert mysql_store.create(where(database)) == (False, "unique", ())
-    assert mysql_store.create(where(database)) == (True, "unique", ())
+    assert task_monitor.create(where(database)) == (False, "unique", ())
+    assert task_monitor.create(where(database)) == (True, "unique", ())
     assert insert(where(database), ROW, ROW) == "unique"
     found = database.run("SELECT run_id, task_status, attempts, duration, host, detail FROM task_monitor")
     assert [(*row[:3], float(row[3]), *row[4:]) for row in found] == [
@@ -83,7 +83,7 @@ def test_init_db_makes_the_full_table_once(database: Database) -> None:
 
 def test_init_db_beside_the_six_column_table_makes_the_sidecar(database: Database) -> None:
     database.make_six_columns()
-    created = mysql_store.create(where(database))
+    created = task_monitor.create(where(database))
     assert created == (True, "sidecar", ("run_id", "attempts", "duration", "host", "detail", "fencing_token"))
     assert ("restart_guard_applied",) in database.run("SHOW TABLES")
 
@@ -96,7 +96,7 @@ def test_an_answer_that_is_lost_does_not_double_the_row(database: Database, tabl
         case "six":
             database.make_six_columns()
         case "full":
-            mysql_store.create(where(database))
+            task_monitor.create(where(database))
         case "myisam":
             database.make_six_columns().run("ALTER TABLE task_monitor ENGINE=MyISAM")
         case "plain run_id":

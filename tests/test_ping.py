@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import config as config_file
+from restart_guard.alerts.ping import address
+from restart_guard.config import load as config_file
 from restart_guard.errors import ConfigError
-from restart_guard.ping import address
 from tests.conftest import Guard, job
 from tests.fake_wecom import FakeWeCom
 from tests.monitor import Monitor

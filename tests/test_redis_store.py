@@ -13,12 +13,14 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restart_guard import persistence, redis_client, redis_store
-from restart_guard.config_secrets import Secret
+from restart_guard.checks import read as reading
+from restart_guard.checks.outcome import Reading
+from restart_guard.config.options import Check, Redis
+from restart_guard.config.secrets import Secret
 from restart_guard.durations import Duration
 from restart_guard.errors import Remedy, StoreError
-from restart_guard.outcome import Reading
-from restart_guard.settings import Check, Redis
+from restart_guard.redis_server import client as redis_client
+from restart_guard.redis_server import persistence
 from tests.servers import RedisServer, Sentinels, free_port, resume, wait_until
 
 
@@ -29,7 +31,7 @@ def at(url: str, **options: Any) -> Redis:
 def read(where: Redis, **options: Any) -> Reading:
     if "patterns" not in options:
         options.setdefault("keys", ("k",))
-    return redis_store.read(where, Check(**options), progress=lambda _done, _total: None)
+    return reading.read(where, Check(**options), progress=lambda _done, _total: None)
 
 
 def reasons(reading: Reading) -> list[tuple[str, str]]:
@@ -96,7 +98,7 @@ def test_patterns_are_scanned_and_counted(redis_server: RedisServer) -> None:
 
 def test_many_bad_keys_are_counted_and_only_some_are_kept(redis_server: RedisServer) -> None:
     found = read(at(redis_server.url), keys=tuple(f"k{n}" for n in range(2500)))
-    assert (found.keys, found.bad_total, len(found.bad)) == (2500, 2500, redis_store.EXAMPLES)
+    assert (found.keys, found.bad_total, len(found.bad)) == (2500, 2500, reading.EXAMPLES)
 
 
 def test_names_of_any_bytes_are_shown(redis_server: RedisServer) -> None:
@@ -317,7 +319,7 @@ def test_a_read_that_takes_too_long_is_given_up(redis_server: RedisServer) -> No
 def test_progress_is_told_after_each_batch(redis_server: RedisServer) -> None:
     told: list[tuple[int, int | None]] = []
     check = Check(keys=tuple(f"k{n}" for n in range(2500)))
-    redis_store.read(at(redis_server.url), check, progress=lambda done, total: told.append((done, total)))
+    reading.read(at(redis_server.url), check, progress=lambda done, total: told.append((done, total)))
     assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
 
 

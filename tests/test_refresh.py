@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from restart_guard import config as config_file
+from restart_guard.config import load as config_file
 from restart_guard.errors import RefreshError
-from restart_guard.redis_keys import Keys, scratch_of
-from restart_guard.scratch import owned
-from restart_guard.shape import may_meet
+from restart_guard.refreshes.keys import Keys, scratch_of
+from restart_guard.refreshes.mapping import may_meet
+from restart_guard.refreshes.scratch import owned
 from tests.conftest import Database, Guard, job
 from tests.fake_wecom import FakeWeCom
 from tests.proxy import Proxy
@@ -391,7 +391,7 @@ def test_a_check_is_healed_by_a_refresh(copy: Copy) -> None:
     assert copy.database.statuses()[:3] == ["成功", "成功", "失败"]
 
 
-STEPS = "refresh,redis_copy,redis_keys,mysql_rows,shape"
+STEPS = "refreshes/job,refreshes/collection,refreshes/keys,mysql/rows,refreshes/mapping"
 
 
 def kill_sample(copy: Copy, count: int, seen_whole: Callable[[], bool]) -> int:

@@ -130,7 +130,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_redacted(
     breaker = tmp_path / "break"
     breaker.mkdir()
     (breaker / "sitecustomize.py").write_text(
-        "import restart_guard.doctor as d\n"
+        "import restart_guard.doctor.examine as d\n"
         "def broken(*a, **k): raise RuntimeError('it broke near redis-s3cret!/pw')\n"
         "d.examine = broken\n"
     )

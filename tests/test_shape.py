@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard import per_key, shape
 from restart_guard.errors import RefreshError
-from restart_guard.scratch import Scratch
-from restart_guard.shape import Drift
+from restart_guard.refreshes import mapping, per_key
+from restart_guard.refreshes.mapping import Drift
+from restart_guard.refreshes.scratch import Scratch
 
 COLUMNS = [("id", True), ("title", False), ("n", True)]
 
@@ -22,8 +22,8 @@ def test_templates() -> None:
     row: list[bytes | None] = [b"7", b"\xff", b"007"]
     assert groups("hash", "a:{id}:{2}", row) == [(b"a:7:\xff", [b"n", b"007"])]
     assert groups("json", "{{x}}:{id}:{title}", row) == [(b"{x}:7:\xff", [b'{"n":7}'])]
-    assert shape.fixed_key("{{tag}}:all") == b"{tag}:all"
-    assert shape.template_fields("{{tag}}:all") == []
+    assert mapping.fixed_key("{{tag}}:all") == b"{tag}:all"
+    assert mapping.template_fields("{{tag}}:all") == []
     for key in ("a:{other}", "a:{0}", "a:{4}"):
         with pytest.raises(RefreshError, match="field"):
             per_key.per_key("hash", key, COLUMNS)
@@ -66,13 +66,13 @@ pairs = st.dictionaries(st.binary(max_size=6), st.binary(max_size=6), max_size=2
 @given(pairs, pairs)
 def test_drift_of_a_hash_is_the_difference_of_dictionaries(old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
     """Added, changed and unchanged by batches are what a comparison of the whole gives."""
-    kind = shape.COLLECTIONS["hash"]
+    kind = mapping.COLLECTIONS["hash"]
     flat = [part for pair in new.items() for part in pair]
     drift = kind.compare(flat, [old.get(name) for name in new])
     assert drift.added == len(new.keys() - old.keys())
     assert drift.changed == sum(old[name] != new[name] for name in new.keys() & old.keys())
     assert drift.unchanged == len(new) - drift.added - drift.changed
-    assert len(drift.examples) == min(shape.EXAMPLES, drift.added + drift.changed)
+    assert len(drift.examples) == min(mapping.EXAMPLES, drift.added + drift.changed)
 
 
 @given(*[st.integers(0, 50)] * 4)
@@ -86,7 +86,7 @@ def test_the_share_that_differs(added: int, changed: int, removed: int, unchange
 
 
 def test_scores_are_compared_as_numbers() -> None:
-    drift = shape.COLLECTIONS["zset"].compare([b"a", b"1.50", b"b", b"2"], [b"1.5", b"3"])
+    drift = mapping.COLLECTIONS["zset"].compare([b"a", b"1.50", b"b", b"2"], [b"1.5", b"3"])
     assert (drift.unchanged, drift.changed) == (1, 1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import config as config_file
+from restart_guard.config import load as config_file
 from restart_guard.errors import ConfigError
 from tests.conftest import Database, Guard
 from tests.hosts import Group, of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import host
+from restart_guard.host import process_table
 from tests.conftest import Done, Guard
 from tests.servers import wait_until
 from tests.services import PROGRAMS, Service
@@ -91,7 +91,8 @@ def test_an_interrupted_start_is_completed_by_the_next_tick(service: Service) ->
 def test_kill_nine_at_every_step_of_a_command(service: Service, command: str) -> None:
     """At a sample of all lines of each: then the tick leaves one instance and a true lock, or after a stop none."""
     service.configure("", 'restart_backoff = { base = "1ms", max = "1ms" }')
-    modules = "guard,operate,target,launch,drain,pidlock,process,target_events,journal"
+    names = ["tick", "operate", "actions", "launch", "stop", "pidlock", "processes", "events"]
+    modules = ",".join([*(f"programs/{name}" for name in names), "journal/journal"])
     environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": modules}
     arguments = ["restart", "--cold"] if command == "cold" else [command]
     count = service.guard.directory / "count"
@@ -187,7 +188,7 @@ def test_a_program_that_changes_directory_title_and_image_is_still_found(service
     assert service.guard("start").code == 0
     assert service.status()["pid"] == status["pid"]
     assert service.guard("stop").code == 0
-    assert host.facts(status["pid"]) is None or host.facts(status["pid"]).dead  # type: ignore[union-attr]
+    assert process_table.facts(status["pid"]) is None or process_table.facts(status["pid"]).dead  # type: ignore[union-attr]
 
 
 def test_each_way_to_identify_finds_a_program_started_by_hand(guard: Guard, tmp_path: Path) -> None:
@@ -282,7 +283,8 @@ def as_user(directory: Path, uid: int, *commands: str) -> "subprocess.Popen[str]
     config.chmod(0o600)
     os.chown(config, uid, uid)
     source = (
-        "import os, sys\nfrom restart_guard import cli, target, journal\n"
+        "import os, sys\nfrom restart_guard import cli\n"
+        "from restart_guard.programs import actions\nfrom restart_guard.journal import journal\n"
         "from restart_guard.commands import start, restart, stop, status\n"
         "import difflib, encodings.idna, ipaddress, sqlite3, traceback\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
@@ -301,7 +303,7 @@ def as_user(directory: Path, uid: int, *commands: str) -> "subprocess.Popen[str]
 def loops(directory: Path) -> list[int]:
     script = os.fsencode(directory / "loop.sh")
     found = []
-    for one in host.everybody():
+    for one in process_table.everybody():
         if not one.dead and one.session == one.pid:
             try:
                 words = Path(f"/proc/{one.pid}/cmdline").read_bytes().split(b"\0")
@@ -329,7 +331,7 @@ def test_two_users_make_one_instance(shared: Path) -> None:
 LOCKING = """
 import os, sys
 from restart_guard.errors import BusyError
-from restart_guard.pidlock import PidLock
+from restart_guard.programs.pidlock import PidLock
 from pathlib import Path
 import encodings.idna
 
@@ -438,7 +440,7 @@ def test_root_starts_it_as_another_user_and_others_cannot(shared: Path) -> None:
         assert guard("start").code == 0
         (pid,) = loops(shared)
         assert Path(f"/proc/{pid}").stat().st_uid == 65534
-        assert host.environment_entry(pid, "USER") == "nobody"
+        assert process_table.environment_entry(pid, "USER") == "nobody"
         assert guard("stop").code == 0
     finally:
         for pid in loops(shared):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pexpect
 
-from restart_guard import host
+from restart_guard.host import process_table
 from tests.conftest import Guard
 from tests.servers import wait_until
 from tests.services import Service
@@ -51,7 +51,7 @@ def test_a_suspended_program_is_continued_to_drain(service: Service) -> None:
     service.ready()
     pid = service.pid()
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: (found := host.facts(pid)) and found.state == "T", what="the stop")
+    wait_until(lambda: (found := process_table.facts(pid)) and found.state == "T", what="the stop")
     assert service.guard("restart").out == ""
     assert service.status()["state"] == "running"
     assert service.guard("stop").code == 0

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import host
-from restart_guard.identity import Facts
-from restart_guard.lifecycle import Action, Command, State, decide
+from restart_guard.host import process_table
+from restart_guard.host.identity import Facts
+from restart_guard.programs.lifecycle import Action, Command, State, decide
 from tests.conftest import Guard, job
 from tests.servers import RedisServer, wait_until
 from tests.services import PROGRAMS, Service
@@ -194,7 +194,7 @@ def test_a_zombie_is_dead(service: Service) -> None:
         wait_until(lambda: service.status()["state"] == "unguarded", what="the program")
         service.guard("start")
         os.kill(unreaped.pid, signal.SIGKILL)
-        wait_until(lambda: (host.facts(unreaped.pid) or Facts(0, "", "Z", 0, 0, 0, 0)).dead, what="death")
+        wait_until(lambda: (process_table.facts(unreaped.pid) or Facts(0, "", "Z", 0, 0, 0, 0)).dead, what="death")
         assert service.status()["state"] == "dead"
         assert "relaunched" in service.guard("restart").out
 
@@ -216,7 +216,7 @@ def test_the_target_holds_nothing_of_ours(service: Service) -> None:
 def test_kill_nine_at_any_step_leaves_one_instance(service: Service) -> None:
     """After each kill the next tick or start leaves exactly one instance and a true pid lock."""
     service.configure()
-    environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": "guard,target,pidlock"}
+    environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": "programs/tick,programs/actions,programs/pidlock"}
     count = service.guard.directory / "count"
     service.guard("start", environ=environ | {"RG_COUNT_TO": str(count)})
     steps = [int(line) for line in count.read_text().splitlines()]
@@ -417,7 +417,7 @@ def test_a_leader_that_left_its_threads_running_is_alive(service: Service) -> No
     assert service.status()["state"] == "running"
     assert service.guard("restart").out == ""
     service.guard("stop", "--force", "--timeout", "1s")
-    assert host.facts(pid) is None or host.facts(pid).dead  # type: ignore[union-attr]
+    assert process_table.facts(pid) is None or process_table.facts(pid).dead  # type: ignore[union-attr]
 
 
 def test_a_log_that_nobody_reads_is_told(service: Service) -> None:
@@ -446,6 +446,6 @@ def test_a_deployment_that_swaps_a_link_needs_a_pid_file_and_then_works(service:
     assert service.status()["pid"] == first
     assert service.guard("restart", "--cold").code == 0
     second = service.status()["pid"]
-    assert host.facts(first) is None or host.facts(first).dead  # type: ignore[union-attr]
+    assert process_table.facts(first) is None or process_table.facts(first).dead  # type: ignore[union-attr]
     assert str(base / "r2/service.py").encode() in Path(f"/proc/{second}/cmdline").read_bytes()
     assert service.guard("stop").code == 0

@@ -15,10 +15,10 @@ from cronsim import CronSim, CronSimError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restart_guard.crontab_block import LONGEST, bites, line, lines_of, quoted, with_block, without_block
 from restart_guard.errors import GuardError
-from restart_guard.jobs import Job
-from restart_guard.systemd_unit import on_calendar, units
+from restart_guard.timer.crontab_block import LONGEST, bites, line, lines_of, quoted, with_block, without_block
+from restart_guard.timer.jobs import Job
+from restart_guard.timer.systemd_unit import on_calendar, units
 from tests.conftest import Database, Done, Guard, job
 from tests.servers import RedisServer, find_program
 from tests.services import Service

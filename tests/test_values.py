@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard.config_secrets import Redactor, Secret, sensitive_parts
+from restart_guard.config.secrets import Redactor, Secret, sensitive_parts
+from restart_guard.config.values import parse_redis_url
 from restart_guard.durations import Duration, span
-from restart_guard.values import parse_redis_url
 
 
 @pytest.mark.parametrize(

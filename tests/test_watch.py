@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard import host
+from restart_guard.host import process_table
 from tests.conftest import Guard
 from tests.fake_wecom import FakeWeCom
 from tests.servers import wait_until
 from tests.services import PROGRAMS, Service, at_work, watching
 
 QUICK = 'restart_backoff = { base = "1ms", max = "1ms" }'
+
+STEPS = ("watch", "actions", "launch", "pidlock", "processes", "journal_writer", "events")
 
 
 def test_a_killed_program_is_back_at_once_and_journalled(service: Service) -> None:
@@ -48,7 +50,7 @@ def test_killing_the_watch_harms_nothing_and_the_next_one_doubles_nothing(servic
 def test_kill_nine_of_the_watch_at_any_step_leaves_one_instance(service: Service) -> None:
     """At a sample of all lines between a death and its record: the next tick leaves one instance and a true lock."""
     service.configure("", QUICK)
-    environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": "watch,target,launch,pidlock,process,scribe,target_events"}
+    environ = {"PYTHONPATH": str(PROGRAMS), "RG_KILL_IN": ",".join(f"programs/{name}" for name in STEPS)}
     count = service.guard.directory / "count"
     service.guard("start")
     with service.guard.popen("watch", environ=environ | {"RG_COUNT_TO": str(count)}) as process:
@@ -86,7 +88,7 @@ def test_start_and_stop_by_hand_are_noticed(service: Service) -> None:
         assert service.guard("stop").code == 0
         assert service.guard("restart").out == ""
         assert service.pids() == []
-        wait_until(lambda: host.facts(pid) is None, what="the watch to collect its child")
+        wait_until(lambda: process_table.facts(pid) is None, what="the watch to collect its child")
         assert service.guard("start").code == 0
         service.wait_for_another(service.kill())
 
@@ -315,7 +317,7 @@ def test_the_relaunched_program_holds_nothing_of_the_watch(service: Service) -> 
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert int(status["SigIgn"], 16) == 0
     assert int(status["SigBlk"], 16) == 0
-    found = host.facts(pid)
+    found = process_table.facts(pid)
     assert found is not None
     assert found.session == pid
 
@@ -330,7 +332,8 @@ def test_two_hundred_rounds_of_everything_at_once(service: Service, tmp_path: Pa
     other.chmod(0o600)
     source = (
         "import os, sys\n"
-        "from restart_guard import cli, watch\nfrom restart_guard.commands import restart, start, watch as w\n"
+        "from restart_guard import cli\nfrom restart_guard.programs import watch\n"
+        "from restart_guard.commands import restart, start, watch as w\n"
         "config, rounds = sys.argv[1], int(sys.argv[2])\n"
         "command = sys.argv[3:]\n"
         "for _ in range(rounds):\n"

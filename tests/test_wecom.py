@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restart_guard.alert_wording import fit
-from restart_guard.config_secrets import Secret
+from restart_guard.alerts.wecom import App, Robot
+from restart_guard.alerts.wording import fit
+from restart_guard.config.options import WeCom
+from restart_guard.config.secrets import Secret
 from restart_guard.errors import DeliveryError
-from restart_guard.settings import WeCom
-from restart_guard.wecom import App, Robot
 from tests.fake_wecom import FakeWeCom
 from tests.servers import free_port
 

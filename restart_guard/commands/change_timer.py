@@ -4,11 +4,11 @@ import sys
 
 import click
 
-from restart_guard import timer
 from restart_guard.session import Session
+from restart_guard.timer import install
 
 
-def change_timer(session: Session, plan: timer.Plan, *, dry_run: bool, yes: bool, same: str) -> None:
+def change_timer(session: Session, plan: install.Plan, *, dry_run: bool, yes: bool, same: str) -> None:
     """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
     if not plan.changes and not plan.start:
         session.terminal.result(same)
@@ -24,6 +24,6 @@ def change_timer(session: Session, plan: timer.Plan, *, dry_run: bool, yes: bool
         return
     for note in plan.notes:
         session.terminal.note(note)
-    saved = timer.carry_out(plan, session.state_dir)
+    saved = install.carry_out(plan, session.state_dir)
     old = f"; the old one is saved as {saved}" if saved else ""
     session.terminal.result(f"{'Removed from' if plan.logs is None else 'Changed'}: {plan.where}{old}.")

@@ -1,8 +1,8 @@
 import click
 
-from restart_guard import check
+from restart_guard.checks import job
+from restart_guard.checks.messages import summary
 from restart_guard.errors import ExitCode
-from restart_guard.messages import summary
 from restart_guard.session import Session, duration, pass_session
 
 
@@ -24,14 +24,14 @@ def command(
     Exit code: 0 all good, 1 some stayed bad, 75 another check-redis is at work.
     """
     config, terminal = session.config, session.terminal
-    checks = check.chosen(config, names)
-    checks = check.due(config, checks, late_s=late or 0.0) if if_due else checks
+    checks = job.chosen(config, names)
+    checks = job.due(config, checks, late_s=late or 0.0) if if_due else checks
     results = []
     with terminal.progress("reading") as progress:
         if dry_run:
-            found = check.read_only(config, checks, progress=progress)
+            found = job.read_only(config, checks, progress=progress)
         else:
-            found = check.run(config, checks, progress=progress, say=terminal.note)
+            found = job.run(config, checks, progress=progress, say=terminal.note)
         for result in found:
             results.append(result)
             if not as_json:

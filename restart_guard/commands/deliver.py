@@ -1,7 +1,7 @@
 import click
 
-from restart_guard import delivery
 from restart_guard.errors import BusyError, ExitCode
+from restart_guard.journal import delivery
 from restart_guard.session import Session, pass_session
 
 

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import demo
+from restart_guard.demo import story
 from restart_guard.session import Session, pass_session
 
 
@@ -8,4 +8,4 @@ from restart_guard.session import Session, pass_session
 @pass_session
 def command(session: Session) -> int:
     """Show the weekly job on a real Redis of its own, with a local alert receiver; nothing is left behind."""
-    return demo.run(session.terminal.report)
+    return story.run(session.terminal.report)

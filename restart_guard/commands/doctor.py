@@ -1,8 +1,8 @@
 import click
 
-from restart_guard import doctor
+from restart_guard.doctor import examine
+from restart_guard.doctor.finding import Level, shown
 from restart_guard.errors import ExitCode
-from restart_guard.findings import Level, shown
 from restart_guard.session import Session, pass_session
 
 
@@ -16,7 +16,7 @@ def command(session: Session, *, as_json: bool, send_test_alert: bool) -> int:
     It never posts a message unless asked to. Exit code: 0 nothing fails, 1 something does, 2 the config is wrong.
     """
     findings = []
-    for finding in doctor.examine(session.config, send_test_alert=send_test_alert):
+    for finding in examine.examine(session.config, send_test_alert=send_test_alert):
         findings.append(finding)
         if not as_json:
             session.terminal.report(str(finding))

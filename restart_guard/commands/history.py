@@ -2,11 +2,11 @@ from typing import Any
 
 import click
 
-from restart_guard.config import picked
+from restart_guard.config.load import picked
+from restart_guard.config.values import printable
 from restart_guard.errors import UsageError
-from restart_guard.journal import Journal
+from restart_guard.journal.journal import Journal
 from restart_guard.session import Session, pass_session
-from restart_guard.values import printable
 
 
 @click.command("history")

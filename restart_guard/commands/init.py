@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from restart_guard import template
+from restart_guard.config import template
 from restart_guard.errors import GuardError
 from restart_guard.session import Session, pass_session
 

@@ -1,7 +1,7 @@
 import click
 
-from restart_guard import mysql_store
 from restart_guard.errors import DeliveryError, ExitCode, UsageError
+from restart_guard.mysql import task_monitor
 from restart_guard.session import Session, pass_session
 
 _MODES = {
@@ -19,13 +19,13 @@ def command(session: Session) -> int:
     if settings is None:
         raise UsageError(f"{session.config.path} has no [mysql]: say there where the table should be.")
     try:
-        created = mysql_store.create(settings)
+        created = task_monitor.create(settings)
     except DeliveryError as error:
         session.terminal.error(str(error))
         session.terminal.error("If you may not make tables, give this to somebody who may:")
-        session.terminal.error(";\n".join(mysql_store.statements(settings)) + ";")
+        session.terminal.error(";\n".join(task_monitor.statements(settings)) + ";")
         return ExitCode.FAILED
     done = "was there already and was not changed" if created.was_there else "was made"
     lacks = f" It lacks {', '.join(created.missing)}, which are left out." if created.missing else ""
-    session.terminal.result(f"{mysql_store.name(settings)} {done}.{lacks} Exactly once: {_MODES[created.mode]}")
+    session.terminal.result(f"{task_monitor.name(settings)} {done}.{lacks} Exactly once: {_MODES[created.mode]}")
     return ExitCode.DONE

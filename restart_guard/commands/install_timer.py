@@ -1,15 +1,15 @@
 import click
 
-from restart_guard import timer
 from restart_guard.commands.change_timer import change_timer
 from restart_guard.session import Session, duration, pass_session
+from restart_guard.timer import install
 
 
 @click.command("install-timer")
 @click.option("--watch", is_flag=True, help="Also start a watch each minute: relaunch within milliseconds.")
 @click.option("--random-delay", metavar="D", type=str, callback=duration, help="Run the check up to D later, per host.")
 @click.option(
-    "--backend", type=click.Choice([*timer.BACKENDS, "print"]), default="cron", help="print: only show cron's lines."
+    "--backend", type=click.Choice([*install.BACKENDS, "print"]), default="cron", help="print: only show cron's lines."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -24,8 +24,8 @@ def command(
     else your own.
     """
     if backend == "print":
-        for line in timer.crontab_lines(session.config, watch=watch, random_delay_s=random_delay or 0):
+        for line in install.crontab_lines(session.config, watch=watch, random_delay_s=random_delay or 0):
             session.terminal.report(line)
         return
-    plan = timer.plan_install(session.config, backend, watch=watch, random_delay_s=random_delay or 0)
+    plan = install.plan_install(session.config, backend, watch=watch, random_delay_s=random_delay or 0)
     change_timer(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")

@@ -1,7 +1,7 @@
 import click
 
-from restart_guard import operate
-from restart_guard.lifecycle import Command
+from restart_guard.programs import operate
+from restart_guard.programs.lifecycle import Command
 from restart_guard.session import Session, pass_session
 
 

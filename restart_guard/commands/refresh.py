@@ -1,8 +1,8 @@
 import click
 
-from restart_guard import refresh
 from restart_guard.errors import ExitCode
-from restart_guard.refresh_messages import example
+from restart_guard.refreshes import job
+from restart_guard.refreshes.messages import example
 from restart_guard.session import Session, pass_session
 
 
@@ -20,18 +20,18 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     75 another refresh, or a check of the same data, is at work.
     """
     config, terminal = session.config, session.terminal
-    chosen, results = refresh.chosen(config, names), []
+    chosen, results = job.chosen(config, names), []
     with terminal.counting("rows") as progress:
         if dry_run:
-            found = refresh.look(config, chosen, force=force, progress=progress)
+            found = job.look(config, chosen, force=force, progress=progress)
         else:
-            found = refresh.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
+            found = job.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
         for result in found:
             results.append(result)
             if not as_json:
                 tell = terminal.result if result.done.error is None else terminal.failure
-                tell(f"{result.done.name}: {refresh.verdict(result.done)}")
-                for one in refresh.examples(result.done):
+                tell(f"{result.done.name}: {job.verdict(result.done)}")
+                for one in job.examples(result.done):
                     terminal.result(f"  {example(one, 'en')}")
             if result.recorded.journal_error:
                 terminal.error(result.recorded.journal_error)

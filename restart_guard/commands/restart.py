@@ -1,9 +1,9 @@
 import click
 
-from restart_guard import guard, operate
 from restart_guard.errors import UsageError
-from restart_guard.guarded import Stop
-from restart_guard.lifecycle import Command
+from restart_guard.programs import operate, tick
+from restart_guard.programs.lifecycle import Command
+from restart_guard.programs.target import Stop
 from restart_guard.session import Session, pass_session
 
 
@@ -21,6 +21,6 @@ def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) 
         raise UsageError("--cold and --hot exclude each other.")
     targets = operate.chosen(session.config, names)
     if not cold and not hot:
-        return session.told(guard.tick(session.config, targets), tick=True)
+        return session.told(tick.tick(session.config, targets), tick=True)
     stop = Stop(tell=session.terminal.countdown)
     return session.told(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

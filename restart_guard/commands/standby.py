@@ -1,8 +1,8 @@
 import click
 
-from restart_guard import standby, standby_status
 from restart_guard.errors import UsageError
 from restart_guard.session import Session, duration, pass_session
+from restart_guard.standby import member, status
 
 
 @click.command("standby")
@@ -19,16 +19,16 @@ def command(session: Session, *, for_s: float | None, show: bool, as_json: bool,
     if (show and hand_over) or (as_json and not show):
         raise UsageError("--status [--json] and --hand-over exclude each other.")
     if hand_over:
-        leads = standby_status.hand_over(session.config)
+        leads = status.hand_over(session.config)
         text = (
             "This host stops its targets and hands over." if leads else "This host does not lead: nothing to hand over."
         )
         session.terminal.result(text)
     elif show:
-        found = standby_status.status(session.config)
+        found = status.status(session.config)
         if as_json:
             session.terminal.document(found._asdict())
         else:
-            session.terminal.report(standby_status.line(found))
+            session.terminal.report(status.line(found))
     else:
-        standby.run(session.config, session.terminal.result, for_s=for_s)
+        member.run(session.config, session.terminal.result, for_s=for_s)

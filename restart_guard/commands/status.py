@@ -1,10 +1,11 @@
 import click
 
-from restart_guard import host, operate, target
 from restart_guard.durations import span
-from restart_guard.guarded import Guarded, Seen
+from restart_guard.host import process_table
+from restart_guard.programs import actions, operate
+from restart_guard.programs.target import Guarded, Seen
 from restart_guard.session import Session, pass_session
-from restart_guard.standby_kept import in_group
+from restart_guard.standby.memory import in_group
 
 
 @click.command("status")
@@ -20,7 +21,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
     observed = operate.status(config, operate.chosen(config, names))
     found = [(one, in_group(config, one, seen), restarts) for one, seen, restarts in observed]
     if as_json:
-        session.terminal.document([target.shown(one, seen, restarts) for one, seen, restarts in found])
+        session.terminal.document([actions.shown(one, seen, restarts) for one, seen, restarts in found])
     else:
         if not found:
             session.terminal.note(f"There are no targets in {session.config.path}.")
@@ -30,7 +31,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _line(one: Guarded, seen: Seen, restarts: int) -> str:
-    alive = f"  pid {seen.who.pid}  up {span(host.uptime_s(seen.who))}" if seen.who else ""
+    alive = f"  pid {seen.who.pid}  up {span(process_table.uptime_s(seen.who))}" if seen.who else ""
     again = f"  relaunched {restarts} times" if restarts else ""
     later = f"  next try in {span(seen.next_try_s)}" if seen.next_try_s is not None else ""
     why = f"  ({seen.why})" if seen.why else ""

@@ -1,8 +1,8 @@
 import click
 
-from restart_guard import operate
-from restart_guard.guarded import Stop
-from restart_guard.lifecycle import Command
+from restart_guard.programs import operate
+from restart_guard.programs.lifecycle import Command
+from restart_guard.programs.target import Stop
 from restart_guard.session import Session, duration, pass_session
 
 

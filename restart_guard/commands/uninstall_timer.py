@@ -2,10 +2,10 @@ from contextlib import suppress
 
 import click
 
-from restart_guard import timer
 from restart_guard.commands.change_timer import change_timer
 from restart_guard.errors import ConfigError
 from restart_guard.session import Session, pass_session
+from restart_guard.timer import install
 
 
 @click.command("uninstall-timer")
@@ -16,4 +16,4 @@ def command(session: Session, *, dry_run: bool, yes: bool) -> None:
     """Remove our block from your crontab, our file from /etc/cron.d and our units; all else stays as it is."""
     with suppress(ConfigError):
         _ = session.config  # a broken one must not keep its jobs running; it only says where the old crontab is saved
-    change_timer(session, timer.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="There is no timer.")
+    change_timer(session, install.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="There is no timer.")

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard import operate, watch
+from restart_guard.programs import operate, watch
 from restart_guard.session import Session, duration, pass_session
 
 

@@ -46,7 +46,7 @@ def _report() -> None:
 
 
 if "RG_PORTABLE" in os.environ:
-    sys.modules["restart_guard.host_linux"] = importlib.import_module("restart_guard.host_psutil")
+    sys.modules["restart_guard.host.linux"] = importlib.import_module("restart_guard.host.portable")
 if "RG_CLOCK_SHIFT" in os.environ:
     _clock = importlib.import_module("restart_guard.clock")
     _now, _shift = _clock.now, timedelta(seconds=float(os.environ["RG_CLOCK_SHIFT"]))

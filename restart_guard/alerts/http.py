@@ -1,0 +1,118 @@
+"""HTTP with every wait bounded, no redirects, no login of ~/.netrc, and errors without the URL: keys travel in it."""
+
+import ssl
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from restart_guard import clock
+from restart_guard.threads import beside
+
+_CONNECT_S = 3.0
+_READ_S = 4.0
+_TOTAL_S = 8.0
+_LARGEST_REPLY = 65536
+
+
+class WireError(Exception):
+    """No answer was had. The text is a reason without a host; ``permanent``: only a person can mend it."""
+
+    def __init__(self, why: str, *, code: str, permanent: bool = False) -> None:
+        super().__init__(why)
+        self.code = code
+        self.permanent = permanent
+
+
+class Request(NamedTuple):
+    method: str
+    url: str
+    data: bytes | None = None
+    content_type: str | None = None
+
+
+def host_of(url: str) -> str:
+    """Empty for one that cannot be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def ask(request: Request, *, proxy: str | None = None, ca_file: Path | None = None) -> tuple[int, bytes]:
+    """The status and the body. Without a proxy those of the environment count, but for loopback. Raises WireError.
+
+    In a thread that is left behind when the whole takes too long: each read of a header that drips is short.
+    """
+    answers: SimpleQueue[tuple[int, bytes] | BaseException] = SimpleQueue()
+    beside(partial(_ask, request, proxy, ca_file), answers.put)
+    try:
+        answer = answers.get(timeout=_TOTAL_S)
+    except Empty as error:
+        raise WireError("no answer in time", code="timeout") from error
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int, bytes]:
+    with requests.Session() as session:
+        session.trust_env = not proxy and host_of(request.url) not in ("localhost", "127.0.0.1", "::1")
+        session.auth = _no_login
+        try:
+            with session.request(
+                request.method,
+                request.url,
+                data=request.data,
+                headers={"Content-Type": request.content_type} if request.content_type else {},
+                timeout=(_CONNECT_S, _READ_S),
+                allow_redirects=False,
+                stream=True,
+                verify=str(ca_file) if ca_file else True,
+                proxies={"http": proxy, "https": proxy} if proxy else {},
+            ) as answer:
+                return answer.status_code, _body(answer)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise _told(error) from error
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from adding a login that ~/.netrc has for the host."""
+    return request
+
+
+def _body(answer: requests.Response) -> bytes:
+    """The body, bounded in size and time: each read may be short and the whole still endless."""
+    deadline = clock.monotonic() + _TOTAL_S
+    body = b""
+    # read1, since iter_content would wait until a whole chunk is there, however slowly it comes.
+    while chunk := answer.raw.read1(8192, decode_content=True):
+        body += chunk
+        if len(body) > _LARGEST_REPLY:
+            break
+        if clock.monotonic() > deadline:
+            raise requests.Timeout
+    return body
+
+
+def _told(error: Exception) -> WireError:
+    """What went wrong below HTTP. Only a certificate that is not trusted needs a person."""
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return WireError(f"its certificate is not trusted ({cause.verify_message})", code="tls", permanent=True)
+            case requests.Timeout() | TimeoutError():
+                return WireError("no answer in time", code="timeout")
+            case ConnectionRefusedError():
+                return WireError("the connection was refused", code="refused")
+            case urllib3.exceptions.NameResolutionError():
+                return WireError("its name cannot be resolved", code="dns")
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+        return WireError(error.strerror or type(error).__name__, code="network")
+    return WireError(f"the connection failed ({type(error).__name__})", code="network")

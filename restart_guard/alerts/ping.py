@@ -1,0 +1,87 @@
+"""A dead man's switch: a monitor elsewhere that is pinged, and that tells a person when no ping comes.
+
+As Healthchecks has it (healthchecks.io/docs/http_api): URL/start, URL for success, URL/fail, URL/N for an exit status,
+``?rid=`` to tell runs apart, a POST whose body is shown. A monitor that knows only the plain URL tells by silence.
+"""
+
+from threading import Thread
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from restart_guard.alerts import http
+from restart_guard.config.options import Ping
+from restart_guard.errors import DeliveryError, SecretError
+from restart_guard.ids import new_run_id
+
+SUCCESS, START, FAIL = "", "start", "fail"
+TICK = "tick"
+_LONGEST_BODY = 10_000
+_PATIENCE_S = 2.0
+
+
+def job_name(kind: str, name: str) -> str:
+    """A job in the place of ``{job}``; targets are the tick's."""
+    return TICK if kind == "target" else f"{kind}-{name}"
+
+
+def payload(job: str, signal: str, *, rid: str, text: str = "") -> dict[str, str]:
+    """What the journal keeps of a ping; ``signal`` is one of ours or an exit status."""
+    return {"job": job, "signal": signal, "rid": rid, "text": text}
+
+
+def address(url: str, job: str, signal: str, rid: str) -> str:
+    """The URL to ask: ``{job}`` filled in, the signal after its path, the rid beside what it asks already."""
+    parts = urlsplit(url.strip().replace("{job}", quote(job, safe="")))
+    path = parts.path.rstrip("/") + (f"/{signal}" if signal else "")
+    query = "&".join(filter(None, [parts.query, f"rid={rid}" if rid else ""]))
+    return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+
+
+def send(settings: Ping, item: dict[str, Any]) -> str | None:
+    """Nothing, or a note, when the monitor took it; else DeliveryError."""
+    try:
+        url = address(settings.url.reveal(), item["job"], item["signal"], item["rid"])
+    except SecretError as error:
+        raise DeliveryError(str(error), code="secret", permanent=True) from error
+    except ValueError as error:
+        raise DeliveryError("ping.url: the address cannot be read.", code="url", permanent=True) from error
+    if not url.startswith(("http://", "https://")) or not http.host_of(url):
+        raise DeliveryError("ping.url: expected an address that begins with https://.", code="url", permanent=True)
+    who = f"The monitor at {http.host_of(url)}"
+    body = item["text"].encode()[:_LONGEST_BODY]
+    try:
+        status, _ = http.ask(http.Request("POST", url, body, "text/plain; charset=utf-8"))
+    except http.WireError as error:
+        raise DeliveryError(f"{who} was not reached: {error}.", code=error.code, permanent=error.permanent) from error
+    if status < 300:
+        return None
+    if item["signal"] and status in (404, 405):
+        return f"{who} does not know /{item['signal']} (HTTP {status}): it will tell by the silence."
+    permanent = 300 <= status < 500 and status not in (408, 425, 429)
+    raise DeliveryError(f"{who} answers HTTP {status}: check [ping] url.", code=f"http {status}", permanent=permanent)
+
+
+class Start:
+    """A start that is told beside the job that it is about; a monitor that hangs delays that by two seconds at most."""
+
+    def __init__(self, settings: Ping, job: str, rid: str | None = None) -> None:
+        self.rid = rid or new_run_id()
+        self._settings = settings
+        self._item = payload(job, START, rid=self.rid)
+        self._error: str | None = "The monitor has not answered yet."
+        self._thread = Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        try:
+            send(self._settings, self._item)
+        except DeliveryError as error:
+            self._error = str(error)  # a late start would be of no use
+        else:
+            self._error = None
+
+    def wait(self) -> str | None:
+        """Wait a moment until it has arrived, since after the end of its job a start would be a job that never ends;
+        why it has not, or None."""
+        self._thread.join(_PATIENCE_S)
+        return self._error

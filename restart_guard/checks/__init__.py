@@ -1,0 +1,1 @@
+"""Is the Redis data there and good: read it, recover it, record the outcome."""

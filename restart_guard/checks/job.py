@@ -1,0 +1,176 @@
+"""The weekly job: read, heal, read again; the outcome is recorded, brought to MySQL and, when bad, to a person."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from restart_guard import clock
+from restart_guard.checks import messages, read
+from restart_guard.checks.outcome import Attempt, Outcome, Reading
+from restart_guard.checks.recovery import recover
+from restart_guard.config.load import picked
+from restart_guard.config.options import Check, Config, Timer
+from restart_guard.durations import span
+from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
+from restart_guard.ids import new_run_id
+from restart_guard.journal.journal import Journal
+from restart_guard.journal.record import Entry, Recorded, Say, finish, start_ping
+from restart_guard.lock import held
+from restart_guard.redis_server import client as redis_client
+from restart_guard.redis_server import persistence
+from restart_guard.refreshes.job import related
+from restart_guard.timer.schedule import last_slot
+
+KIND = "check"
+_DANGER = "redis.danger"
+
+
+class Result(NamedTuple):
+    """An outcome and what became of it."""
+
+    outcome: Outcome
+    recorded: Recorded
+
+    def shown(self) -> dict[str, Any]:
+        """The object of ``check-redis --json``."""
+        outcome = self.outcome
+        return {
+            "check": outcome.check,
+            "run_id": outcome.run_id or None,
+            "status": outcome.status,
+            "reads": outcome.reads,
+            "attempts": len(outcome.attempts),
+            **particulars(outcome),
+            "detail": messages.summary(outcome, "en"),
+            "delivered": self.recorded.delivered,
+        }
+
+
+def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
+    """The named checks, or all. Raises UsageError for a name that the config does not have, and without any check."""
+    chosen_names = picked(config.checks, names, what="check", path=config.path)
+    if not config.checks:
+        raise UsageError(f"{config.path} has no [checks.NAME]: there is nothing to check.")
+    return {name: config.checks[name] for name in chosen_names}
+
+
+def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dict[str, Check]:
+    """Those whose last scheduled moment passed without a run, as when the machine slept through it.
+
+    A run that failed counts: it was recorded and told. One that may be ``late_s`` late is not due before. Raises
+    ConfigError, JournalError.
+    """
+    slot = last_slot(
+        (config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now() - timedelta(seconds=late_s)
+    )
+    journal = Journal.open_to_read(config.state_dir)
+    found = {}
+    for name, check in checks.items():
+        events = journal.history(kind=KIND, subject=name, limit=1) if journal is not None else []
+        if not events or datetime.fromisoformat(events[0]["at"]) < slot:
+            found[name] = check
+    return found
+
+
+def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progress) -> Iterator[Result]:
+    """Read each check once; nothing is healed, recorded or sent."""
+    for name, check in checks.items():
+        begun, began_at = clock.monotonic(), clock.now()
+        reading = read.read(config.redis, check, progress=progress)
+        yield Result(_outcome(config, name, (began_at, begun), reading), Recorded({}))
+
+
+def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, say: Say) -> Iterator[Result]:
+    """Do the job for each check. Raises BusyError when another process has one of them in hand."""
+    down: set[str] = set()
+    refreshes = {name for check in checks.values() for name in related(config, check)}
+    locks = [*(f"check-{name}" for name in checks), *(f"refresh-{name}" for name in refreshes)]
+    with held(config.state_dir, locks, what="A check or refresh of this data"):
+        for name, check in checks.items():
+            run_id = new_run_id()
+            start = start_ping(config, KIND, name, run_id)
+            outcome = _heal(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
+            if start is not None:
+                start.wait()
+            data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
+            entry = Entry(KIND, name, outcome, messages, data, "get_redis_data.log")
+            yield Result(outcome, finish(config, entry, down, say))
+
+
+def _heal(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:
+    """At most 1 + retries reads, with a recovery or a wait between two."""
+    begun, began_at = clock.monotonic(), clock.now()
+    attempts: list[Attempt] = []
+    reading = read.read(config.redis, check, progress=progress)
+    _remember_danger(config, reading)
+    while not reading.good and reading.remedy is not Remedy.PERSON and len(attempts) < check.retries:
+        bad = messages.what_is_wrong(_outcome(config, name, (began_at, begun), reading), "en")
+        say(f"{name}: {bad}; restart attempt {len(attempts) + 1} of {check.retries}")
+        attempts.append(_attempt(config, name, check, reading.remedy, say))
+        say(f"{name}: {messages.attempt_text(attempts[-1], 'en')}")
+        clock.sleep(check.retry_delay)
+        reading = read.read(config.redis, check, progress=progress)
+    return _outcome(config, name, (began_at, begun), reading, tuple(attempts))
+
+
+def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) -> Attempt:
+    if remedy is Remedy.WAIT:
+        ready = redis_client.wait_until_ready(config.redis, check.wait_timeout)
+        return Attempt("wait", "ready") if ready else Attempt("wait", "not_ready", span(check.wait_timeout))
+    kind = check.recover.partition(":")[0]
+    danger = None if check.recover_when_unsafe or kind not in ("command", "restart") else _danger(config)
+    if danger is not None:
+        return Attempt(kind, "refused", danger)
+    done = recover(config, name, check, say)
+    return done._replace(detail=config.redact(done.detail), said=config.redact(done.said))
+
+
+def _danger(config: Config) -> str | None:
+    """Why a restart of Redis could lose data: as it says now, or, when it does not answer, as it said last."""
+    try:
+        return persistence.danger(config.redis)
+    except StoreError:
+        with contextlib.suppress(JournalError), Journal.open(config.state_dir) as journal:
+            return journal.recall(_DANGER) or None
+        return None
+
+
+def _remember_danger(config: Config, reading: Reading) -> None:
+    """Keep what a server that answers says of a restart, for the day when it does not answer."""
+    if reading.trouble is not None:
+        return
+    with contextlib.suppress(JournalError, StoreError):
+        danger = persistence.danger(config.redis)
+        with Journal.open(config.state_dir) as journal:
+            journal.remember(_DANGER, danger or "")
+
+
+def _outcome(
+    config: Config, name: str, began: tuple[datetime, float], reading: Reading, attempts: tuple[Attempt, ...] = ()
+) -> Outcome:
+    return Outcome(
+        run_id="",
+        check=name,
+        started_at=began[0],
+        duration_s=clock.monotonic() - began[1],
+        reading=reading,
+        attempts=attempts,
+        server=redis_client.name(config.redis),
+        host=os.uname().nodename,
+    )
+
+
+def particulars(outcome: Outcome) -> dict[str, Any]:
+    """What the journal and --json hold beside the summary."""
+    reading = outcome.reading
+    return {
+        "bad": [{"key": bad.key, "reason": messages.reason(bad, "en")} for bad in reading.bad],
+        "bad_total": reading.bad_total,
+        "error": reading.trouble.code if reading.trouble else None,
+        "keys": reading.keys,
+        "recoveries": [attempt._asdict() | {"ok": attempt.ok} for attempt in outcome.attempts],
+        "duration_ms": round(outcome.duration_s * 1000),
+        "server": outcome.server,
+    }

@@ -1,0 +1,289 @@
+"""Every option there is: its name, type, default and what it expects in words. Values only; ``config`` reads them."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import quote
+
+from msgspec import Meta, Struct
+
+from restart_guard.config.secrets import Secret
+from restart_guard.config.values import Percent
+from restart_guard.durations import Duration
+
+Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="text on one line, not empty")]
+Query = Annotated[str, Meta(min_length=1, description="text that is not empty")]
+Texts = Annotated[tuple[Text, ...], Meta(description="a list of texts")]
+Count = Annotated[int, Meta(ge=0, le=10**12, description="a whole number from 0")]
+Port = Annotated[int, Meta(ge=1, le=65535, description="a port number")]
+Identifier = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_$]{1,64}\Z", description="a MySQL name of letters, digits, _ and $")
+]
+Cron = Annotated[str, Meta(pattern=r"^\s*(\S+\s+){4}\S+\s*\Z", description='five cron fields such as "0 2 * * 1"')]
+
+
+class Backoff(Struct, frozen=True, kw_only=True):
+    """How long after a launch the next may be: ``first`` after one that was well, then base, 2 × base … max.
+
+    A program that has run for ``reset_after`` is well again.
+    """
+
+    first: Duration = Duration(0)
+    base: Duration = Duration(1)
+    max: Duration = Duration(300)
+    reset_after: Duration = Duration(60)
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """How a program that runs shows that it does not hang: exactly one of the first four."""
+
+    http: Text | None = None
+    tcp: Text | None = None
+    command: Text | None = None
+    redis_heartbeat: Text | None = None
+    interval: Duration = Duration(10)
+    timeout: Duration = Duration(5)
+    failures: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A guarded program."""
+
+    program: Path
+    pid_file: Path | None = None
+    command: Text = "{python} {program}"
+    shell: bool = False
+    identify: Literal["auto", "argv", "exe", "cwd", "proc_exe", "proc_cwd", "lsof_cwd"] = "auto"
+    log_file: Path | None = None
+    start_timeout: Duration = Duration(10)
+    min_uptime: Duration = Duration(1)
+    stop_signal: Text = "TERM"
+    stop_timeout: Duration = Duration(30)
+    kill_after: Duration | None = None
+    pre_stop: Text | None = None
+    pre_stop_timeout: Duration = Duration(30)
+    reload_signal: Text = "HUP"
+    reload_command: Text | None = None
+    restart_backoff: Backoff = Backoff()
+    health: Health | None = None
+    environment: Annotated[Mapping[str, str], Meta(description="a table of texts")] = MappingProxyType({})
+    environment_file: Path | None = None
+    umask: Annotated[str, Meta(pattern=r"^0?[0-7]{3}\Z", description='an octal mask such as "027"')] | None = None
+    user: Text | None = None
+
+
+class Redis(Struct, frozen=True, kw_only=True):
+    """Where Redis is: one server by URL, or a Sentinel service."""
+
+    url: Secret | None = None
+    sentinels: Texts | None = None
+    service: Text | None = None
+    database: Annotated[int, Meta(ge=0, le=65535, description="a database number from 0")] | None = None
+    username: Text | None = None
+    password: Secret | None = None
+    sentinel_username: Text | None = None
+    sentinel_password: Secret | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    timeout: Duration = Duration(5)
+    require_persistence: bool = False
+
+
+class MySql(Struct, frozen=True, kw_only=True):
+    """Where the table ``task_monitor`` is and how it differs from the usual one."""
+
+    host: Text = "localhost"
+    port: Port = 3306
+    socket: Path | None = None
+    user: Text
+    password: Secret | None = None
+    database: Identifier
+    table: Identifier = "task_monitor"
+    columns: Annotated[Mapping[str, Identifier], Meta(description="a table of column names")] = MappingProxyType({})
+    status_values: Annotated[Mapping[str, Text], Meta(description="a table of texts")] = MappingProxyType({})
+    tls: Literal["preferred", "required", "verify", "off"] = "preferred"
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    timeout: Duration = Duration(4)
+
+
+class WeCom(Struct, frozen=True, kw_only=True):
+    """Who is told: a group robot, persons through an app, or both."""
+
+    webhook: Secret | None = None
+    mentioned_mobiles: Texts = ()
+    mentioned_users: Texts = ()
+    corp_id: Text | None = None
+    corp_secret: Secret | None = None
+    agent_id: Count | None = None
+    to_users: Texts | None = None
+    api_base: Text = "https://qyapi.weixin.qq.com"
+    allow_http: bool = False
+    proxy: Secret | None = None
+    ca_file: Path | None = None
+    language: Literal["zh", "en"] = "zh"
+    repeat_interval: Duration = Duration(4 * 3600)
+
+
+class Ping(Struct, frozen=True, kw_only=True):
+    """A dead man's switch: a monitor elsewhere that tells a person when it is not pinged."""
+
+    url: Secret
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """Redis keys and what a good read of them is."""
+
+    keys: Texts = ()
+    patterns: Texts = ()
+    min_keys: Count | None = None
+    type: Literal["any", "string", "hash", "list", "set", "zset", "stream"] = "any"
+    format: Literal["any", "json"] = "any"
+    min_size: Count = 1
+    max_size: Count | None = None
+    min_ttl: Duration | None = None
+    max_ttl: Duration | None = None
+    full_ttl: Duration | None = None
+    max_age: Duration | None = None
+    timeout: Duration = Duration(300)
+    retries: Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")] = 3
+    retry_delay: Duration = Duration(5)
+    wait_timeout: Duration = Duration(120)
+    recover: Text = "none"
+    recover_timeout: Duration = Duration(300)
+    recover_when_unsafe: bool = False
+
+
+class Refresh(Struct, frozen=True, kw_only=True):
+    """A query on MySQL and the Redis key or keys rebuilt from it."""
+
+    query: Query
+    key: Text
+    type: Literal["string", "hash", "list", "set", "zset", "json"]
+    ttl: Duration = Duration(7 * 86400 + 3600)
+    batch: Annotated[int, Meta(ge=1, le=3000, description="a whole number from 1 to 3000")] = 1000
+    on_empty: Literal["fail", "clear"] = "fail"
+    max_change: Percent = Percent(0.5)
+    index: Text | None = None
+    timeout: Duration = Duration(600)
+    schedule: Cron | None = None
+
+
+class Times(NamedTuple):
+    """``gap``: how long we may be without Redis ourselves and still count the silence of others."""
+
+    lease: float
+    beat: float
+    fence: float
+    gap: float
+
+
+class Standby(Struct, frozen=True, kw_only=True):
+    """A group of hosts with this config, of which one runs the targets."""
+
+    group: Text
+    node: Text | None = None
+    lease: Duration = Duration(10)
+    beat: Duration | None = None
+    fence: Duration | None = None
+    gap: Duration | None = None
+    min_acks: Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")] | None = None
+    targets: Texts | None = None
+    channel: Text = "heartbeat"
+    fence_store: Literal["mysql", "none"] = "mysql"
+
+    @property
+    def times(self) -> Times:
+        return Times(
+            lease=self.lease,
+            beat=self.lease * 0.1 if self.beat is None else self.beat,
+            fence=self.lease * 0.4 if self.fence is None else self.fence,
+            gap=self.lease * 0.2 if self.gap is None else self.gap,
+        )
+
+
+class Timer(Struct, frozen=True, kw_only=True):
+    """When cron runs what."""
+
+    check_redis: Cron = "0 2 * * 1"
+    restart: Cron = "* * * * *"
+    log_dir: Path | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that was configured. ``redact`` takes every secret of this config out of a text."""
+
+    path: Path
+    state_dir: Path
+    targets: Mapping[str, Target]
+    redis: Redis
+    mysql: MySql | None
+    wecom: WeCom | None
+    ping: Ping | None
+    checks: Mapping[str, Check]
+    refreshes: Mapping[str, Refresh]
+    timer: Timer | None
+    standby: Standby | None
+    warnings: tuple[str, ...]
+    redact: Callable[[str], str]
+
+    @property
+    def standby_targets(self) -> tuple[str, ...]:
+        """Those that only the leader of the group runs."""
+        if self.standby is None:
+            return ()
+        return tuple(self.targets) if self.standby.targets is None else self.standby.targets
+
+    @property
+    def standby_name(self) -> str:
+        """What its group's files are called: a group's name may hold anything, a file's may not, and 255 bytes."""
+        group = quote(self.standby.group, safe="") if self.standby is not None else ""
+        return f"standby-{group if len(group) <= 100 else f'{group[:80]}-{zlib.crc32(group.encode()):08x}'}"
+
+    @property
+    def standby_acks(self) -> int:
+        """How many replicas must have a renewal of the lease."""
+        wanted = None if self.standby is None else self.standby.min_acks
+        return (1 if self.redis.sentinels else 0) if wanted is None else wanted
+
+    @property
+    def permit(self) -> Path | None:
+        """The file that says until when this host may run them."""
+        return None if self.standby is None else self.state_dir / f"{self.standby_name}.permit"
+
+    @property
+    def alert_channels(self) -> list[str]:
+        """The destinations of an alert."""
+        if self.wecom is None:
+            return []
+        robot = ["wecom"] if self.wecom.webhook is not None else []
+        return robot + (["wecom_app"] if self.wecom.corp_id is not None else [])
+
+
+SECTIONS: dict[str, type[Struct]] = {
+    "redis": Redis,
+    "mysql": MySql,
+    "wecom": WeCom,
+    "ping": Ping,
+    "standby": Standby,
+    "timer": Timer,
+}
+NAMED_SECTIONS: dict[str, type[Struct]] = {"targets": Target, "checks": Check, "refreshes": Refresh}
+COLUMNS = (
+    "task_description",
+    "task_command",
+    "task_status",
+    "task_execution_time",
+    "log_path",
+    "run_id",
+    "attempts",
+    "duration",
+    "host",
+    "detail",
+    "fencing_token",
+)

@@ -1,0 +1,55 @@
+"""What doctor says of each target: whether what its next launch needs is there, and how it is."""
+
+import os
+from collections.abc import Iterator
+
+from restart_guard.config.options import Config
+from restart_guard.doctor.finding import Finding, Level
+from restart_guard.errors import GuardError
+from restart_guard.programs import processes
+from restart_guard.programs.lifecycle import State
+from restart_guard.programs.observe import observe
+from restart_guard.programs.target import Guarded, account, command_words, environment, guarded
+from restart_guard.standby.memory import in_group
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """One finding a target, and one for each thing that would keep it from being launched."""
+    targets = [guarded(config, name) for name in config.targets]
+    processes.prepare()
+    found = observe(targets, search_stopped=True)
+    for target in targets:
+        name, seen = target.name, in_group(config, target, found[target.name])
+        pid = f", pid {seen.who.pid}" if seen.who else ""
+        level = Level.OK if seen.state in (State.RUNNING, State.STOPPED) else Level.WARN
+        advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}
+        yield Finding(level, f"target {name}: {seen.state.value}{pid}", advice.get(seen.state, seen.why))
+    for one in targets:
+        yield from (Finding(Level.FAIL, f"target {one.name}: {why}", "see the config") for why in _missing(one))
+
+
+def _missing(one: Guarded) -> Iterator[str]:
+    settings, path = one.settings, one.program.path
+    if not path.is_file():
+        yield f"its program {path} is not there"
+        return
+    if not settings.shell:
+        word = command_words(settings, settings.command, path)[0]
+        if not _is_found(word, path.parent):
+            yield f"its command {word} is not found, from {path.parent}"
+    try:
+        account(settings.user)
+        environment(one)
+    except GuardError as error:
+        yield str(error).rstrip(".")
+    log = settings.log_file
+    if log is not None:
+        place = next(part for part in (log, *log.parents) if part.exists())
+        if not os.access(place, os.W_OK) or (place == log and not log.is_file()):
+            yield f"its log_file {log} cannot be written"
+
+
+def _is_found(word: str, folder: os.PathLike[str]) -> bool:
+    if "/" in word:
+        return os.access(os.path.join(folder, word), os.X_OK)  # noqa: PTH118 (an absolute word stays as it is)
+    return any(os.access(f"{place}/{word}", os.X_OK) for place in os.get_exec_path())

@@ -1,0 +1,109 @@
+"""What doctor says of Redis and MySQL."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import islice
+
+from cronsim import CronSim, CronSimError
+
+from restart_guard import clock
+from restart_guard.checks.rules import least_left
+from restart_guard.config.options import Check, Config, Timer
+from restart_guard.doctor.finding import Finding, Level
+from restart_guard.durations import span
+from restart_guard.errors import DeliveryError, StoreError
+from restart_guard.mysql import task_monitor
+from restart_guard.redis_server import client as redis_client
+from restart_guard.redis_server import persistence
+from restart_guard.redis_server.wording import trouble
+from restart_guard.timer.schedule import local_zone
+
+_CLOCK_TOLERANCE_S = 2.0
+
+
+def redis_findings(config: Config) -> Iterator[Finding]:
+    server = redis_client.name(config.redis)
+    try:
+        found = redis_client.health(config.redis)
+        danger = persistence.danger(config.redis)
+        with redis_client.connected(config.redis) as client:
+            problems = persistence.problems(client) if config.redis.require_persistence else []
+    except StoreError as error:
+        if error.code == "NOPERM":
+            yield Finding(Level.WARN, f"{server}: its ACL does not let this user ask INFO or TIME", "allow +info +time")
+            return
+        yield Finding(Level.FAIL, config.redact(trouble(error, server, "en")), "see [redis] in the config")
+        return
+    yield Finding(Level.OK, f"{server}: version {found.version}, {found.role}")
+    if found.role == "slave":
+        advice = "read the master, or name the Sentinels" if found.link == "up" else "its data may be old"
+        yield Finding(Level.WARN, f"{server} is a replica, its link to the master is {found.link}", advice)
+    if found.evicted and found.policy != "noeviction":
+        what = f"{server} has evicted {found.evicted} keys before their time ({found.policy})"
+        yield Finding(Level.WARN, what, "raise maxmemory, or set maxmemory-policy noeviction")
+    if abs(found.clock_ahead_s) > _CLOCK_TOLERANCE_S:
+        what = f"{server}: its clock differs from this host's by {span(abs(found.clock_ahead_s))}"
+        yield Finding(Level.WARN, what, "keys expire by its clock: synchronise both")
+    if config.redis.require_persistence:
+        for problem in problems:
+            yield Finding(Level.FAIL, f"{server}: persistence: {problem}", "see its log and config")
+        if not problems:
+            yield Finding(Level.OK, f"{server}: persistence and replication are well")
+    if danger:
+        what = f"{server}: restarting it could lose data: {danger}"
+        yield Finding(Level.WARN, what, "recoveries of the kind command and restart are refused meanwhile")
+
+
+def ttl_findings(config: Config, name: str, check: Check) -> Iterator[Finding]:
+    """What is left of the data's TTL at the scheduled hours of the coming year, in the host's time zone."""
+    timer = config.timer or Timer()
+    now = clock.now()
+    here = now.astimezone(local_zone())
+    try:
+        slots = [slot for slot in islice(CronSim(timer.check_redis, here), 500) if slot - here < timedelta(days=400)]
+    except CronSimError as error:
+        yield Finding(Level.FAIL, f"timer.check_redis: {error}: {timer.check_redis}", "write five cron fields")
+        return
+    if check.full_ttl is not None and len(slots) > 1:
+        left, at = least_left(check.full_ttl, slots)
+        what = f"check {name}: of {span(check.full_ttl)} the TTL has {span(left)} left at {at:%Y-%m-%d %H:%M %z}"
+        if left <= 0:
+            yield Finding(
+                Level.WARN, f"{what}: the data will be gone", f"load it with at least {span(3600 - left)} more"
+            )
+        else:
+            yield Finding(Level.OK, f"{what}, at worst in the coming year")
+    elif check.keys and slots:
+        yield from _present_ttl(config, name, check.keys[0], slots[0].timestamp() - now.timestamp())
+
+
+def _present_ttl(config: Config, name: str, key: str, until_next_s: float) -> Iterator[Finding]:
+    try:
+        left = redis_client.ttl_left(config.redis, key)
+    except StoreError:
+        return
+    if left is not None and left < until_next_s:
+        what = f"check {name}: {key} expires in {span(left)}, {span(until_next_s - left)} before the next check"
+        yield Finding(Level.WARN, what, "load it again, or with a longer TTL")
+
+
+def mysql_findings(config: Config) -> Iterator[Finding]:
+    if config.mysql is None:
+        yield Finding(Level.OK, "no [mysql]: the journal is the record")
+        return
+    where = task_monitor.name(config.mysql)
+    try:
+        monitor = task_monitor.TaskMonitor.connect(config.mysql, only_look=True)
+    except DeliveryError as error:
+        yield Finding(Level.FAIL, config.redact(str(error)), "see [mysql] in the config; rows wait in the journal")
+        return
+    monitor.close()
+    good, bad = monitor.table.labels
+    yield Finding(Level.OK, f"MySQL {where}: status {good}/{bad}, rows arrive once ({monitor.mode})")
+    if monitor.table.missing:
+        missing = ", ".join(monitor.table.missing)
+        yield Finding(Level.OK, f"MySQL {where} lacks {missing}: these are left out")
+    if monitor.mode == "look":
+        what = f"MySQL {where}: no unique run_id, and {task_monitor.SIDECAR} cannot be used"
+        advice = "let somebody run restart-guard init-db who may create tables; until then rows carry a mark"
+        yield Finding(Level.WARN, what, advice)

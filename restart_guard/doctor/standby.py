@@ -1,0 +1,81 @@
+"""What doctor says of a standby group: who leads, whether this host takes part, and what a safe failover lacks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from restart_guard.config.options import Config
+from restart_guard.doctor.finding import Finding, Level
+from restart_guard.errors import StoreError
+from restart_guard.redis_server import client as redis_client
+from restart_guard.standby import status
+
+_LEAST_SENTINELS = 3
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """One finding a thing."""
+    if config.standby is None:
+        return
+    found = status.status(config)
+    level = Level.FAIL if found.error else Level.WARN if found.rest_s else Level.OK
+    yield Finding(level, f"standby {status.line(found)}", found.error or "")
+    if not status.takes_part(config):
+        advice = "restart-guard install-timer, or restart-guard standby as a service"
+        yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
+    if found.lease_s is not None and found.lease_s != config.standby.lease:
+        what = f"standby: the holder's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
+        yield Finding(Level.WARN, what, "the same [standby] on each host")
+    times = config.standby.times
+    if 2 * times.fence + times.gap > times.lease * 1.001:
+        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two may lead for a moment"
+        yield Finding(Level.WARN, what, f"a fence of at most {(times.lease - times.gap) / 2:g}s, or a longer lease")
+    fence_s = times.fence
+    for name in config.standby_targets:
+        if config.targets[name].stop_timeout > fence_s / 2:
+            what = f"standby: {name} may drain for longer than half of fence; when the lease is lost it is killed"
+            yield Finding(Level.WARN, what, f"a stop_timeout of at most {fence_s / 2:g}s, or a longer lease")
+    try:
+        yield from _failover(config)
+    except StoreError:
+        return  # told of elsewhere
+
+
+def _failover(config: Config) -> Iterator[Finding]:
+    """Two hosts with Redis and two Sentinels cannot fail over safely: a majority needs a third."""
+    redis_settings = config.redis
+    if not redis_settings.sentinels:
+        what = "standby: Redis is one server: while it is away, nobody leads"
+        yield Finding(Level.WARN, what, "replicas under three Sentinels outlive it")
+        return
+    if len(redis_settings.sentinels) < _LEAST_SENTINELS:
+        what = f"standby: {len(redis_settings.sentinels)} Sentinels: with one of them down no majority can fail over"
+        yield Finding(Level.FAIL, what, "add a third Sentinel, on a third host")
+    with redis_client.connected(redis_settings) as client:
+        replication: Any = client.info("replication")
+        least = _config(client, "min-replicas-to-write")
+        snapshots, log = _config(client, "save"), client.info("persistence").get("aof_enabled")
+    replicas = int(replication.get("connected_slaves") or 0)
+    acks = config.standby_acks
+    if 1 + acks <= (1 + replicas) / 2:
+        what = (
+            f"standby: {acks} of {replicas} replicas acknowledge: a part that is cut off may go on without the others"
+        )
+        yield Finding(Level.WARN, what, f"min_acks = {(1 + replicas) // 2}")
+    if not replicas:
+        yield Finding(Level.FAIL, "standby: the master has no replica: nothing can take its place", "add replicas")
+    if least in ("0", ""):
+        what = "standby: min-replicas-to-write is 0: a master that is cut off goes on taking writes that will be lost"
+        yield Finding(Level.WARN, what, "min-replicas-to-write 1 and min-replicas-max-lag 1")
+    if snapshots == "" and not log:
+        yield Finding(Level.WARN, "standby: the master has no persistence", "appendonly yes")
+
+
+def _config(client: redis.Redis, name: str) -> str | None:
+    """None where this user may not ask."""
+    try:
+        found: Any = client.config_get(name)
+    except redis.ResponseError:
+        return None
+    return str(found.get(name, ""))

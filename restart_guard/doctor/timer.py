@@ -1,0 +1,163 @@
+"""What doctor says of the timer: whether something has our jobs, whether they can run, and whether they do.
+
+That nothing was to do must never look like that nothing ran.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from restart_guard import clock
+from restart_guard.config.options import Config, Timer
+from restart_guard.doctor.finding import Finding, Level
+from restart_guard.durations import span
+from restart_guard.errors import GuardError, JournalError
+from restart_guard.journal.journal import Journal
+from restart_guard.timer import crontab, install, systemd
+from restart_guard.timer.crontab_block import beside_block, bites
+from restart_guard.timer.jobs import jobs, log_dir
+from restart_guard.timer.schedule import last_slot, next_slot
+
+_TICK_LATE_S = 180.0
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """One finding a thing."""
+    try:
+        found = install.installed(config)
+        current = {backend: install.is_current(config, backend, lines) for backend, lines in found.items()}
+    except (GuardError, OSError) as error:
+        yield Finding(Level.WARN, f"timer: {error}", "restart-guard install-timer --backend print shows the lines")
+        return
+    if not found and not crontab.exists():
+        yield Finding(Level.WARN, "timer: there is no crontab(1) here", "install cron, or use --backend systemd")
+    elif not found:
+        yield Finding(Level.WARN, "timer: the crontab has no block of this config", "restart-guard install-timer")
+    if len(found) > 1:
+        both = " and ".join(found)
+        yield Finding(Level.WARN, f"timer: {both} both run our jobs", "restart-guard uninstall-timer, install-timer")
+    for backend, lines in found.items():
+        if not current[backend]:
+            what = f"timer: what {backend} has is not what it would be now"
+            yield Finding(Level.WARN, what, "restart-guard install-timer")
+        yield _ticks(config, _what(backend, lines))
+        yield from _daemon(backend)
+        if backend != "systemd":
+            yield from _interpreters(lines, user=backend == "cron.d")
+    if found:
+        yield from _logs(config)
+        yield from _checks(config)
+    if crontab.exists():
+        yield from _crontab(config)
+
+
+def _what(backend: str, lines: Sequence[str]) -> str:
+    return {
+        "cron": f"timer: {len(lines)} lines in the crontab",
+        "cron.d": f"timer: {len(lines)} lines in /etc/cron.d",
+        "systemd": f"timer: {len(lines)} units of systemd",
+    }[backend]
+
+
+def _ticks(config: Config, what: str) -> Finding:
+    try:
+        journal = Journal.open_to_read(config.state_dir)
+        last = journal.recall("tick") if journal is not None else None
+    except JournalError:
+        return Finding(Level.OK, what)  # which is told of elsewhere
+    if last is None:
+        return Finding(
+            Level.WARN,
+            f"{what}; the tick never ran",
+            "wait a minute, then see crontab_error.log",
+        )
+    ago = (clock.now() - datetime.fromisoformat(last)).total_seconds()
+    if ago > _TICK_LATE_S:
+        advice = "see whether it is running, and crontab_error.log"
+        return Finding(Level.WARN, f"{what}; the last tick was {span(ago)} ago", advice)
+    return Finding(Level.OK, f"{what}, the last tick {span(max(0.0, ago))} ago")
+
+
+def _daemon(backend: str) -> Iterator[Finding]:
+    if backend == "systemd":
+        if not systemd.runs_here():
+            yield Finding(Level.FAIL, "timer: systemd does not run here", "restart-guard install-timer --backend cron")
+        elif not systemd.lingers():
+            yield Finding(Level.WARN, *systemd.NO_LINGER)
+    elif not install.cron_is_seen():
+        yield Finding(Level.FAIL, "timer: no cron daemon is seen to run", "start it (service cron start), or ask root")
+
+
+def _interpreters(lines: Sequence[str], *, user: bool) -> Iterator[Finding]:
+    """A venv that was moved or removed leaves lines that cron runs into nothing."""
+    for program in dict.fromkeys(_program(line, user=user) for line in lines):
+        if program and not os.access(program, os.X_OK):
+            yield Finding(Level.FAIL, f"timer: {program} cannot be run", "restart-guard install-timer")
+
+
+def _program(line: str, *, user: bool) -> str:
+    """What a line runs; empty for one that was put there by hand and is no job."""
+    parts = line.split(maxsplit=6 if user else 5)
+    if line.lstrip().startswith("#") or len(parts) < 6:
+        return ""
+    try:
+        return shlex.split(parts[-1].replace("'\\%'", "%"))[0]
+    except (ValueError, IndexError):
+        return ""
+
+
+def _logs(config: Config) -> Iterator[Finding]:
+    folder = log_dir(config)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        what = f"timer: the log folder {folder} is not there or not writable, so that no job can start"
+        yield Finding(Level.FAIL, what, f"mkdir -p {folder}, or give it to the user of the crontab")
+
+
+def _checks(config: Config) -> Iterator[Finding]:
+    """When the weekly job ran last and when it is due."""
+    if not config.checks:
+        return
+    schedule = (config.timer or Timer()).check_redis
+    try:
+        last_due = last_slot(schedule, option="timer.check_redis", now=clock.now())
+        next_due = next_slot(schedule, option="timer.check_redis", now=clock.now())
+        journal = Journal.open_to_read(config.state_dir)
+    except (GuardError, JournalError):
+        return  # told of elsewhere
+    for name in config.checks:
+        events = journal.history(kind="check", subject=name, limit=1) if journal is not None else []
+        ran = datetime.fromisoformat(events[0]["at"]) if events else None
+        due = f"next due {next_due:%Y-%m-%d %H:%M}"
+        if ran is None:
+            yield Finding(
+                Level.WARN, f"check {name}: never ran, {due}", f"restart-guard check-redis {name} tries it now"
+            )
+        elif ran < last_due:
+            what = f"check {name}: ran last {ran:%Y-%m-%d %H:%M}, but was due {last_due:%Y-%m-%d %H:%M}"
+            yield Finding(Level.WARN, what, "the hourly catch-up makes up for it; see crontab_error.log")
+        else:
+            yield Finding(Level.OK, f"check {name}: ran last {ran:%Y-%m-%d %H:%M} ({events[0]['status']}), {due}")
+
+
+def _crontab(config: Config) -> Iterator[Finding]:
+    """What of the crontab's other lines acts on ours, or does the same again."""
+    try:
+        above, below = beside_block(crontab.read(), install.block_name(config.path))
+        has_block = install.installed(config).get("cron") is not None
+    except GuardError:
+        return
+    for bite in bites(above) if has_block else ():
+        yield Finding(Level.WARN, f"timer: {bite}", "move it below our block, or give it to single lines")
+    ours = {job.words[0] for job in jobs(config, watch=True)} & {str(path) for path in _scripts()}
+    marks = [str(config.path), *ours]
+    for line in [*above, *below]:
+        if not line.lstrip().startswith("#") and any(mark in line for mark in marks):
+            yield Finding(
+                Level.WARN, f"timer: outside of our block there is also: {line.strip()}", "crontab -e, remove it"
+            )
+
+
+def _scripts() -> Iterator[Path]:
+    return (Path(__file__).resolve().parents[2] / "sbin").glob("*.sh")

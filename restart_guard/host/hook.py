@@ -1,0 +1,119 @@
+"""Commands of the operator's that are run to their end: recoveries, pre_stop, reload_command and health commands."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from restart_guard.durations import span
+
+_READ_BYTES = 65536
+_TAIL_CHARACTERS = 500
+
+
+class Ran(NamedTuple):
+    """How a command ended: ``how`` is exited, signalled, timed_out or not_started, ``detail`` the status, signal,
+    time or reason, ``said`` the end of its output on one line."""
+
+    how: str
+    detail: str
+    said: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return (self.how, self.detail) == ("exited", "0")
+
+    def __str__(self) -> str:
+        words = {
+            "exited": f"exit status {self.detail}",
+            "signalled": f"ended by {self.detail}",
+            "timed_out": f"not done within {self.detail}, killed",
+            "not_started": f"could not be started: {self.detail}",
+        }
+        return words[self.how] + (f": {self.said}" if self.said else "")
+
+
+class Hook(NamedTuple):
+    """A command and where it runs. ``user`` is (uid, gid, other groups) of another user, for root only."""
+
+    words: Sequence[str]
+    directory: Path
+    environment: Mapping[str, str]
+    timeout_s: float
+    user: tuple[int, int, Sequence[int]] | None = None
+
+
+def run(hook: Hook, redact: Callable[[str], str] = str) -> Ran:
+    """Run a command in a session of its own; what runs longer than its time is killed with its group.
+
+    Its output goes to a file and not to a pipe: a daemon that it starts may hold a pipe open for ever.
+    """
+    uid, gid, groups = hook.user or (None, None, None)
+    with _output() as output:
+        try:
+            child = subprocess.Popen(
+                hook.words,
+                cwd=hook.directory,
+                env=hook.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=uid,
+                group=gid,
+                extra_groups=groups,
+            )
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            # Only the program: arguments may hold a secret.
+            return Ran("not_started", f"{Path(hook.words[0]).name}: {why}")
+        try:
+            status = child.wait(hook.timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(child)
+            return Ran("timed_out", span(hook.timeout_s), _tail(output, redact))
+        except KeyboardInterrupt:
+            _end(child)
+            raise
+        said = _tail(output, redact)
+        return Ran("signalled", signal_name(-status), said) if status < 0 else Ran("exited", str(status), said)
+
+
+def _output() -> IO[bytes]:
+    """A nameless file; where none can be made, as on a full disk, what the command says is dropped."""
+    # It brings the decompressors of the standard library, which a tick must not pay for.
+    from tempfile import TemporaryFile
+
+    try:
+        return TemporaryFile()
+    except OSError:
+        return Path(os.devnull).open("r+b")
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill the command's group; one that became another user (sudo) cannot be killed and is left."""
+    with suppress(PermissionError, ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(2)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a realtime signal
+        return f"signal {number}"
+
+
+def _tail(output: IO[bytes], redact: Callable[[str], str]) -> str:
+    """Redacted before it is cut, so that no part of a secret is left."""
+    try:
+        size = output.seek(0, os.SEEK_END)
+        output.seek(max(0, size - _READ_BYTES))
+        said = redact(output.read().decode(errors="replace"))
+    except OSError:
+        return ""
+    return " ".join(said[-_TAIL_CHARACTERS:].split())

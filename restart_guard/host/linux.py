@@ -1,0 +1,231 @@
+"""The processes of a Linux host, by /proc and pidfds.
+
+A pid is no identity, since the kernel gives it out again: pid, start time (field 22 of /proc/PID/stat, in ticks since
+boot, proc(5)) and the boot's id are. A signal goes through a pidfd that was opened before the identity was verified:
+a pidfd never comes to mean another process (pidfd_open(2)).
+"""
+
+import errno
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from restart_guard import clock
+from restart_guard.errors import GuardError
+from restart_guard.host.identity import Facts, Identity, Look
+
+assert sys.platform == "linux"  # noqa: S101 (tells type checkers of other platforms to skip this file)
+
+_PROC = "/proc"
+_LONGEST_POLL_MS = 2**31 - 1  # poll(2) takes an int: 24 days
+
+
+@cache
+def boot_id() -> str:
+    try:
+        return _read("sys/kernel/random/boot_id").decode().strip()
+    except OSError as error:
+        raise GuardError("Programs cannot be guarded here: /proc is not mounted.") from error
+
+
+def _read(name: str) -> bytes:
+    """A file of /proc, without the cost of a buffered reader: a tick may read thousands."""
+    fd = os.open(f"{_PROC}/{name}", os.O_RDONLY)
+    try:
+        parts = [os.read(fd, 65536)]
+        while len(parts[-1]) == 65536:
+            parts.append(os.read(fd, 65536))
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def facts(pid: int) -> Facts | None:
+    """What a pid is now; None when there is no such process. Raises PermissionError when we may not look.
+
+    With /proc mounted hidepid=2 another user's process is not there to see, but it can be told by pidfd_open.
+    """
+    try:
+        text = _read(f"{pid}/stat").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError) as error:
+        if _exists(pid):
+            raise PermissionError(errno.EACCES, "this process is hidden from us") from error
+        return None
+    # The name stands in parentheses and may hold anything, also parentheses and newlines.
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    field = rest.split()
+    # A leader that has left its other threads behind (pthread_exit) looks like a zombie and is none: num_threads tells.
+    state = "S" if field[0] == "Z" and int(field[17]) > 1 else field[0]
+    return Facts(pid, name, state, int(field[1]), int(field[2]), int(field[3]), int(field[19]))
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError as error:
+        # EINVAL: a process that is just dying, or a thread.
+        return error.errno not in (errno.ESRCH, errno.EINVAL)
+    # It may have been between the two looks that it came to be.
+    return not Path(f"{_PROC}/{pid}/stat").exists()
+
+
+def identity(pid: int) -> Identity | None:
+    """The identity of a living process. Raises PermissionError."""
+    found = facts(pid)
+    return None if found is None or found.dead else Identity(pid, found.started, boot_id())
+
+
+def everybody() -> Iterator[Facts]:
+    """All processes that we may see, once."""
+    with os.scandir(_PROC) as entries:  # closed also where not all are looked at
+        for entry in entries:
+            if entry.name.isdecimal():
+                with suppress(OSError, IndexError, ValueError):
+                    found = facts(int(entry.name))
+                    if found is not None:
+                        yield found
+
+
+def look(pid: int) -> Look:
+    """What a process runs. Raises FileNotFoundError, ProcessLookupError or PermissionError."""
+    argv = [os.fsdecode(word) for word in _read(f"{pid}/cmdline").split(b"\0")[:-1]]
+    # Kernel threads have no arguments, and their links cannot be read.
+    return Look(argv, _link(pid, "exe"), _link(pid, "cwd")) if argv else Look((), None, None)
+
+
+def _link(pid: int, name: str) -> Path | None:
+    try:
+        return Path(os.readlink(f"{_PROC}/{pid}/{name}"))  # noqa: PTH115 (Path.readlink costs twice as much)
+    except PermissionError:
+        return None
+
+
+def environment_entry(pid: int, name: str) -> str | None:
+    """What a process was started with as this variable; None without it, and where we may not look."""
+    with suppress(OSError):
+        start = os.fsencode(f"{name}=")
+        for entry in _read(f"{pid}/environ").split(b"\0"):
+            if entry.startswith(start):
+                return os.fsdecode(entry[len(start) :])
+    return None
+
+
+def owner(pid: int) -> int | None:
+    """The uid that a process runs as; None when there is no such process."""
+    try:
+        return os.stat(f"{_PROC}/{pid}").st_uid  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def survives(pid: int, number: int) -> bool:
+    """Whether a signal whose default is to end a process would be caught or ignored by this one.
+
+    Raises PermissionError or FileNotFoundError.
+    """
+    masks = dict(line.split(":\t", 1) for line in _read(f"{pid}/status").decode(errors="replace").splitlines())
+    return any(int(masks[name], 16) & 1 << number - 1 for name in ("SigCgt", "SigIgn"))
+
+
+def uptime_s(who: Identity) -> float:
+    """Seconds since a process was started, time in suspend included."""
+    return clock.boottime() - who.started / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _opened(who: Identity) -> Iterator[int | None]:
+    """A pidfd of this very process, or None when it has ended: opened first, then verified."""
+    fd = _open(who)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _open(who: Identity) -> int | None:
+    try:
+        fd = os.pidfd_open(who.pid)
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL):
+            raise
+        return None
+    same = False
+    try:
+        same = identity(who.pid) == who
+    finally:
+        if not same:
+            os.close(fd)
+    return fd if same else None
+
+
+def send(who: Identity, number: int) -> bool:
+    """Signal this very process; False when it has ended. Raises PermissionError."""
+    with _opened(who) as fd:
+        if fd is None:
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, number)
+            return True
+    return False
+
+
+def wait(who: Identity, seconds: float) -> bool:
+    """Wait until this process has ended; whether it has."""
+    with _opened(who) as fd:
+        if fd is None:
+            return True
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(min(max(0, round(seconds * 1000)), _LONGEST_POLL_MS)))
+
+
+class Deaths:
+    """Waits for the end of many processes at once, and for other descriptors, without waking in between."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._pidfds: dict[int, Identity] = {}
+
+    def close(self) -> None:
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds.clear()
+
+    def listen(self, fd: int) -> None:
+        """Wake also when something can be read here."""
+        self._poll.register(fd, select.POLLIN)
+
+    def add(self, who: Identity) -> bool:
+        """Wait for this process too; False when it has ended already. Raises PermissionError."""
+        fd = _open(who)
+        if fd is None:
+            return False
+        self._pidfds[fd] = who
+        self._poll.register(fd, select.POLLIN)
+        return True
+
+    def remove(self, who: Identity) -> None:
+        for fd in [fd for fd, one in self._pidfds.items() if one == who]:
+            self._forget(fd)
+
+    def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
+        """Those that have ended, each told once, and the other descriptors that can be read."""
+        longest = None if seconds is None else min(max(0, seconds * 1000), _LONGEST_POLL_MS)
+        # Rounded up: a wait that ends a fraction before its deadline would spin until then.
+        ready = [fd for fd, _ in self._poll.poll(None if longest is None else -int(-longest // 1))]
+        ended = [(fd, self._pidfds[fd]) for fd in ready if fd in self._pidfds]
+        others = [fd for fd in ready if fd not in self._pidfds]
+        for fd, _ in ended:
+            self._forget(fd)
+        return [who for _, who in ended], others
+
+    def _forget(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._pidfds[fd]
+        os.close(fd)

@@ -1,0 +1,170 @@
+"""The processes of a host without /proc and pidfds, such as macOS, through psutil: the same functions as host_linux.
+
+Between verifying an identity and signalling it a moment is left in which the pid could come to mean another process,
+and the end of a process is noticed by looking every so often.
+"""
+
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from restart_guard import clock
+from restart_guard.host.identity import Facts, Identity, Look
+
+_EVERY_S = 0.05
+_STATES = {psutil.STATUS_ZOMBIE: "Z", psutil.STATUS_DEAD: "X", psutil.STATUS_STOPPED: "T"}
+
+
+@cache
+def boot_id() -> str:
+    """Start times are absolute here, so that one boot cannot be taken for another."""
+    return "psutil"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """psutil's errors as those of the system calls."""
+    try:
+        yield
+    except psutil.AccessDenied as error:
+        raise PermissionError(1, "another user's process") from error
+    except psutil.NoSuchProcess as error:
+        raise ProcessLookupError(3, "no such process") from error
+
+
+def facts(pid: int) -> Facts | None:
+    """What a pid is now; None when there is no such process. Raises PermissionError."""
+    try:
+        with _told():
+            return _facts(psutil.Process(pid))
+    except ProcessLookupError:
+        return None
+
+
+def _facts(process: psutil.Process) -> Facts:
+    pid = process.pid
+    state = _STATES.get(process.status(), "S")
+    started = round(process.create_time() * 1000)
+    try:
+        group, session = os.getpgid(pid), os.getsid(pid)
+    except OSError:
+        group, session = -1, -1
+    return Facts(pid, process.name(), state, process.ppid(), group, session, started)
+
+
+def identity(pid: int) -> Identity | None:
+    """The identity of a living process. Raises PermissionError."""
+    found = facts(pid)
+    return None if found is None or found.dead else Identity(pid, found.started, boot_id())
+
+
+def everybody() -> Iterator[Facts]:
+    """All processes that we may see, once."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            yield _facts(process)
+
+
+def look(pid: int) -> Look:
+    """What a process runs. Raises ProcessLookupError or PermissionError."""
+    with _told():
+        process = psutil.Process(pid)
+        argv = process.cmdline()
+    return Look(argv, _path(process.exe), _path(process.cwd))
+
+
+def _path(get: Callable[[], str]) -> Path | None:
+    try:
+        return Path(get())
+    except (psutil.AccessDenied, psutil.ZombieProcess):
+        return None
+    except psutil.NoSuchProcess as error:
+        raise ProcessLookupError(3, "no such process") from error
+
+
+def environment_entry(pid: int, name: str) -> str | None:
+    """What a process was started with as this variable; None without it, and where we may not look."""
+    with suppress(psutil.Error, OSError):
+        found: str | None = psutil.Process(pid).environ().get(name)
+        return found
+    return None
+
+
+def owner(pid: int) -> int | None:
+    """The uid that a process runs as; None when there is no such process."""
+    with suppress(psutil.Error, OSError):
+        return int(psutil.Process(pid).uids().effective)
+    return None
+
+
+def survives(pid: int, number: int) -> bool:
+    """What a process does with a signal cannot be seen here: it is trusted to be as configured."""
+    return pid > 0 and number > 0
+
+
+def uptime_s(who: Identity) -> float:
+    """Seconds since a process was started."""
+    return clock.now().timestamp() - who.started / 1000
+
+
+def send(who: Identity, number: int) -> bool:
+    """Signal this very process; False when it has ended. Raises PermissionError."""
+    if identity(who.pid) != who:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(who.pid, number)
+        return True
+    return False
+
+
+def wait(who: Identity, seconds: float) -> bool:
+    """Wait until this process has ended; whether it has."""
+    deadline = clock.monotonic() + seconds
+    while identity(who.pid) == who:
+        left = deadline - clock.monotonic()
+        if left <= 0:
+            return False
+        clock.sleep(min(left, _EVERY_S))
+    return True
+
+
+class Deaths:
+    """Waits for the end of many processes at once, and for other descriptors."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._living: set[Identity] = set()
+
+    def close(self) -> None:
+        self._living.clear()
+
+    def listen(self, fd: int) -> None:
+        """Wake also when something can be read here."""
+        self._fds.append(fd)
+
+    def add(self, who: Identity) -> bool:
+        """Wait for this process too; False when it has ended already. Raises PermissionError."""
+        if identity(who.pid) != who:
+            return False
+        self._living.add(who)
+        return True
+
+    def remove(self, who: Identity) -> None:
+        self._living.discard(who)
+
+    def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
+        """Those that have ended, each told once, and the other descriptors that can be read."""
+        deadline = clock.monotonic() + (sys.maxsize if seconds is None else seconds)
+        while True:
+            ended = [who for who in self._living if identity(who.pid) != who]
+            left = 0.0 if ended else max(0.0, min(_EVERY_S, deadline - clock.monotonic()))
+            ready = select.select(self._fds, [], [], left)[0]
+            if ended or ready or clock.monotonic() >= deadline:
+                self._living -= set(ended)
+                return ended, ready

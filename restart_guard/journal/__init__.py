@@ -1,0 +1,1 @@
+"""Every outcome is committed here first, then delivered."""

@@ -1,0 +1,304 @@
+"""Bringing what the journal has pending to its destination: rows to MySQL, messages to WeCom.
+
+Each destination has a thread of its own and a deadline, so that one that is down or hangs delays nothing else, and a
+lock, so that two processes never send the same item at once. An item is marked as delivered after it was: killed in
+between, the next run sends it again, which the row's run_id makes harmless and a message's incident number tells.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.alerts import ping, wecom
+from restart_guard.backoff import delay, is_due
+from restart_guard.config.options import Config
+from restart_guard.config.secrets import Secret
+from restart_guard.errors import BusyError, DeliveryError, SecretError
+from restart_guard.journal.journal import DELIVERY_CAP_S, DELIVERY_FIRST_S, Delivery, Journal
+from restart_guard.lock import held
+from restart_guard.mysql import task_monitor
+from restart_guard.mysql.table import Row
+
+RUN_BUDGET_S = 10.0
+"""What a destination that is down may add to a run."""
+
+BY_HAND_BUDGET_S = 300.0
+PING = "ping"
+
+
+class Which(Enum):
+    """Which items to try."""
+
+    DUE = "due"  # the tick, each minute: backoff is kept
+    PENDING = "pending"  # a job's run: all but what the destination asked us to hold back
+    ASKED = "asked"  # deliver: all that is pending
+    ALL = "all"  # deliver --all: blocked ones too
+
+
+class Tally(NamedTuple):
+    """What became of a destination's items: ``said`` holds notes and errors for the operator."""
+
+    destination: str
+    delivered: int = 0
+    pending: int = 0
+    blocked: int = 0
+    said: tuple[str, ...] = ()
+    busy: bool = False
+
+
+class Sender(Protocol):
+    """An open way to a destination. ``send`` raises DeliveryError, or gives a note."""
+
+    def send(self, payload: Any) -> str | None: ...
+    def close(self) -> None: ...
+
+
+class _Rows:
+    def __init__(self, config: Config) -> None:
+        assert config.mysql is not None  # noqa: S101 (destinations() gave its name)
+        self._table = task_monitor.TaskMonitor.connect(config.mysql)
+
+    def send(self, payload: Any) -> str | None:
+        self._table.insert(Row(**payload))
+        return None
+
+    def close(self) -> None:
+        self._table.close()
+
+
+class _Messages:
+    def __init__(self, channel: wecom.Robot | wecom.App) -> None:
+        self._channel = channel
+
+    def send(self, payload: Any) -> str | None:
+        return self._channel.send(payload["text"], mention=payload["mention"])
+
+    def close(self) -> None:
+        pass
+
+
+class _Pings:
+    def __init__(self, config: Config) -> None:
+        assert config.ping is not None  # noqa: S101 (destinations() gave its name)
+        self._settings = config.ping
+
+    def send(self, payload: Any) -> str | None:
+        return ping.send(self._settings, payload)
+
+    def close(self) -> None:
+        pass
+
+
+def open_sender(config: Config, destination: str) -> Sender:
+    """Connect to a destination. Raises DeliveryError, also for one that the config no longer has."""
+    if destination == "mysql" and config.mysql is not None:
+        return _Rows(config)
+    if destination == "wecom" and config.wecom is not None and config.wecom.webhook is not None:
+        return _Messages(wecom.Robot(config.wecom))
+    if destination == "wecom_app" and config.wecom is not None and config.wecom.corp_id is not None:
+        return _Messages(wecom.App(config.wecom, config.state_dir))
+    if destination == PING and config.ping is not None:
+        return _Pings(config)
+    raise DeliveryError(f"The config has no {destination} any more.", code="config", permanent=True)
+
+
+def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list[Tally]:
+    """Try what is pending, each destination beside the others but those to skip. Raises JournalError.
+
+    The pings come last: what they tell is also whether the alerts have arrived.
+    """
+    with Journal.open(config.state_dir) as journal:
+        destinations = {item.destination for item in journal.undelivered()} - set(skip)
+    tallies = _deliver_to(config, destinations - {PING}, which)
+    if config.ping is not None:
+        with Journal.open(config.state_dir) as journal:
+            destinations |= _ping_for_alerts(journal)
+    return tallies + _deliver_to(config, destinations & {PING} - set(skip), which)
+
+
+def _deliver_to(config: Config, destinations: Collection[str], which: Which) -> list[Tally]:
+    budget = RUN_BUDGET_S if which in (Which.DUE, Which.PENDING) else BY_HAND_BUDGET_S
+    return _side_by_side({name: partial(_drain, config, name, which, budget) for name in sorted(destinations)}, budget)
+
+
+def _ping_for_alerts(journal: Journal) -> set[str]:
+    """An alert that cannot be delivered must reach a person some other way: the monitor's."""
+    waiting = journal.alerts_waiting()
+    for event_id, kind, subject in waiting:
+        text = f"The alert about {kind} {subject} could not be delivered."
+        journal.add_delivery(event_id, PING, ping.payload(ping.job_name(kind, subject), ping.FAIL, rid="", text=text))
+    return {PING} if waiting else set()
+
+
+def deliver_directly(config: Config, payloads: Iterable[tuple[str, Any]]) -> list[Tally]:
+    """Send once without the journal, for when it cannot be written."""
+    return _side_by_side({name: partial(_send_once, config, name, payload) for name, payload in payloads}, RUN_BUDGET_S)
+
+
+def _side_by_side(jobs: Mapping[str, Callable[[], Tally]], budget_s: float) -> list[Tally]:
+    """Run each job in a daemon thread and wait no longer than the budget: what hangs beyond it is left behind."""
+    results: dict[str, Tally] = {}
+    errors: list[BaseException] = []
+
+    def run(name: str, job: Callable[[], Tally]) -> None:
+        try:
+            results[name] = job()
+        except BaseException as error:  # noqa: BLE001 (handed to the thread that waits)
+            errors.append(error)
+
+    threads = {name: threading.Thread(target=run, args=(name, job), daemon=True) for name, job in jobs.items()}
+    for thread in threads.values():
+        thread.start()
+    deadline = clock.monotonic() + budget_s
+    for thread in threads.values():
+        thread.join(max(0.0, deadline - clock.monotonic()))
+    if errors:
+        raise errors[0]
+    late = f"did not answer within {budget_s:.0f} s."
+    return [results.get(name) or Tally(name, pending=1, said=(f"{name} {late}",)) for name in jobs]
+
+
+def _send_once(config: Config, destination: str, payload: Any) -> Tally:
+    try:
+        sender = open_sender(config, destination)
+        try:
+            note = sender.send(payload)
+        finally:
+            sender.close()
+    except DeliveryError as error:
+        return Tally(destination, pending=1, said=(config.redact(str(error)),))
+    return Tally(destination, delivered=1, said=(note,) if note else ())
+
+
+def _drain(config: Config, destination: str, which: Which, budget_s: float) -> Tally:
+    """Send a destination's items, oldest first, until one shows that the next would fare no better.
+
+    A job's run waits for a process that is delivering: its own message may have come too late to be seen by that.
+    """
+    deadline = clock.monotonic() + budget_s * 0.9
+    while True:
+        try:
+            what = f"Delivery to {destination}"
+            locked = held(config.state_dir, [f"deliver-{destination}"], what=what, fallback=False)
+            with locked, Journal.open(config.state_dir) as journal:
+                return _Drain(config, journal, destination, deadline).run(which)
+        except BusyError as error:
+            if which is not Which.PENDING or clock.monotonic() > deadline:
+                return Tally(destination, said=(str(error),), busy=True)
+        clock.sleep(0.1)
+
+
+class _Drain:
+    """One pass over a destination's items."""
+
+    def __init__(self, config: Config, journal: Journal, destination: str, deadline: float) -> None:
+        self._config = config
+        self._journal = journal
+        self._destination = destination
+        self._deadline = deadline
+        self._sender: Sender | None = None
+        self._delivered = 0
+        self._said: list[str] = []
+
+    def run(self, which: Which) -> Tally:
+        try:
+            self._send_all(self._chosen(self._journal.undelivered(self._destination), which))
+        finally:
+            if self._sender is not None:
+                self._sender.close()
+        states = Counter(item.state for item in self._journal.undelivered(self._destination))
+        said = tuple(dict.fromkeys(self._said))
+        return Tally(self._destination, self._delivered, states["pending"], states["blocked"], said)
+
+    def _chosen(self, items: list[Delivery], which: Which) -> list[Delivery]:
+        """What to try, oldest first: a person must not hear of a recovery before the alert.
+
+        Backoff and silence are the destination's, not the item's. One that is blocked is tried again when the config
+        changed, and as the first of all when there is something new: it may have been mended elsewhere.
+        """
+        now = clock.now()
+        moments = [item.next_try if which is Which.DUE else item.not_before for item in items]
+        if which in (Which.DUE, Which.PENDING) and not all(is_due(at, now, cap_s=DELIVERY_CAP_S) for at in moments):
+            return []
+        if which is Which.ALL or any(item.state == "pending" for item in items):
+            return items
+        mark = config_mark(self._config, self._destination, self._journal) if items else ""
+        return [item for item in items if item.config_mark != mark]
+
+    def _send_all(self, items: list[Delivery]) -> None:
+        for number, item in enumerate(items):
+            if clock.monotonic() > self._deadline:
+                return
+            try:
+                if self._sender is None:
+                    self._sender = open_sender(self._config, self._destination)
+                note = self._sender.send(item.payload)
+            except DeliveryError as error:
+                behind = items[number + 1 :] if error.whole_destination else []
+                self._keep(item, error, behind)
+                if error.whole_destination:
+                    return
+                continue
+            self._journal.delivered(item.id, clock.now())
+            self._delivered += 1
+            self._journal.remember(f"{self._destination}.note", self._config.redact(note or ""))
+            if note:
+                self._said.append(self._config.redact(note))
+
+    def _keep(self, item: Delivery, error: DeliveryError, behind: list[Delivery]) -> None:
+        """Note a failed try. What only a person can mend blocks those behind it too: left pending, each of them would
+        make the next tick try the same wrong password again, every minute."""
+        text = self._config.redact(str(error))
+        self._said.append(text)
+        if error.permanent:
+            mark = config_mark(self._config, self._destination, self._journal)
+            self._journal.block(item.id, text, error.code, mark, tried=True)
+            for other in behind:
+                self._journal.block(other.id, text, error.code, mark, tried=False)
+            return
+        wait = max(delay(item.tries + 1, first_s=DELIVERY_FIRST_S, cap_s=DELIVERY_CAP_S), error.not_before_s)
+        now = clock.now()
+        silence = now + timedelta(seconds=error.not_before_s) if error.not_before_s else None
+        self._journal.failed(item.id, text, error.code, now + timedelta(seconds=wait), silence)
+
+
+def config_mark(config: Config, destination: str, journal: Journal) -> str:
+    """A mark of a destination's config, secrets included, to notice that it changed.
+
+    Salted, slow and only 24 bits long: it tells a change but no password, should the journal get into other hands.
+    """
+    section = {"mysql": config.mysql, PING: config.ping}.get(destination, config.wecom)
+    text = "\0".join(_plain(section)) if section is not None else ""
+    return hashlib.scrypt(text.encode(), salt=journal.salt().encode(), n=2**13, r=8, p=1, dklen=3).hex()
+
+
+def _plain(section: msgspec.Struct) -> Iterable[str]:
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Secret):
+            try:
+                value = value.reveal()
+            except SecretError as error:
+                value = str(error)
+        yield f"{name}={value}"
+
+
+def lines(tallies: Iterable[Tally]) -> list[str]:
+    """What an operator should know after a delivery: notes, errors and what is left."""
+    said: list[str] = []
+    for tally in tallies:
+        said += tally.said
+        if tally.pending:
+            said.append(f"{tally.destination}: {tally.pending} not delivered yet; every later run tries again.")
+        if tally.blocked:
+            again = "when its config has changed, or by restart-guard deliver --all"
+            said.append(f"{tally.destination}: {tally.blocked} wait for a person; they are tried again {again}.")
+    return said

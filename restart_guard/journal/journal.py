@@ -1,0 +1,296 @@
+"""The journal: every outcome first, and what of it has still to reach a destination.
+
+Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another's.
+
+Bounds. ``prune`` removes events beyond the newest 10,000, and those older than 400 days but for the newest 1,000 (so
+that a clock that is wrong once does not empty it), and of these only such as have nothing pending. Events are
+append-only; a trigger refuses to change one.
+"""
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+
+from restart_guard.clock import stamp
+from restart_guard.config.values import printable, printable_all
+from restart_guard.journal.file import open_file, open_file_to_read, readable, told, transaction
+from restart_guard.journal.incident import Incident
+
+KEEP_DAYS = 400
+KEEP_EVENTS = 10_000
+KEEP_ANYWAY = 1_000
+
+
+class Event(NamedTuple):
+    run_id: str
+    at: datetime
+    kind: str
+    subject: str
+    status: str
+    detail: str
+    data: Mapping[str, Any]
+
+
+class Delivery(NamedTuple):
+    """A row or message that has still to reach its destination."""
+
+    id: int
+    destination: str
+    payload: Any
+    state: str
+    tries: int
+    next_try: datetime | None
+    not_before: datetime | None
+    error: str | None
+    config_mark: str | None
+
+
+class Journal:
+    """An open journal; a context manager. Every method may raise JournalError."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Self:
+        """Open the journal in the state directory, making both where they are missing."""
+        return cls(*open_file(state_dir))
+
+    @classmethod
+    def open_to_read(cls, state_dir: Path) -> Self | None:
+        """Open one that is there, also on a full or read-only disk; None without one."""
+        opened = open_file_to_read(state_dir)
+        return cls(*opened) if opened else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing, and on disk when it ends."""
+        return transaction(self.path, self._connection)
+
+    def _run(self, sql: str, *values: object) -> sqlite3.Cursor:
+        with told(self.path):
+            return self._connection.execute(sql, values)
+
+    def append(self, event: Event, deliveries: Sequence[tuple[str, Any]]) -> None:
+        """Add an event and its (destination, payload) pairs; only inside a transaction."""
+        cursor = self._run(
+            "INSERT INTO events (run_id, at, kind, subject, status, detail, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(
+                event.run_id,
+                stamp(event.at),
+                event.kind,
+                event.subject,
+                event.status,
+                printable(event.detail),
+                _json(event.data),
+            ),
+        )
+        for destination, payload in deliveries:
+            self._run(
+                "INSERT INTO deliveries (event_id, destination, payload) VALUES (?, ?, ?)",
+                *(cursor.lastrowid, destination, _json(payload)),
+            )
+
+    def incident(self, kind: str, subject: str) -> Incident | None:
+        row = self._run(
+            "SELECT id, opened_at, failures, notices, last_notice_at FROM incidents WHERE kind = ? AND subject = ?",
+            *(kind, subject),
+        ).fetchone()
+        if row is None:
+            return None
+        with readable(self.path):
+            return Incident(row[0], datetime.fromisoformat(row[1]), row[2], row[3], _moment(row[4]))
+
+    def incidents(self, kind: str) -> dict[str, Incident]:
+        """All that are open, by subject."""
+        rows = self._run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
+        found = {str(row[0]): self.incident(kind, row[0]) for row in rows}
+        return {subject: incident for subject, incident in found.items() if incident is not None}
+
+    def set_incident(self, kind: str, subject: str, incident: Incident | None) -> None:
+        if incident is None:
+            self._run("DELETE FROM incidents WHERE kind = ? AND subject = ?", kind, subject)
+            return
+        last = stamp(incident.last_notice_at) if incident.last_notice_at else None
+        self._run(
+            "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(kind, subject, incident.id, stamp(incident.opened_at), incident.failures, incident.notices, last),
+        )
+
+    def undelivered(self, destination: str | None = None) -> list[Delivery]:
+        """What has not arrived yet, oldest first, blocked ones included."""
+        where, values = ("AND destination = ?", (destination,)) if destination else ("", ())
+        rows = self._run(
+            "SELECT id, destination, payload, state, tries, next_try, not_before, error, config_mark "  # noqa: S608 (constants)
+            f"FROM deliveries WHERE state != 'delivered' {where} ORDER BY id",
+            *values,
+        )
+        with readable(self.path):
+            return [
+                Delivery(
+                    *(row[0], row[1], msgspec.json.decode(row[2]), row[3], row[4]),
+                    *(_moment(row[5]), _moment(row[6]), row[7], row[8]),
+                )
+                for row in rows
+            ]
+
+    def alerts_waiting(self) -> list[tuple[int, str, str]]:
+        """(event id, kind, subject) of events with an alert that was tried and has not arrived."""
+        rows = self._run(
+            "SELECT DISTINCT events.id, kind, subject FROM deliveries JOIN events ON events.id = event_id WHERE "
+            "state != 'delivered' AND (tries > 0 OR state = 'blocked') AND json_extract(payload, '$.mention') "
+            "ORDER BY events.id"
+        ).fetchall()
+        return [(int(row[0]), str(row[1]), str(row[2])) for row in rows]
+
+    def add_delivery(self, event_id: int, destination: str, payload: Mapping[str, Any]) -> None:
+        """Something more that has to reach a destination because of an event; the same only once."""
+        with self.transaction():
+            self._run(
+                "INSERT INTO deliveries (event_id, destination, payload) SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
+                "(SELECT 1 FROM deliveries WHERE event_id = ?1 AND destination = ?2 AND payload = ?3)",
+                *(event_id, destination, _json(payload)),
+            )
+
+    def delivered(self, delivery_id: int, at: datetime) -> None:
+        with self.transaction():
+            self._run(
+                "UPDATE deliveries SET state = 'delivered', delivered_at = ?, tries = tries + 1, error = NULL, "
+                "error_code = NULL, next_try = NULL, not_before = NULL, config_mark = NULL WHERE id = ?",
+                *(stamp(at), delivery_id),
+            )
+
+    def failed(self, delivery_id: int, error: str, code: str, next_try: datetime, not_before: datetime | None) -> None:
+        """A try failed in a way that may pass."""
+        with self.transaction():
+            self._run(
+                "UPDATE deliveries SET state = 'pending', tries = tries + 1, error = ?, error_code = ?, next_try = ?, "
+                "not_before = ?, config_mark = NULL WHERE id = ?",
+                *(error, code, stamp(next_try), stamp(not_before) if not_before else None, delivery_id),
+            )
+
+    def block(self, delivery_id: int, error: str, code: str, config_mark: str, *, tried: bool) -> None:
+        """A try of this item, or of one before it, failed in a way that only a person can mend."""
+        with self.transaction():
+            self._run(
+                "UPDATE deliveries SET state = 'blocked', tries = tries + ?, error = ?, error_code = ?, "
+                "next_try = NULL, not_before = NULL, config_mark = ? WHERE id = ?",
+                *(int(tried), error, code, config_mark, delivery_id),
+            )
+
+    def history(self, *, kind: str | None, subject: str | None, limit: int) -> list[dict[str, Any]]:
+        """Events, newest first, each with its deliveries, as ``history --json`` shows them."""
+        rows = self._run(
+            "SELECT id, run_id, at, kind, subject, status, detail, data FROM events "
+            "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3",
+            *(kind, subject, limit),
+        ).fetchall()
+        with readable(self.path):
+            return [self._shown(*row) for row in rows]
+
+    def event(self, run_id: str) -> dict[str, Any] | None:
+        row = self._run(
+            "SELECT id, run_id, at, kind, subject, status, detail, data FROM events WHERE run_id = ?", run_id
+        ).fetchone()
+        with readable(self.path):
+            return self._shown(*row) if row else None
+
+    def _shown(self, *row: Any) -> dict[str, Any]:
+        event_id, run_id, at, kind, subject, status, detail, data = row
+        deliveries = self._run(
+            "SELECT destination, state, tries, error, error_code, next_try, delivered_at FROM deliveries "
+            "WHERE event_id = ? ORDER BY id",
+            event_id,
+        ).fetchall()
+        names = ("destination", "state", "tries", "error", "error_code", "next_try", "delivered_at")
+        arrived: dict[str, bool] = {}
+        for found in deliveries:
+            arrived[found[0]] = arrived.get(found[0], True) and found[1] == "delivered"
+        return {
+            "at": datetime.fromisoformat(at).astimezone().isoformat(timespec="milliseconds"),
+            "kind": kind,
+            "run_id": run_id,
+            kind if kind in ("check", "target", "refresh") else "subject": subject,
+            "status": status,
+            "detail": detail,
+            "delivered": arrived,
+            "deliveries": [dict(zip(names, found, strict=True)) for found in deliveries],
+            **msgspec.json.decode(data),
+        }
+
+    def relaunches(self) -> dict[str, int]:
+        """How often each target was relaunched, as far back as the journal goes."""
+        rows = self._run(
+            "SELECT subject, count(*) FROM events WHERE kind = 'target' AND json_extract(data, '$.relaunch') GROUP BY 1"
+        )
+        return {str(subject): int(count) for subject, count in rows}
+
+    def last_delivery(self, destination: str) -> datetime | None:
+        row = self._run(
+            "SELECT max(delivered_at) FROM deliveries WHERE destination = ? AND state = 'delivered'", destination
+        ).fetchone()
+        return _moment(row[0])
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep the newest value of a fact. Nothing is written when it is the same already."""
+        if self.recall(name) != value:
+            self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
+
+    def recall(self, name: str) -> str | None:
+        row = self._run("SELECT value FROM facts WHERE name = ?", name).fetchone()
+        return str(row[0]) if row else None
+
+    def salt(self) -> str:
+        """A random text made once for each journal."""
+        with self.transaction():
+            self._run("INSERT OR IGNORE INTO facts VALUES ('salt', ?)", os.urandom(16).hex())
+        return self.recall("salt") or ""
+
+    def prune(self, now: datetime) -> None:
+        """Remove some old events that have nothing pending, at most 500 a time; only inside a transaction."""
+        old = stamp(now - timedelta(days=KEEP_DAYS))
+        self._run("CREATE TEMP TABLE IF NOT EXISTS pruned (id INTEGER PRIMARY KEY)")
+        self._run("DELETE FROM pruned")
+        self._run(
+            "INSERT INTO pruned SELECT id FROM events WHERE "
+            "((at < ?1 AND id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?3)) "
+            "OR id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?2)) AND NOT EXISTS "
+            "(SELECT 1 FROM deliveries WHERE event_id = events.id AND state != 'delivered') ORDER BY id LIMIT 500",
+            *(old, KEEP_EVENTS, KEEP_ANYWAY),
+        )
+        self._run("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM pruned)")
+        self._run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
+
+    def probe(self) -> None:
+        """Write something, to know that it can be."""
+        with self.transaction():
+            self._run("INSERT OR REPLACE INTO facts VALUES ('probe', ?)", os.urandom(4).hex())
+
+    def check_integrity(self) -> str:
+        """``ok``, or what SQLite finds damaged."""
+        return str(self._run("PRAGMA quick_check(1)").fetchone()[0])
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(printable_all(value)).decode()
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+DELIVERY_FIRST_S = 30.0
+
+DELIVERY_CAP_S = 3600.0

@@ -1,0 +1,176 @@
+"""What a job came to, kept and told: the event, its row, its ping and its alert in one transaction, then on their way.
+
+Nothing is delivered that is not in the journal first, with one exception: a journal that cannot be written must not
+silence the alert, so the outcome then goes to its destinations directly and the run fails.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from restart_guard import clock
+from restart_guard.alerts import ping
+from restart_guard.alerts.wording import Language, unrecorded
+from restart_guard.config.options import Config
+from restart_guard.errors import JournalError
+from restart_guard.host import permit
+from restart_guard.journal import delivery
+from restart_guard.journal.incident import Incident, Notice, advance
+from restart_guard.journal.journal import Event, Journal
+from restart_guard.mysql.table import Row
+
+Say = Callable[[str], None]
+"""Takes a diagnostic line while a job runs."""
+
+
+class Told(Protocol):
+    """What a job came to, as far as all jobs have it in common."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def host(self) -> str: ...
+
+
+class Words(Protocol):
+    """A module that puts an outcome of its kind into words."""
+
+    def summary(self, outcome: Any, language: Language, /) -> str: ...
+    def subject(self, outcome: Any, language: Language, /) -> str: ...
+    def row(self, outcome: Any, /, *, language: Language, log_path: str, at: datetime) -> Row: ...
+    def notice(self, outcome: Any, incident: Incident, kind: Notice, /, *, language: Language, at: datetime) -> str: ...
+
+
+class Entry(NamedTuple):
+    """An outcome to be kept and told. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
+
+    kind: str
+    name: str
+    outcome: Told
+    words: Words
+    data: Mapping[str, Any]
+    log: str
+
+
+class Recorded(NamedTuple):
+    """Which destinations have it; ``journal_error`` says why it is not in the journal."""
+
+    delivered: dict[str, bool]
+    journal_error: str | None = None
+
+
+def start_ping(config: Config, kind: str, name: str, run_id: str) -> ping.Start | None:
+    """Tell the monitor, if there is one, that a job begins."""
+    return ping.Start(config.ping, ping.job_name(kind, name), run_id) if config.ping is not None else None
+
+
+def finish(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded:
+    """Keep an outcome and bring it on its way. A destination that fails joins ``down`` and is left alone from then on,
+    so that it costs a run its time once."""
+    try:
+        with Journal.open(config.state_dir) as journal:
+            _keep(config, journal, entry)
+    except JournalError as error:
+        return _unrecorded(config, entry, str(error), say)
+    return _deliver(config, entry, down, say)
+
+
+def _keep(config: Config, journal: Journal, entry: Entry) -> None:
+    """The event, its row, its ping and its alert or recovery, all in one transaction. Raises JournalError."""
+    now = clock.now()
+    with journal.transaction():
+        before = journal.incident(entry.kind, entry.name)
+        incident, kind = _advance(config, before, entry, now)
+        deliveries = _payloads(config, entry, incident or before, kind, now)
+        status, detail = (
+            "success" if entry.outcome.ok else "failure",
+            config.redact(entry.words.summary(entry.outcome, "en")),
+        )
+        data = {**entry.data, "host": entry.outcome.host}
+        journal.append(Event(entry.outcome.run_id, now, entry.kind, entry.name, status, detail, data), deliveries)
+        journal.set_incident(entry.kind, entry.name, incident)
+        journal.prune(now)
+
+
+def _advance(config: Config, before: Incident | None, entry: Entry, now: datetime) -> tuple[Incident | None, Notice]:
+    return advance(
+        before,
+        ok=entry.outcome.ok,
+        now=now,
+        repeat_interval_s=config.wecom.repeat_interval if config.wecom else 0,
+        can_notify=bool(config.alert_channels),
+        fresh=Incident(entry.outcome.run_id[:8], entry.outcome.started_at, 0, 0, None),
+    )
+
+
+def _payloads(
+    config: Config, entry: Entry, incident: Incident | None, kind: Notice, now: datetime
+) -> list[tuple[str, Any]]:
+    """What has to reach which destination."""
+    language = _language(config)
+    local = clock.local(now)
+    found: list[tuple[str, Any]] = []
+    if config.mysql is not None:
+        line = entry.words.row(entry.outcome, language=language, log_path=_log_path(config, entry), at=local)
+        allowed = permit.read(config.permit)
+        token = allowed.token if allowed.holds() else None
+        found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
+    if config.ping is not None:
+        signal = ping.SUCCESS if entry.outcome.ok else ping.FAIL
+        text = config.redact(entry.words.summary(entry.outcome, language))
+        job = ping.job_name(entry.kind, entry.name)
+        found.append((delivery.PING, ping.payload(job, signal, rid=entry.outcome.run_id, text=text)))
+    if kind is not Notice.NONE and incident is not None:
+        text = config.redact(entry.words.notice(entry.outcome, incident, kind, language=language, at=local))
+        message = {"text": text, "mention": kind is not Notice.RECOVERED}
+        found += [(channel, message) for channel in config.alert_channels]
+    return found
+
+
+def _language(config: Config) -> Language:
+    return config.wecom.language if config.wecom else "zh"
+
+
+def _log_path(config: Config, entry: Entry) -> str:
+    """Where a reader of the row finds more: the job's log under cron, else the journal."""
+    if config.timer is not None and config.timer.log_dir is not None:
+        return str(config.timer.log_dir / entry.log)
+    return str(config.state_dir / "journal.db")
+
+
+def _deliver(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded:
+    """Try everything that is pending, and tell what became of this outcome's part."""
+    try:
+        tallies = delivery.deliver(config, delivery.Which.PENDING, skip=down)
+        down |= {tally.destination for tally in tallies if tally.pending or tally.blocked}
+        for line in delivery.lines(tallies):
+            say(line)
+        with Journal.open(config.state_dir) as journal:
+            event = journal.event(entry.outcome.run_id)
+    except JournalError as trouble:  # the outcome is safe; only its delivery cannot be marked
+        return Recorded({}, str(trouble))
+    return Recorded(event["delivered"] if event else {})
+
+
+def _unrecorded(config: Config, entry: Entry, why: str, say: Say) -> Recorded:
+    """Without a journal: send the row and an alert at once. Each run alerts, since none can know of the one before."""
+    now = clock.now()
+    language = _language(config)
+    incident = Incident(entry.outcome.run_id[:8], now, 1, 1, now)
+    sent = []
+    for destination, payload in _payloads(config, entry, incident, Notice.FIRST, now):
+        if "mention" in payload:
+            good = entry.words.subject(entry.outcome, language) if entry.outcome.ok else None
+            text = unrecorded(payload["text"], why, good_subject=good, host=entry.outcome.host, language=language)
+            sent.append((destination, payload | {"text": text}))
+        else:
+            sent.append((destination, payload))
+    tallies = delivery.deliver_directly(config, sent)
+    for tally in tallies:
+        for line in tally.said:
+            say(line)
+    return Recorded({tally.destination: tally.delivered > 0 for tally in tallies}, why)

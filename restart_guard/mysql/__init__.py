@@ -1,0 +1,1 @@
+"""The MySQL server and the table task_monitor."""

@@ -1,0 +1,171 @@
+"""MySQL or MariaDB: rows of ``task_monitor``, each exactly once.
+
+How a row arrives once depends on the table that is there, and is found out on every connection:
+
+- ``unique``: the table has a unique ``run_id``; a second insert is refused by the key, and that is success.
+- ``sidecar``: it has none; one transaction inserts the run_id into ``restart_guard_applied`` and the row.
+- ``look``: the sidecar may not be made, or the table is not transactional; under a named lock the row is looked for by
+  a mark in its description before it is inserted.
+
+The user's table is never altered; columns that it lacks are left out.
+"""
+
+from contextlib import ExitStack
+from importlib.resources import files
+from typing import Any, NamedTuple, Self
+
+import pymysql
+from pymysql.constants import ER
+
+from restart_guard.config.options import MySql
+from restart_guard.errors import DeliveryError
+from restart_guard.mysql import client as mysql_client
+from restart_guard.mysql.table import Row, Table, read_table
+
+SIDECAR = "restart_guard_applied"
+_LOCK_WAIT_S = 3
+_ADVICE = {
+    **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and the user's INSERT and SELECT grants."),
+    ER.NO_SUCH_TABLE: ": make it with restart-guard init-db.",
+}
+
+
+class TaskMonitor:
+    """An open connection to the table; close it after use."""
+
+    def __init__(self, settings: MySql, connection: "pymysql.Connection[Any]", table: Table, mode: str) -> None:
+        self._settings = settings
+        self._connection = connection
+        self.table = table
+        self.mode = mode
+
+    @classmethod
+    def connect(cls, settings: MySql, *, only_look: bool = False) -> Self:
+        """Connect and find out what the table is like, making the sidecar if need be. Raises DeliveryError.
+
+        With ``only_look`` nothing is made.
+        """
+        connection = _connect(settings)
+        with ExitStack() as on_error:
+            on_error.callback(connection.close)
+            with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+                table = read_table(cursor, settings)
+                mode = _mode(cursor, settings, table, only_look=only_look)
+            on_error.pop_all()
+        return cls(settings, connection, table, mode)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def insert(self, row: Row) -> None:
+        """Make sure that the row is there, once. Raises DeliveryError."""
+        with mysql_client.told(name(self._settings), _ADVICE), self._connection.cursor() as cursor:
+            try:
+                self._insert(cursor, row)
+                self._connection.commit()
+            except pymysql.err.IntegrityError as error:
+                self._connection.rollback()
+                if error.args[0] != ER.DUP_ENTRY or not self._is_there(cursor, row):
+                    raise
+            finally:
+                # A transaction that failed must not hold locks while the next row is tried.
+                if self._connection.open:
+                    self._connection.rollback()
+
+    def _insert(self, cursor: Any, row: Row) -> None:
+        if self.mode == "sidecar":
+            cursor.execute(f"INSERT INTO {SIDECAR} (run_id, at) VALUES (%s, %s)", (row.run_id, row.task_execution_time))
+        elif self.mode == "look":
+            row = self.table.marked(row)
+            cursor.execute("SELECT GET_LOCK(%s, %s)", (f"restart_guard:{row.run_id}", _LOCK_WAIT_S))
+            if cursor.fetchone()[0] != 1:
+                text = "an earlier connection is still writing this row; it is looked at again by the next run."
+                raise DeliveryError(f"MySQL {name(self._settings)}: {text}", code="locked")
+            if self._is_there(cursor, row):
+                return
+        values = self.table.values(row)
+        columns = ", ".join(f"`{column}`" for column in values)
+        marks = ", ".join(["%s"] * len(values))
+        table = f"`{self._settings.table}`"
+        cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+
+    def _is_there(self, cursor: Any, row: Row) -> bool:
+        """Whether this very row arrived earlier."""
+        if self.mode == "sidecar":
+            cursor.execute(f"SELECT 1 FROM {SIDECAR} WHERE run_id = %s", (row.run_id,))
+        elif self.mode == "unique":
+            column = self.table.columns["run_id"].name
+            cursor.execute(f"SELECT 1 FROM `{self._settings.table}` WHERE `{column}` = %s", (row.run_id,))
+        else:
+            column, mark = self.table.mark(row)
+            query = f"SELECT 1 FROM `{self._settings.table}` WHERE RIGHT(`{column}`, %s) = %s LIMIT 1"
+            cursor.execute(query, (len(mark), mark))
+        return cursor.fetchone() is not None
+
+
+class Created(NamedTuple):
+    """What ``create`` found or did."""
+
+    was_there: bool
+    mode: str
+    missing: tuple[str, ...]
+
+
+def create(settings: MySql) -> Created:
+    """Make the full table, or beside one that is there what exactly-once needs. Raises DeliveryError."""
+    task_monitor, _sidecar = statements(settings)
+    connection = _connect(settings)
+    try:
+        with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+            cursor.execute("SHOW TABLES LIKE %s", (settings.table.replace("_", r"\_"),))
+            was_there = cursor.fetchone() is not None
+            if not was_there:
+                cursor.execute(task_monitor)
+            table = read_table(cursor, settings)
+            mode = _mode(cursor, settings, table)
+    finally:
+        connection.close()
+    return Created(was_there, mode, table.missing)
+
+
+def statements(settings: MySql) -> tuple[str, str]:
+    """The statements that make the table and its sidecar, to be run by hand where we may not."""
+    script = (files("restart_guard.mysql") / "schema.sql").read_text(encoding="utf-8")
+    lines = [line for line in script.format(table=settings.table).splitlines() if not line.startswith("--")]
+    task_monitor, sidecar = "\n".join(lines).strip().rstrip(";").split(";\n")
+    return task_monitor.strip(), sidecar.strip()
+
+
+def name(settings: MySql) -> str:
+    """The table as an operator knows it: ``irmdata.task_monitor at localhost:3306``."""
+    return f"{settings.database}.{settings.table} at {mysql_client.place(settings)}"
+
+
+def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False) -> str:
+    if table.has_unique_run_id:
+        return "unique"
+    if not table.transactional:
+        return "look"
+    _task_monitor, sidecar = statements(settings)
+    try:
+        cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
+    except pymysql.err.MySQLError as error:
+        if error.args[0] not in mysql_client.DENIED | {ER.NO_SUCH_TABLE}:
+            raise
+        if only_look and error.args[0] == ER.NO_SUCH_TABLE:
+            return "sidecar"
+        try:
+            cursor.execute(sidecar)
+            cursor.execute(f"SELECT 1 FROM {SIDECAR} LIMIT 1")
+        except pymysql.err.MySQLError as refused:
+            if refused.args[0] not in mysql_client.DENIED:
+                raise
+            return "look"
+    return "sidecar"
+
+
+def _connect(settings: MySql) -> "pymysql.Connection[Any]":
+    connection = mysql_client.connect(settings, name(settings), _ADVICE)
+    with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (_LOCK_WAIT_S,))
+    return connection

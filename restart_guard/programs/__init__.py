@@ -1,0 +1,1 @@
+"""Guarded programs: observe, launch, stop, relaunch."""

@@ -1,0 +1,47 @@
+"""Relaunches in a row, and how long the next one waits. Pure: no clock, no sleep."""
+
+from typing import NamedTuple
+
+from restart_guard.backoff import delay
+from restart_guard.config.options import Backoff
+
+KEEPS_DYING = 3
+"""Relaunches in a row after which a person is told."""
+
+
+class Crashes(NamedTuple):
+    """Relaunches of a target in a row, after none of which it was seen alive at the age of ``reset_after``.
+
+    ``next_at`` is the moment from which it may be launched again, in seconds since boot; 0 as long as it is well.
+    """
+
+    in_a_row: int = 0
+    next_at: float = 0.0
+
+
+def launched(before: Crashes, backoff: Backoff, *, by_hand: bool, at: float) -> Crashes:
+    """The crashes after a launch at ``at``. One by hand begins anew: somebody has looked.
+
+    The delay runs from the launch and not from the death, whose moment a tick does not know: what died at once waits,
+    what has run for longer than its delay is launched at once.
+    """
+    if by_hand:
+        return Crashes()
+    count = before.in_a_row + 1
+    return Crashes(count, at + delay(count, first_s=backoff.base, cap_s=backoff.max))
+
+
+def died(crashes: Crashes, backoff: Backoff, *, at: float) -> Crashes:
+    """The crashes once a death is noticed: the first waits for ``first``, which is no time unless so configured."""
+    if crashes.in_a_row == 0 and crashes.next_at == 0 and backoff.first > 0:
+        return crashes._replace(next_at=at + backoff.first)
+    return crashes
+
+
+def next_try_s(crashes: Crashes, backoff: Backoff, *, now: float) -> float:
+    """Seconds until a dead target may be launched; 0 when it may at once.
+
+    A moment further away than the longest delay is another boot's, or damage.
+    """
+    wait = crashes.next_at - now
+    return wait if 0 < wait <= max(backoff.max, backoff.first) else 0.0

@@ -1,0 +1,209 @@
+"""Runs a target only for as long as its host may: python -m restart_guard.fence PERMIT -- COMMAND...
+
+A small process between the guard and a target of a standby group. When the permit runs out it KILLs all that the
+target is, whatever has become of the guard: killed, stopped, or cut off. Its own death ends the target too, by the
+parent-death signal (prctl(2), PR_SET_PDEATHSIG). A second process, in a session of its own, ends what is left then at
+the latest when the permit runs out, and all of it when the fence hangs and lets the permit pass.
+
+What is meant for the target's Python must not reach this one: RESTART_GUARD_FENCE has what its environment gets.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from restart_guard import clock
+from restart_guard.host import permit, process_table
+from restart_guard.host.identity import Facts, Identity
+from restart_guard.programs import processes
+
+LATE_S = 0.1
+"""So much after the end of the permit the second process acts in place of the fence."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE = 4
+_LOOK_S = 0.05
+# Those of job control stop us with our session, and those that the kernel sends for a fault are our own.
+_NOT_HANDED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+_NOT_HANDED_ON |= {signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+_HANDED_ON = signal.valid_signals() - _NOT_HANDED_ON
+
+
+def main() -> None:
+    if sys.argv[2:3] != ["--"] or not sys.argv[3:]:
+        sys.exit(__doc__)
+    path, command = Path(sys.argv[1]), sys.argv[3:]
+    own = process_table.identity(os.getpid())
+    permitted = permit.read(path)
+    if own is None or not (permitted.starts and permitted.holds()):
+        sys.exit("This host does not lead: the program was not started.")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | {signal.SIGCHLD})
+    ours = partial(_all_of, own, Path(os.environ.get(processes.MARK, "")))
+    _kill(partial(ours, 0), own.boot)  # what an earlier launch has left, should its fences have been killed
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a daemon becomes our child, and we its fence
+    again = partial(_second, path, own)
+    second = again()
+    child = _child(command, before)
+    os.closerange(3, 64)
+    while True:
+        left_s = permit.read(path).until - clock.boottime()
+        if left_s <= 0:
+            _kill(partial(ours, second), own.boot)
+            _end_as(-signal.SIGKILL)
+        # The kernel's clock for a timed wait stands still in a suspend, and the permit may be taken back.
+        waited_for, seconds = _HANDED_ON | {signal.SIGCHLD}, min(left_s, _LOOK_S)
+        found = signal.sigtimedwait(waited_for, seconds)  # type: ignore[attr-defined,unused-ignore]  # Linux
+        number = found.si_signo if found is not None else 0
+        if number in _HANDED_ON:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+        elif number == signal.SIGCHLD:
+            child, second = _collect(own, child, second, again)
+
+
+def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -> tuple[int, int]:
+    """Leave when the target has ended, as it did; but one that ended well may have been the launcher of a daemon, which
+    is the child from then on. The second process, if that has ended, is made anew."""
+    ended = None
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == child:
+                ended = os.waitstatus_to_exitcode(status)
+            if pid == second:
+                second = again()
+    if ended is None:
+        return child, second
+    program = Path(os.environ.get(processes.MARK, ""))
+    daemons = [pid for pid in _children() if pid != second and _is_program(pid, program)] if ended == 0 else []
+    if not daemons:
+        # What the second process will find may drain; all else must not outlive us.
+        _kill(lambda: [one for one in _all_of(own, None, second) if not _is_found_again(one, own)], own.boot)
+        _end_as(ended)
+    return daemons[0], second
+
+
+def _is_found_again(one: Facts, own: Identity) -> bool:
+    ticket = os.environ.get(processes.TICKET)
+    return one.session == own.pid or (
+        bool(ticket) and process_table.environment_entry(one.pid, processes.TICKET) == ticket
+    )
+
+
+def _children() -> list[int]:
+    """The kernel's own list (proc(5)): a look at all processes can miss one that is just handed over to us."""
+    own = os.getpid()
+    try:
+        return [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+    except OSError:
+        return [one.pid for _ in range(2) for one in process_table.everybody() if one.parent == own]
+
+
+def _is_program(pid: int, program: Path) -> bool:
+    """Whether a process has the program as its executable or among its arguments."""
+    try:
+        look = process_table.look(pid)
+    except OSError:
+        return False
+    folder = look.cwd or program.parent
+    return look.exe == program or any(os.path.realpath(folder / word) == str(program) for word in look.argv)
+
+
+def _end_as(code: int) -> NoReturn:
+    """End with an exit status, or by the signal that a negative one stands for, without a core of our own."""
+    if code < 0:
+        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def die_with_parent(number: int, parent: int) -> None:
+    """Get this signal when the thread that started us has ended; for a child that has just been forked."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it was quicker
+        os.kill(os.getpid(), number)
+
+
+def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        die_with_parent(signal.SIGKILL, parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        for name, value in json.loads(os.environ.pop(processes.FENCE, "{}")).items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        os.execvp(command[0], command)  # noqa: S606 (a command of the config)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} could not be started: {error.strerror}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(127)
+
+
+def _second(path: Path, own: Identity) -> int:
+    """A process of its own session that stays until the fence and all that it has left has ended.
+
+    What is left may drain; it is ended by whoever launches the target again, or here when the permit runs out.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        with suppress(OSError):
+            os.closerange(0, 64)
+        die_with_parent(signal.SIGUSR1, own.pid)
+        while os.getppid() == own.pid:
+            signal.sigtimedwait({signal.SIGUSR1}, LATE_S)  # type: ignore[attr-defined,unused-ignore]  # Linux
+            if permit.read(path).until + LATE_S < clock.boottime():
+                process_table.send(own, signal.SIGKILL)  # it hangs, or was stopped
+                break
+        left = partial(processes.of_launch, own, os.environ.get(processes.TICKET, ""))
+        while permit.read(path).holds() and left():
+            clock.sleep(LATE_S)
+        _kill(left, own.boot)
+    finally:
+        os._exit(0)
+
+
+def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
+    """Whatever belongs to the target, of this launch or another, and whatever descends from us, but for the second."""
+    found = {one.pid: one for one in processes.kin(own, program)}
+    found |= {pid: one for pid in _children() if (one := process_table.facts(pid)) is not None}
+    return [one for one in found.values() if one.pid != second and not one.dead]
+
+
+def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:
+    """KILL until nothing is left; what hangs in the kernel will not run again."""
+    for _ in range(100):
+        found = left()
+        if not found:
+            return
+        for one in found:
+            with suppress(ProcessLookupError, PermissionError):
+                process_table.send(Identity(one.pid, one.started, boot), signal.SIGKILL)
+        clock.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Changes in folders: whether a file came, went or was replaced, told by the kernel (inotify(7)) without looking."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class Folders:
+    """The folders that are listened to. ``fd`` is None where the kernel tells nothing: then one has to look."""
+
+    def __init__(self) -> None:
+        self._folders: dict[int, Path] = {}
+        self._known: set[Path] = set()
+        self._inotify: Any = None
+        self._mask = 0
+        # inotify-simple is installed on Linux only; a host may have used up its instances (max_user_instances).
+        with suppress(ImportError, OSError):
+            import inotify_simple
+
+            flags = inotify_simple.flags
+            self._mask = flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM | flags.ONLYDIR
+            self._mask |= flags.MOVE_SELF | flags.DELETE_SELF
+            self._inotify = inotify_simple.INotify(nonblocking=True)
+
+    @property
+    def fd(self) -> int | None:
+        return None if self._inotify is None else self._inotify.fileno()
+
+    def listen(self, folders: Iterable[Path]) -> None:
+        """Listen to these too; one that cannot be is left out, and tried again the next time."""
+        for folder in set(folders) - self._known:
+            with suppress(OSError):
+                if self._inotify is not None:
+                    self._folders[self._inotify.add_watch(os.fspath(folder), self._mask)] = folder
+                    self._known.add(folder)
+
+    def changed(self) -> set[Path]:
+        """The files that came, went or were replaced since the last time."""
+        found = set()
+        for event in self._inotify.read(timeout=0) if self._inotify is not None else ():
+            folder = self._folders.get(event.wd)
+            if folder is not None and event.name:
+                found.add(folder / event.name)
+            elif folder is not None:  # the folder itself is gone: another may take its place
+                self._known.discard(folder)
+                found.add(folder)
+        return found
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()

@@ -1,0 +1,72 @@
+"""Writes what happened to the journal from a thread of its own, so that a slow disk delays no relaunch."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from restart_guard import clock
+from restart_guard.config.options import Config
+from restart_guard.errors import JournalError
+from restart_guard.programs import events, tick
+from restart_guard.programs.actions import Done
+from restart_guard.programs.crashes import KEEPS_DYING
+from restart_guard.programs.target import Guarded
+
+_KEPT = 1000
+_GATHER_S = 0.05  # what ends together becomes one transaction, and the disk does not compete with the relaunches
+
+
+class Scribe:
+    """``say`` takes what an operator should know; it is called from the scribe's threads."""
+
+    def __init__(self, config: Config, say: Callable[[Done], None]) -> None:
+        self._config = config
+        self._say = say
+        self._queue: SimpleQueue[Done | None] = SimpleQueue()
+        self._house: Thread | None = None
+        self._thread = Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def put(self, done: Done) -> None:
+        self._queue.put(done)
+
+    def keep_house(self, targets: Sequence[Guarded]) -> None:
+        """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
+        if self._house is None or not self._house.is_alive():
+            self._house = Thread(target=self._keep_house, args=(targets,), daemon=True)
+            self._house.start()
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is written, or for so long."""
+        self._queue.put(None)
+        self._thread.join(seconds)
+
+    def _write(self) -> None:
+        kept: list[Done] = []
+        last = False
+        while not last:
+            batch = [self._queue.get()]
+            clock.sleep(_GATHER_S)
+            with suppress(Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            last = None in batch
+            kept = [*kept, *(done for done in batch if done is not None)][-_KEPT:]
+            try:
+                events.record(self._config, kept)
+            except JournalError as error:  # tried again with what happens next, and at the end
+                self._say(Done("journal", ok=False, text=str(error)))
+                continue
+            alert = any(done.crashes >= KEEPS_DYING for done in kept)
+            kept = []
+            if alert:
+                self.keep_house(())  # brings it on its way
+
+    def _keep_house(self, targets: Sequence[Guarded]) -> None:
+        try:
+            for done in tick.keep_house(self._config, targets):
+                self._say(done)
+            tick.tell_monitor(self._config)
+        except JournalError as error:
+            self._say(Done("journal", ok=False, text=str(error)))

@@ -1,0 +1,183 @@
+"""Bringing a program up: launch, remember who it is, prove that it stays up, write the pid lock."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.durations import span
+from restart_guard.errors import GuardError
+from restart_guard.host import process_table
+from restart_guard.host.hook import signal_name
+from restart_guard.host.identity import Identity
+from restart_guard.programs import crashes, processes
+from restart_guard.programs.health import Pulse
+from restart_guard.programs.pidlock import Record
+from restart_guard.programs.target import Guarded, launch_of
+
+_LOG_TAIL_BYTES = 2000
+_DAEMON_S = 0.5
+
+
+class Launched(NamedTuple):
+    """How a launch went. ``child`` is None when nothing was started or another process took over.
+
+    ``text`` is for an operator and may hold the end of the program's log; ``why`` is the part for journal and alert.
+    """
+
+    ok: bool
+    text: str
+    why: str = ""
+    who: Identity | None = None
+    child: "subprocess.Popen[bytes] | None" = None
+    crashes: int = 0
+
+
+class Spawned(NamedTuple):
+    """A program that was started and is not remembered yet; without a ``child`` it could not be, and ``why``."""
+
+    record: Record
+    child: "subprocess.Popen[bytes] | None"
+    why: str = ""
+
+
+def spawn(target: Guarded, before: Record, *, by_hand: bool) -> Spawned:
+    """Start the program; only while its lock is held, and ``remember`` must follow before that is released."""
+    counts = crashes.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
+    ticket = before.ticket or _ticket()
+    starting = by_hand and not target.lock.is_there()
+    if starting or not before.ticket:
+        # Should we be killed from here on, what we launched is found by its ticket; a tick then completes a start.
+        intent = Record(process_table.boot_id(), before.who, starting=starting, ticket=ticket, crashes=counts)
+        if not target.lock.record(intent):
+            raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")
+    record = Record(process_table.boot_id(), None, starting=starting, ticket=_ticket(), crashes=counts)
+    try:
+        return Spawned(record, processes.launch(launch_of(target, ticket)))
+    except (OSError, ValueError, GuardError) as error:
+        return Spawned(msgspec.structs.replace(record, starting=False), None, f"could not be started: {_why(error)}")
+
+
+def _ticket() -> str:
+    return os.urandom(8).hex()
+
+
+def remember(target: Guarded, spawned: Spawned) -> Launched:
+    """Keep who it is, and bring a pid lock that is there up to date. Raises GuardError."""
+    crashes = spawned.record.crashes.in_a_row
+    if spawned.child is None:
+        target.lock.record(spawned.record)
+        return Launched(ok=False, text=spawned.why, why=spawned.why, crashes=crashes)
+    who = process_table.identity(spawned.child.pid)
+    target.lock.record(msgspec.structs.replace(spawned.record, who=who))
+    if who is not None and target.lock.is_there() and target.lock.read() != who.pid:
+        target.lock.write(who.pid, sync=False)
+    return Launched(ok=True, text="", who=who, child=spawned.child, crashes=crashes)
+
+
+def launch(target: Guarded, before: Record, *, by_hand: bool, settle: bool) -> Launched:
+    """Start the program and see that it stays up; only while its lock is held.
+
+    Without ``settle`` the answer comes as soon as it runs, for a caller that will itself notice when it ends early.
+    """
+    log_size = _size(target.settings.log_file)
+    spawned = spawn(target, before, by_hand=by_hand)
+    done = remember(target, spawned)
+    if spawned.child is None or not settle:
+        return done
+    record = msgspec.structs.replace(spawned.record, who=done.who)
+    if done.who is not None and not process_table.wait(done.who, target.settings.min_uptime):
+        guard(target, record)
+        ill = _wait_until_well(target, done.who) if by_hand else ""
+        return done._replace(ok=not ill, text=ill, why=ill)
+    return _ended_early(target, spawned.child.wait(), record, log_size)
+
+
+def guard(target: Guarded, record: Record) -> None:
+    """Write the pid lock for the recorded process, which makes the start complete. Raises GuardError."""
+    if record.who is not None and target.lock.read() != record.who.pid:
+        target.lock.write(record.who.pid)
+    target.lock.record(msgspec.structs.replace(record, starting=False))
+
+
+def adopt(target: Guarded, who: Identity, before: Record) -> None:
+    """Guard a process that runs already. Raises GuardError."""
+    same = before.who == who
+    guard(target, msgspec.structs.replace(before, who=who, pulse=before.pulse if same else Pulse()))
+
+
+def _ended_early(target: Guarded, status: int, record: Record, log_size: int) -> Launched:
+    """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
+    if status == 0:
+        who = daemon(target)
+        if who is not None:
+            adopt(target, who, record)
+            return Launched(ok=True, text="", who=who, crashes=record.crashes.in_a_row)
+    target.lock.record(msgspec.structs.replace(record, starting=False))
+    why = f"ended within {span(target.settings.min_uptime)} with {how_it_ended(status)}"
+    return Launched(
+        ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", why=why, crashes=record.crashes.in_a_row
+    )
+
+
+def daemon(target: Guarded) -> Identity | None:
+    """What a launcher that ended well has left running, once it has proved itself: daemons fork more than once."""
+    patience = max(_DAEMON_S, target.settings.min_uptime)
+    deadline = clock.monotonic() + patience
+    while clock.monotonic() < deadline:
+        who = processes.search({target.name: target.program}, {}, {}).get(target.name)
+        if who is not None and not process_table.wait(who, patience):
+            return who
+        clock.sleep(0.02)
+    return None
+
+
+def _wait_until_well(target: Guarded, who: Identity) -> str:
+    """Wait until the health says yes, if there is one; what is wrong when it does not within ``start_timeout``."""
+    if target.settings.health is None:
+        return ""
+    # A tick must not pay for an HTTP client.
+    from restart_guard.programs.probe import probe
+
+    deadline = clock.monotonic() + target.settings.start_timeout
+    while True:
+        looked = probe(target, who, "")
+        if looked.ok is not False:
+            return ""
+        if process_table.wait(who, 0) or clock.monotonic() >= deadline:
+            within = span(target.settings.start_timeout)
+            return f"runs as pid {who.pid}, but is not well within {within}: {looked.why}"
+        clock.sleep(min(0.1, target.settings.health.interval))
+
+
+def how_it_ended(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {signal_name(-status)}"
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+
+
+def _size(path: Path | None) -> int:
+    try:
+        return path.stat().st_size if path is not None else 0
+    except OSError:
+        return 0
+
+
+def _tail(path: Path | None, start: int) -> str:
+    """What a program wrote to its log before it ended."""
+    if path is None:
+        return "; set log_file to see what it says"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))
+            said = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"; its log {path} cannot be read: {error.strerror}"
+    return f"; the end of {path}:\n{said}" if said else f"; it wrote nothing to {path}"

@@ -1,0 +1,80 @@
+"""A command by hand over many targets: side by side, so that a slow one delays no other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+
+from restart_guard.config.load import picked
+from restart_guard.config.options import Config
+from restart_guard.errors import JournalError
+from restart_guard.journal.journal import Journal
+from restart_guard.programs import actions, events, processes
+from restart_guard.programs.actions import Done, How
+from restart_guard.programs.lifecycle import Command, State
+from restart_guard.programs.observe import observe
+from restart_guard.programs.target import Guarded, Seen, Stop, guarded
+from restart_guard.threads import beside
+
+_BY_HAND_WAIT_S = 10.0
+
+# The init-script standard of the Linux Standard Base, section "Init Script Actions".
+_LSB = {
+    State.RUNNING: 0,
+    State.UNGUARDED: 0,
+    State.DEAD: 1,
+    State.BACKOFF: 1,
+    State.STOPPED: 3,
+    State.UNKNOWN: 4,
+}
+
+_WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
+
+
+def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
+    """The named targets, or all. Raises UsageError for a name that the config does not have."""
+    chosen_names = picked(config.targets, names, what="target", path=config.path)
+    return [guarded(config, name) for name in chosen_names]
+
+
+def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
+    """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
+    processes.prepare()
+    gentle = Stop(timeout_s=0, force=True) if command is Command.KILL else Stop()
+    how = How(stop or gentle, wait_s=_BY_HAND_WAIT_S)
+    yield from run_all(config, [partial(actions.act, one, command, how) for one in targets])
+
+
+def run_all(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> Iterator[Done]:
+    """Do all at once; yield each result as it comes, then journal what happened."""
+    happened: list[Done] = []
+    finished: SimpleQueue[Done | BaseException | None] = SimpleQueue()
+
+    for job in jobs:
+        beside(job, finished.put)
+    for _ in jobs:
+        done = finished.get()
+        if isinstance(done, BaseException):
+            raise done
+        if done is None:
+            continue
+        if done.event is not None:
+            happened.append(done)
+        yield done
+    events.record(config, happened)
+
+
+def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:
+    """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
+    seen = observe(targets, search_stopped=True)
+    restarts: dict[str, int] = {}
+    with suppress(JournalError):
+        journal = Journal.open_to_read(config.state_dir)
+        restarts = journal.relaunches() if journal is not None else {}
+    return [(one, seen[one.name], restarts.get(one.name, 0)) for one in targets]
+
+
+def lsb_code(states: Sequence[State]) -> int:
+    """The exit code of status: that of the worst state."""
+    worst = next((state for state in _WORST_FIRST if state in states), State.RUNNING)
+    return _LSB[worst]

@@ -1,0 +1,107 @@
+"""One look at whether a program that runs does its work: over HTTP, TCP, by a command or by its heartbeat in Redis."""
+
+import http.client
+import socket
+import ssl
+import zlib
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+from restart_guard import clock
+from restart_guard.config.options import Health
+from restart_guard.config.values import parse_place
+from restart_guard.durations import span
+from restart_guard.errors import GuardError
+from restart_guard.host import hook
+from restart_guard.host.identity import Identity
+from restart_guard.programs.health import Probe
+from restart_guard.programs.target import Guarded, hook_of
+
+_CHANNEL = "channel:"
+_GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
+
+
+def probe(target: Guarded, who: Identity, beat: str) -> Probe:
+    """Look once, for no longer than the health's timeout; ``beat`` is what the heartbeat was the last time."""
+    health = target.settings.health
+    assert health is not None  # noqa: S101 (only asked of targets that have one)
+    found: list[Probe] = []
+
+    def look() -> None:
+        found.append(_look(target, health, who, beat))
+
+    # A server that sends a byte now and then keeps every single read within its timeout: the whole is limited here.
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(health.timeout + _GRACE_S)
+    return found[0] if found else Probe(ok=False, why=f"no answer within {span(health.timeout)}")
+
+
+def _look(target: Guarded, health: Health, who: Identity, beat: str) -> Probe:
+    try:
+        if health.http is not None:
+            return _http(health.http, health.timeout)
+        if health.tcp is not None:
+            with socket.create_connection(parse_place(health.tcp), health.timeout):
+                return Probe(ok=True)
+        if health.command is not None:
+            ran = hook.run(hook_of(target, health.command, who, health.timeout))
+            return Probe(ok=ran.ok, why=f"command: {ran}")
+        return _heartbeat(target, str(health.redis_heartbeat), health.timeout, beat)
+    except TimeoutError:
+        return Probe(ok=False, why=f"no answer within {span(health.timeout)}")
+    except (OSError, http.client.HTTPException) as error:
+        return Probe(ok=False, why=str(getattr(error, "strerror", None) or error or type(error).__name__))
+    except GuardError as error:
+        return Probe(ok=None, why=str(error))
+
+
+def _http(url: str, timeout_s: float) -> Probe:
+    """A GET; any answer below 400 is good."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        # The program answers, which is what is asked; whose certificate it shows on loopback is not.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+    try:
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers={"User-Agent": "restart-guard", "Connection": "close"})
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return Probe(ok=status < 400, why=f"HTTP status {status}")
+
+
+def _heartbeat(target: Guarded, name: str, timeout_s: float, beat: str) -> Probe:
+    """A key that exists and expires by itself, a key whose value changes from probe to probe, or a channel on which
+    something is said within the timeout. A Redis that is away says nothing about the program."""
+    # A target whose health asks no Redis must not pay for its driver.
+    from restart_guard.redis_server.client import connected
+
+    with connected(target.redis) as client:
+        if name.startswith(_CHANNEL):
+            return _listen(client, name.removeprefix(_CHANNEL), timeout_s)
+        value, ttl = client.dump(name), client.pttl(name)
+    if value is None:
+        return Probe(ok=False, why=f"the heartbeat {name} is missing")
+    now = f"{zlib.crc32(value):08x}"
+    if ttl >= 0 or now != beat:
+        return Probe(ok=True, beat=now)
+    return Probe(ok=False, why=f"the heartbeat {name} has not changed", beat=now)
+
+
+def _listen(client: Any, channel: str, timeout_s: float) -> Probe:
+    deadline = clock.monotonic() + timeout_s
+    with client.pubsub() as pubsub:
+        pubsub.subscribe(channel)
+        while clock.monotonic() < deadline:
+            message = pubsub.get_message(timeout=max(0.0, deadline - clock.monotonic()))
+            if message is not None and message["type"] == "message":
+                return Probe(ok=True)
+    return Probe(ok=False, why=f"nothing was said on {channel} within {span(timeout_s)}")

@@ -1,0 +1,309 @@
+"""Processes together: which are a program, which belong to one another; launching, signalling, waiting."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard import clock
+from restart_guard.host import process_table
+from restart_guard.host.identity import Facts, Identity, Program, descendants, root, successors
+
+MARK = "RESTART_GUARD_PROGRAM"
+"""In the environment of a target and of whatever it starts: the real path of its entry program."""
+
+
+TICKET = "RESTART_GUARD_LAUNCH"
+"""In the environment of a target: which launch it came from, known before it is launched."""
+
+
+def is_alive(who: Identity) -> bool:
+    """Whether this very process lives. Raises PermissionError when we may not look."""
+    return process_table.identity(who.pid) == who
+
+
+def _lives(found: Facts) -> bool:
+    now = process_table.facts(found.pid)
+    return now is not None and now.started == found.started and not now.dead
+
+
+def kin(who: Identity, program: Path | None = None) -> list[Facts]:
+    """The living others that belong to a process, alive or ended: its session if it led one, else its descendants;
+    and whatever carries its program's mark in a session of its own.
+
+    A program that somebody started by hand shares the session of a shell, whose other jobs are none of ours. Neither
+    are we ourselves and those who called us, should a target have done it.
+    """
+    ours = _ancestors()
+    living = [
+        found
+        for found in process_table.everybody()
+        if not found.dead and found.pid != who.pid and found.pid not in ours
+    ]
+    leader = process_table.facts(who.pid)
+    reused = leader is not None and leader.started != who.started
+    # A session keeps its number from being given out again for as long as it has members (setsid(2), credentials(7)).
+    found = [] if reused else [other for other in living if other.session == who.pid]
+    if not found and not reused and leader is not None and leader.session != who.pid:
+        found = descendants([who.pid], living)
+    family = {one.pid: one for one in found}
+    is_fenced = not reused and is_fence(who.pid)
+    if is_fenced:  # which is told of all that descends from it, whatever that has made of itself
+        family |= {one.pid: one for one in descendants([who.pid], living)}
+    if program is not None:
+        mark = str(program)
+        family |= {one.pid: one for one in living if process_table.environment_entry(one.pid, MARK) == mark}
+    return [one for one in family.values() if not (is_fenced and is_fence(one.pid))]
+
+
+def _ancestors() -> set[int]:
+    """This process and those above it."""
+    pids: set[int] = set()
+    pid = os.getpid()
+    while pid > 1 and pid not in pids:
+        pids.add(pid)
+        try:
+            found = process_table.facts(pid)
+        except PermissionError:
+            break
+        pid = found.parent if found is not None else 0
+    return pids
+
+
+def was_launched_as(pid: int, program: Path) -> bool:
+    """Whether we launched this process as the program: it leads its session and carries the program's mark."""
+    found = process_table.facts(pid)
+    return found is not None and found.session == pid and process_table.environment_entry(pid, MARK) == str(program)
+
+
+def may_have_kin(who: Identity) -> bool:
+    """Whether anything may be left of the group that an ended process led; costs next to nothing.
+
+    A zombie counts, since kill(2) finds it too.
+    """
+    try:
+        os.killpg(who.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def living_sessions() -> set[int]:
+    """The sessions that have living members, in one pass over all processes."""
+    return {found.session for found in process_table.everybody() if not found.dead}
+
+
+def search(
+    programs: Mapping[str, Program], ended: Mapping[str, Identity | None], tickets: Mapping[str, str]
+) -> dict[str, Identity | None]:
+    """Which running process is each program, in one pass over all; of a master with workers the root.
+
+    ``ended`` are the recorded processes of the programs: workers that a dead master left behind are not the program.
+    ``tickets`` are of launches that may have been interrupted before they were recorded: what carries one is the
+    program, whatever it looks like. A name that is not in the answer does not run; None stands for one that may run
+    where we may not look.
+    """
+    found: dict[str, list[Facts]] = {name: [] for name in programs}
+    launched: dict[str, list[Facts]] = {name: [] for name in tickets}
+    names = {ticket: name for name, ticket in tickets.items()}
+    hidden: set[str] = set()
+    own = os.getpid()
+    index = _by_file_name(programs)
+    for process in process_table.everybody():
+        if process.dead or process.pid == own:
+            continue
+        with suppress(OSError):
+            look = process_table.look(process.pid)
+            if names and process.session == process.pid:
+                carrier = names.get(process_table.environment_entry(process.pid, TICKET) or "")
+                if carrier is not None:
+                    launched[carrier].append(process)
+            for name in look.candidates(index):
+                match look.is_program(programs[name]):
+                    case True:
+                        found[name].append(process)
+                    case None:
+                        hidden.add(name)
+    roots: dict[str, Identity | None] = dict.fromkeys(hidden)
+    for name, candidates in found.items():
+        first = root(launched.get(name, [])) or root(successors(candidates, ended.get(name)))
+        if first is not None:
+            roots[name] = Identity(first.pid, first.started, process_table.boot_id())
+    return roots
+
+
+def _by_file_name(programs: Mapping[str, Program]) -> dict[str, list[str]]:
+    """Which programs a file name can stand for: most processes are none of them, and quickly told."""
+    index: dict[str, list[str]] = {}
+    for name, program in programs.items():
+        for file_name in program.file_names:
+            index.setdefault(file_name, []).append(name)
+    return index
+
+
+def matches(pid: int, program: Program) -> bool | None:
+    """Whether a pid is the program; None when it looks like it and may not be looked at closely enough."""
+    try:
+        return process_table.look(pid).is_program(program)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return None
+
+
+FENCE = "RESTART_GUARD_FENCE"
+"""In the environment of a fence and its second process, and not of what is behind them: which variables that gets
+otherwise, as JSON."""
+
+
+def is_fence(pid: int) -> bool:
+    """Whether a process stands between us and a target of a standby group."""
+    return process_table.environment_entry(pid, FENCE) is not None
+
+
+def behind_fence(who: Identity) -> Identity:
+    """The program itself: the eldest child of its fence, if there is one between."""
+    if not is_fence(who.pid):
+        return who
+    children = [
+        one for one in process_table.everybody() if one.parent == who.pid and one.session == who.pid and not one.dead
+    ]
+    # What it has forked and is not yet the program is like itself.
+    children = [one for one in children if not is_fence(one.pid)]
+    first = min(children, key=lambda one: one.started, default=None)
+    return who if first is None else Identity(first.pid, first.started, who.boot)
+
+
+def of_launch(who: Identity, ticket: str) -> list[Facts]:
+    """The living others of a process's session, and those that carry its launch's ticket; not we ourselves."""
+    found = {one.pid: one for one in kin(who)}
+    others = [one for one in process_table.everybody() if not one.dead and one.pid not in (who.pid, os.getpid())]
+    carriers = [one for one in others if ticket and process_table.environment_entry(one.pid, TICKET) == ticket]
+    return list({**found, **{one.pid: one for one in carriers}}.values())
+
+
+class Launch(NamedTuple):
+    """How a target is started; ``directory`` is its working directory, ``umask`` -1 for ours.
+
+    ``user`` is (uid, gid, other groups) of another user, for root only.
+    """
+
+    argv: Sequence[str]
+    directory: Path
+    environment: Mapping[str, str]
+    log_file: Path | None
+    umask: int = -1
+    user: tuple[int, int, Sequence[int]] | None = None
+
+
+def prepare() -> None:
+    """Make ready to launch programs that inherit nothing of ours; called once, by the main thread.
+
+    They get default signal dispositions: one that we ignore (under nohup, say) would be ignored by them too, so a
+    handler in its place ignores it for us, and is reset to the default at exec (signal(7)). Blocked signals are
+    inherited too (sigprocmask(2)), and so is every descriptor that our own parent left open for us; those that Python
+    opens are not (PEP 446).
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 (a descriptor is not a path)
+        if int(name) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(name), False)  # noqa: FBT003 (it takes no keyword)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Ignores a signal as SIG_IGN does, but for ourselves only."""
+
+
+def launch(how: Launch) -> "subprocess.Popen[bytes]":
+    """Start a program in a session of its own that holds descriptors 0 to 2 only and nothing of ours.
+
+    Raises OSError. ``prepare`` must have been called.
+    """
+    output: int | None = None
+    try:
+        if how.log_file is not None:
+            output = _open_log(how.log_file)
+            os.set_blocking(output, True)
+        uid, gid, groups = how.user or (None, None, None)
+        return subprocess.Popen(
+            how.argv,
+            cwd=how.directory,
+            env=how.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if output is None else output,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # there is nothing to close after prepare(), and looking for it takes its time
+            start_new_session=True,
+            umask=how.umask,
+            user=uid,
+            group=gid,
+            extra_groups=groups,
+        )
+    finally:
+        if output is not None:
+            os.close(output)
+
+
+def _open_log(path: Path) -> int:
+    # Non-blocking while it is opened: a FIFO that nobody reads would hold us up for ever.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o644)
+
+
+def end(who: Identity, others: Iterable[Facts], number: int) -> None:
+    """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
+
+    A fence would hand on what its target gets as one of the others; it gets it only as long as there is no target yet.
+    """
+    others = list(others)
+    if number == signal.SIGKILL or not is_fence(who.pid):
+        _signal(who, number)
+    else:
+        process_table.send(who, signal.SIGCONT)
+        program = behind_fence(who)
+        if program.pid not in {other.pid for other in others}:  # it has only just begun
+            _signal(program, number)
+    for other in others:
+        with suppress(PermissionError):
+            _signal(Identity(other.pid, other.started, who.boot), number)
+
+
+def _signal(who: Identity, number: int) -> None:
+    # A stopped process (SIGSTOP, Ctrl-Z) gets no other signal than KILL before it is continued (signal(7)).
+    if process_table.send(who, number) and number != signal.SIGKILL:
+        process_table.send(who, signal.SIGCONT)
+
+
+def left_of(who: Identity, others: Sequence[Facts], program: Path | None) -> list[Facts]:
+    """What still lives of a process, these others and its later kin."""
+    left = {found.pid: found for found in [*others, *kin(who, program)] if _lives(found)}
+    found = process_table.facts(who.pid)
+    if found is not None and found.started == who.started and not found.dead:
+        left = {who.pid: found, **left}
+    return list(left.values())
+
+
+def wait_for_all(who: Identity, others: Sequence[Facts], program: Path | None, seconds: float) -> list[Facts]:
+    """Wait until a process, these others and its later kin have ended; those that are left when the time is up."""
+    deadline = clock.monotonic() + seconds
+    process_table.wait(who, seconds)
+    while True:
+        left = left_of(who, others, program)
+        remaining = deadline - clock.monotonic()
+        if not left or remaining <= 0:
+            return left
+        first = left[0]
+        process_table.wait(Identity(first.pid, first.started, who.boot), remaining)

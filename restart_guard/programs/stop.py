@@ -1,0 +1,140 @@
+"""Ending a program with all that belongs to it: gently, with time to drain, or at once.
+
+Stopped means that nothing is left.
+"""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard import clock
+from restart_guard.durations import span
+from restart_guard.errors import GuardError
+from restart_guard.host import hook
+from restart_guard.host.identity import Facts, Identity
+from restart_guard.programs import processes as process
+from restart_guard.programs.target import Guarded, Stop, hook_of
+
+_KILL_S = 10.0
+_TOLD_EVERY_S = 1.0
+
+
+class Ended(NamedTuple):
+    """How an end went: ``left`` are those that still live."""
+
+    text: str
+    left: tuple[Facts, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.left
+
+
+def drain(target: Guarded, who: Identity, stop: Stop) -> Ended:
+    """pre_stop, then stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
+    settings, path = target.settings, target.program.path
+    number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
+    before = _pre_stop(target, who)
+    timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
+    kill_after = min(settings.kill_after or timeout, timeout) if stop.force else settings.kill_after
+    began = clock.monotonic()
+    others = process.kin(who, path)
+    count = len(others) + (not process.is_fence(who.pid))
+    process.end(who, others, number)
+    patience = timeout if kill_after is None else min(timeout, kill_after)
+    left = _wait(target, who, others, stop, patience)
+    took = span(clock.monotonic() - began)
+    if not left:
+        return Ended(f"{before}stopped in {took}{_of(count)}")
+    if kill_after is not None and kill_after <= timeout:
+        killed = f"killed after {took}: {_names(left)}"
+        left = _kill_all(path, who, left)
+        return Ended(f"{before}{killed}" if not left else f"{before}{_names(left)} does not die", tuple(left))
+    return Ended(f"{before}still runs after {took}: {_names(left)}", tuple(left))
+
+
+def _pre_stop(target: Guarded, who: Identity) -> str:
+    """Run pre_stop; a program is stopped also when that fails, which is told."""
+    settings = target.settings
+    if settings.pre_stop is None:
+        return ""
+    began = clock.monotonic()
+    try:
+        ran = hook.run(hook_of(target, settings.pre_stop, who, settings.pre_stop_timeout))
+    except GuardError as error:
+        return f"pre_stop: {error}; "
+    took = span(clock.monotonic() - began)
+    return f"pre_stop took {took}; " if ran.ok else f"pre_stop failed ({ran}); "
+
+
+def _wait(target: Guarded, who: Identity, others: Sequence[Facts], stop: Stop, seconds: float) -> list[Facts]:
+    deadline = clock.monotonic() + seconds
+    left: list[Facts] = []
+    while True:
+        remaining = max(0.0, deadline - clock.monotonic())
+        step = remaining if stop.tell is None else min(remaining, _TOLD_EVERY_S)
+        left = process.wait_for_all(who, others, target.program.path, step)
+        remaining = deadline - clock.monotonic()
+        if not left or remaining <= 0:
+            return left
+        if stop.tell is not None:
+            stop.tell(target.name, remaining, len(left))
+
+
+def kill(target: Guarded, who: Identity) -> Ended:
+    """KILL to a program and its kin."""
+    left = _kill_all(target.program.path, who, process.kin(who, target.program.path))
+    if left:
+        return Ended(f"{_names(left)} does not die: it hangs in the kernel", tuple(left))
+    return Ended(f"killed pid {who.pid}")
+
+
+def _kill_all(program: Path | None, who: Identity, others: Sequence[Facts]) -> list[Facts]:
+    left = list(others)
+    for _ in range(3):  # what is killed may have forked meanwhile
+        process.end(who, left, signal.SIGKILL)
+        left = process.wait_for_all(who, left, program, _KILL_S / 3)
+        if not left:
+            break
+    return left
+
+
+def clear(target: Guarded, ended: Identity) -> str:
+    """End what a dead program has left behind in its session, which would hold its port; what was done, in words."""
+    orphans = process.kin(ended) if process.may_have_kin(ended) else []
+    if not orphans:
+        return ""
+    _end_orphans(target, ended, None, orphans, Stop(force=True))
+    return f"ended what the last one left behind: {_names(orphans)}; "
+
+
+def sweep(target: Guarded, ended: Identity, stop: Stop) -> Ended | None:
+    """End all that a dead program has left behind, in any session; None when that is nothing."""
+    path = target.program.path
+    orphans = process.kin(ended, path)
+    if not orphans:
+        return None
+    left = _end_orphans(target, ended, path, orphans, stop)
+    if left:
+        return Ended(f"was dead, but left behind {_names(left)}", tuple(left))
+    return Ended(f"was dead; ended what it left behind: {_names(orphans)}")
+
+
+def _end_orphans(
+    target: Guarded, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: Stop
+) -> list[Facts]:
+    settings = target.settings
+    process.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
+    timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
+    left = process.wait_for_all(ended, orphans, program, timeout)
+    return _kill_all(program, ended, left) if left and stop.force else left
+
+
+def _of(count: int) -> str:
+    return f", {count} processes" if count > 1 else ""
+
+
+def _names(processes: Sequence[Facts]) -> str:
+    more = f" and {len(processes) - 5} more" if len(processes) > 5 else ""
+    return ", ".join(f"{found.name} (pid {found.pid})" for found in processes[:5]) + more

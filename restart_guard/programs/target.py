@@ -1,0 +1,205 @@
+"""A guarded program as the config describes it: its files, its command, its environment and its account."""
+
+import os
+import pwd
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from restart_guard.config.options import Config, Redis, Target
+from restart_guard.config.values import parse_environment
+from restart_guard.errors import GuardError
+from restart_guard.host import permit
+from restart_guard.host.hook import Hook
+from restart_guard.host.identity import Identity, Program, family
+from restart_guard.programs import processes
+from restart_guard.programs.lifecycle import State
+from restart_guard.programs.pidlock import PidLock, Record
+from restart_guard.programs.processes import Launch
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Guarded(NamedTuple):
+    """A target with its files and how it is recognised."""
+
+    name: str
+    settings: Target
+    program: Program
+    lock: PidLock
+    redis: Redis
+    permit: Path | None = None
+
+    @property
+    def may_run(self) -> bool:
+        """Whether this host may start it; only a standby group asks."""
+        if self.permit is None:
+            return True
+        found = permit.read(self.permit)
+        return found.starts and found.holds()
+
+
+class Seen(NamedTuple):
+    """A target as it was found. ``why`` says more where there is more to say."""
+
+    state: State
+    who: Identity | None
+    record: Record
+    why: str = ""
+    next_try_s: float | None = None
+
+
+class Stop(NamedTuple):
+    """How long a program may drain (None: its own ``stop_timeout``), and whether what is left then is killed.
+
+    ``tell`` is called about once a second while it drains, with its name, the seconds left and what still lives.
+    """
+
+    timeout_s: float | None = None
+    force: bool = False
+    tell: Callable[[str, float, int], None] | None = None
+
+
+def guarded(config: Config, name: str) -> Guarded:
+    settings = config.targets[name]
+    path = Path(os.path.realpath(settings.program))
+    words = command_words(settings, settings.command, path)
+    place = words.index(str(path)) if str(path) in words else len(words)
+    # Found out only where a search needs it: a tick over many targets that are well must not open their files.
+    runners = cache(partial(_runners, settings, path, words[:place]))
+    program = Program(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
+    only_leading = config.permit if name in config.standby_targets else None
+    return Guarded(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
+
+
+def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[str]:
+    """The names under which the program may run: of each word before it (a wrapper, its interpreter), as it stands and
+    as the file that it comes to (sh may be dash), of its #! line, and its own."""
+    if settings.shell:
+        with suppress(ValueError):
+            words = [word for part in words for word in shlex.split(part)]
+    with suppress(OSError), path.open("rb") as file:
+        first = file.readline(256)
+        if first.startswith(b"#!"):
+            words = [*words, *os.fsdecode(first[2:]).split()]
+    names = {path.name}
+    for word in words:
+        names |= {Path(word).name, Path(os.path.realpath(_found_on_path(word))).name}
+    return frozenset(map(family, names))
+
+
+def _found_on_path(word: str) -> str:
+    """As shutil.which, whose import costs a tick the decompressors of the standard library."""
+    if "/" not in word:
+        for folder in os.get_exec_path():
+            if os.access(f"{folder}/{word}", os.X_OK):
+                return f"{folder}/{word}"
+    return word
+
+
+def command_words(settings: Target, command: str, path: Path) -> list[str]:
+    """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
+    return list(_words(command, str(path), shell=settings.shell))
+
+
+@cache  # a relaunch has no time to split it again
+def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
+    quote = shlex.quote if shell else str
+    fill = {"{python}": quote(sys.executable), "{program}": quote(program)}
+    words = ["/bin/sh", "-c", command] if shell else shlex.split(command)
+    return tuple(re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words)
+
+
+def launch_of(target: Guarded, ticket: str) -> Launch:
+    """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
+    settings = target.settings
+    words = command_words(settings, settings.command, target.program.path)
+    around = environment(target) | {processes.TICKET: ticket}
+    if target.permit is not None:
+        words, around = _fenced(target.permit, words, around)
+    return Launch(
+        words,
+        target.program.path.parent,
+        around,
+        settings.log_file,
+        umask=int(settings.umask, 8) if settings.umask is not None else -1,
+        user=account(settings.user),
+    )
+
+
+def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """A command behind a fence, whose own Python takes nothing that is meant for the target's."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
+    theirs = {name: value for name, value in around.items() if name.startswith("PYTHON")}
+    changes = {name: theirs.get(name) for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)}
+    plain = {name: value for name, value in around.items() if name not in theirs}
+    # Files of its folder must not stand in for modules of ours (python -P).
+    command = [sys.executable, "-P", "-m", "restart_guard.programs.fence", str(path), "--", *words]
+    return command, {**plain, **ours, processes.FENCE: msgspec.json.encode(changes).decode()}
+
+
+def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: float) -> Hook:
+    """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
+    more = {"RESTART_GUARD_PID": str(processes.behind_fence(who).pid)} if who is not None else {}
+    # What it starts is not the target's: it must not carry its mark.
+    plain = {name: value for name, value in environment(target).items() if name != processes.MARK}
+    words = command_words(target.settings, command, target.program.path)
+    return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
+
+
+def environment(target: Guarded) -> dict[str, str]:
+    """Ours, the user's, the file's, the config's; later ones win. Raises GuardError."""
+    settings = target.settings
+    found = dict(_ours())
+    if settings.user is not None and os.geteuid() == 0:
+        entry = _entry(settings.user)
+        found |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
+    if settings.environment_file is not None:
+        try:
+            found |= parse_environment(settings.environment_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            why = error.strerror
+            raise GuardError(f"environment_file {settings.environment_file} cannot be read: {why}.") from error
+        except ValueError as error:
+            why = "expected UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+            raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
+    token = permit.read(target.permit).token
+    if token is not None:
+        found["RESTART_GUARD_FENCING_TOKEN"] = str(token)
+    return found | {
+        **settings.environment,
+        "RESTART_GUARD_TARGET": target.name,
+        processes.MARK: str(target.program.path),
+    }
+
+
+@cache
+def _ours() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:
+    """(uid, gid, other groups) of a user, None when it is ourselves. Raises GuardError."""
+    if user is None:
+        return None
+    entry = _entry(user)
+    if os.geteuid() == entry.pw_uid:
+        return None
+    if os.geteuid() != 0:
+        raise GuardError(f"only root can start it as user {user}.")
+    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def _entry(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user)
+    except KeyError as error:
+        raise GuardError(f"there is no user {user} on this host.") from error

@@ -1,0 +1,148 @@
+"""A command over many targets: side by side, so that a slow one delays no other; what happened goes to the journal."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.backoff import is_due
+from restart_guard.config.options import Config, Ping
+from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
+from restart_guard.host import process_table
+from restart_guard.journal.journal import DELIVERY_CAP_S, Journal
+from restart_guard.programs import actions, crashes, events, processes
+from restart_guard.programs import health as pulse
+from restart_guard.programs.actions import Done, How
+from restart_guard.programs.lifecycle import Command, State
+from restart_guard.programs.observe import observe
+from restart_guard.programs.operate import run_all
+from restart_guard.programs.target import Guarded, Seen, Stop
+
+if TYPE_CHECKING:
+    from restart_guard.alerts.ping import Start
+
+PING_ERROR = "ping.error"
+"""The journal's fact about why the monitor was not reached the last time."""
+
+
+def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
+    """What cron does each minute: relaunch what is dead, restart what hangs, deliver what is due.
+
+    Targets that are well are seen by their record, without a lock or a search; a pid lock that is not there is no
+    business of ours. Raises JournalError at the end.
+    """
+    processes.prepare()
+    start = _start_ping(config.ping) if config.ping is not None else None
+    seen = observe(targets, search_stopped=False)
+    jobs: list[Callable[[], Done | None]] = [
+        partial(actions.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
+    ]
+    jobs += [partial(look_after, one, seen[one.name]) for one in targets if one.settings.health]
+    well = True
+    for done in run_all(config, jobs):
+        well = well and done.ok
+        yield done
+    yield from keep_house(config, targets)
+    if start is not None:
+        error = start.wait()
+        if error is None:
+            tell_monitor(config, rid=start.rid, well=well)
+        else:
+            # Who has not answered the start would only be waited for once more.
+            with Journal.open(config.state_dir) as journal:
+                journal.remember(PING_ERROR, config.redact(error))
+
+
+def _start_ping(settings: Ping) -> "Start":
+    # An idle tick without a monitor must not pay for an HTTP client.
+    from restart_guard.alerts.ping import TICK, Start
+
+    return Start(settings, TICK)
+
+
+def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
+    """Ping that the tick is alive, or that it or an alert has failed. Not to reach the monitor is no failure of the
+    tick, and the next one pings anyway; ``doctor`` tells of it. Raises JournalError."""
+    if config.ping is None:
+        return
+    # As for the start: only with a monitor.
+    from restart_guard.alerts import ping
+
+    with Journal.open(config.state_dir) as journal:
+        waiting = journal.alerts_waiting()
+        signal, text = (
+            (ping.SUCCESS, "") if well else (str(int(ExitCode.FAILED)), "A target could not be brought back.")
+        )
+        if waiting:
+            about = ", ".join(f"{kind} {subject}" for _, kind, subject in waiting)
+            signal, text = ping.FAIL, f"Alerts could not be delivered: {about}."
+        try:
+            ping.send(config.ping, ping.payload(ping.TICK, signal, rid=rid, text=text))
+        except DeliveryError as error:
+            journal.remember(PING_ERROR, config.redact(str(error)))
+        else:
+            journal.remember(PING_ERROR, "")
+
+
+def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:
+    """The heartbeat row, the end of incidents, and deliveries that are due. Raises JournalError."""
+    with Journal.open(config.state_dir) as journal:
+        with journal.transaction():
+            journal.remember("tick", clock.stamp(clock.now()))
+            settled = events.settle(config, journal, targets)
+        now = clock.now()
+        # What is blocked counts too: whether its config has changed, the delivery finds out.
+        due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
+    if due:
+        # An idle tick must not pay for pymysql and requests.
+        from restart_guard.journal import delivery
+
+        delivery.deliver(config, delivery.Which.DUE)
+    return settled
+
+
+def needs_care(one: Guarded, seen: Seen) -> bool:
+    """Whether a tick has anything to do or to repair."""
+    if seen.who is None and not one.may_run:
+        return False
+    if seen.state is State.RUNNING and seen.who is not None:
+        wrong = one.lock.read() != seen.who.pid or seen.record.who != seen.who
+        return wrong or seen.record.starting or actions.is_settled(one, seen)
+    return seen.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
+
+
+_LOCK_WAIT_S = 1.0
+
+
+def look_after(one: Guarded, seen: Seen) -> Done | None:
+    """Probe a running target when that is due; restart one that hangs. None when there is nothing to tell."""
+    health = one.settings.health
+    if health is None or seen.who is None or seen.state is not State.RUNNING:
+        return None
+    if not pulse.is_due(seen.record.pulse, health, now=clock.boottime()):
+        return None
+    # An idle tick must not pay for an HTTP client.
+    from restart_guard.programs.probe import probe
+
+    looked = probe(one, seen.who, seen.record.pulse.beat)
+    fresh = process_table.uptime_s(seen.who) < one.settings.start_timeout
+    try:
+        with one.lock.held(wait_s=_LOCK_WAIT_S):
+            record = one.lock.recorded(process_table.boot_id())
+            if record.who != seen.who:
+                return None  # it was restarted meanwhile
+            now = clock.boottime()
+            after = pulse.judged(record.pulse, looked, health, started=seen.who.started, now=now, fresh=fresh)
+            one.lock.record(msgspec.structs.replace(record, pulse=after))
+    except BusyError:
+        return None
+    except GuardError as error:
+        return Done(one.name, ok=False, text=str(error))
+    wait = crashes.next_try_s(record.crashes, one.settings.restart_backoff, now=clock.boottime())
+    if not pulse.hangs(after, health) or wait > 0:
+        return None
+    times = f"{after.failures} times in a row" if after.failures > 1 else "once"
+    # What hangs may well ignore a gentle signal: it has had its time to drain then.
+    return actions.act(one, Command.HEAL, How(Stop(force=True), why=f"hangs ({looked.why}, {times})"))

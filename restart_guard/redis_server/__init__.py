@@ -1,0 +1,1 @@
+"""The Redis server: connections, persistence, what is wrong with it."""

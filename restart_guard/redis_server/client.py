@@ -1,0 +1,261 @@
+"""Redis as a server: connecting to it, its errors in our words, and what it says of itself.
+
+The driver's own retries are off everywhere (``redis.Redis()`` would make ten): the check is the one place that tries
+again. RESP2 is spoken, since a server or proxy without HELLO refuses RESP3 and nothing here needs it. Every call opens
+a connection of its own, so that after a failover the next one asks the Sentinels again.
+"""
+
+import errno
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from restart_guard import clock
+from restart_guard.config.options import Redis
+from restart_guard.config.secrets import Secret
+from restart_guard.config.values import RedisAddress, parse_place, parse_redis_url
+from restart_guard.errors import Remedy, SecretError, StoreError
+
+# The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
+REMEDIES = {
+    "LOADING": Remedy.WAIT,
+    "READONLY": Remedy.WAIT,
+    "MASTERDOWN": Remedy.WAIT,
+    "CLUSTERDOWN": Remedy.WAIT,
+    "TRYAGAIN": Remedy.WAIT,
+    "NOREPLICAS": Remedy.WAIT,
+    "BUSY": Remedy.WAIT,
+    "NOAUTH": Remedy.PERSON,
+    "WRONGPASS": Remedy.PERSON,
+    "NOPERM": Remedy.PERSON,
+    "MISCONF": Remedy.PERSON,
+    "OOM": Remedy.PERSON,
+    "ERR": Remedy.PERSON,
+    "DENIED": Remedy.PERSON,
+}
+_CLUSTER_WORDS = {"MOVED", "ASK", "CROSSSLOT"}
+
+
+def name(settings: Redis) -> str:
+    """The server as an operator knows it, without secrets: ``redis localhost:6379/0``."""
+    if settings.sentinels:
+        return f"redis {settings.service}/{settings.database or 0} (Sentinel)"
+    try:
+        address = _address(settings)
+    except StoreError:
+        return "redis"
+    where = address.socket or f"{address.host}:{address.port}"
+    return f"redis {where}/{address.database}"
+
+
+@contextmanager
+def connected(settings: Redis) -> Iterator[redis.Redis]:
+    """A client of the server, or of the service's present master. Driver errors leave it as StoreError."""
+    with _told():
+        client = _client(settings)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
+    """End the connection after a time: a server that sends a byte now and then keeps every single wait short."""
+    timer = threading.Timer(seconds, client.connection_pool.disconnect)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def wait_until_ready(settings: Redis, seconds: float) -> bool:
+    """Wait while the server is loading or failing over; False when it still is after the given time."""
+    deadline = clock.monotonic() + seconds
+    while True:
+        try:
+            with connected(settings) as client:
+                client.ping()
+                return True
+        except StoreError as error:
+            if error.remedy is not Remedy.WAIT:
+                return True
+        if clock.monotonic() >= deadline:
+            return False
+        clock.sleep(0.5)
+
+
+class Health(NamedTuple):
+    """What a server says of itself. ``clock_ahead_s`` is its clock less ours; the rest is as INFO has it."""
+
+    version: str
+    role: str
+    link: str
+    evicted: int
+    policy: str
+    clock_ahead_s: float
+
+
+def health(settings: Redis) -> Health:
+    """Ask a server how it is. Raises StoreError."""
+    with connected(settings) as client:
+        client.ping()
+        seconds, micros = client.time()
+        ahead = seconds + micros / 1e6 - clock.now().timestamp()
+        info = client.info()
+        return Health(
+            version=str(info.get("redis_version", "?")),
+            role=str(info.get("role", "?")),
+            link=str(info.get("master_link_status", "")),
+            evicted=int(info.get("evicted_keys", 0)),
+            policy=str(info.get("maxmemory_policy", "")),
+            clock_ahead_s=ahead,
+        )
+
+
+def ttl_left(settings: Redis, key: str) -> float | None:
+    """Seconds until a key expires; None when it is missing or never expires. Raises StoreError."""
+    with connected(settings) as client:
+        left = client.pttl(key.encode("utf-8", "surrogateescape"))
+    return left / 1000 if isinstance(left, int) and left >= 0 else None
+
+
+def _client(settings: Redis) -> redis.Redis:
+    common: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": float(settings.timeout),
+        "socket_connect_timeout": float(settings.timeout),
+    }
+    address = _address(settings)
+    if settings.sentinels:
+        places = [parse_place(place) for place in settings.sentinels]
+        login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
+        sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
+        host, port = _master(sentinel, settings.service or "")
+        address = address._replace(host=host, port=port)
+    where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
+    if address.socket:
+        where = {"unix_socket_path": address.socket}
+    return redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
+
+
+def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
+    """The service's master. The driver tells every reason as "no master": of them only one is worth waiting for."""
+    try:
+        host, port = sentinel.discover_master(service)
+    except MasterNotFoundError:
+        errors = []
+        for one in sentinel.sentinels:
+            try:
+                if service in one.sentinel_masters():
+                    raise
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if isinstance(error, MasterNotFoundError):
+                    raise
+                errors.append(error)
+        refused = [error for error in errors if isinstance(error, redis.AuthenticationError)]
+        if refused:
+            text = "a Sentinel refuses the password: check [redis] sentinel_username and sentinel_password"
+            raise StoreError(text, code="sentinel", remedy=Remedy.PERSON) from refused[0]
+        if len(errors) == len(sentinel.sentinels):
+            raise StoreError("no Sentinel answers", code="sentinel", remedy=Remedy.RETRY) from errors[0]
+        text = f"the Sentinels know no service {service}: check [redis] service"
+        raise StoreError(text, code="sentinel", remedy=Remedy.PERSON) from None
+    return str(host), int(port)
+
+
+def _address(settings: Redis) -> RedisAddress:
+    try:
+        address = parse_redis_url(_reveal(settings.url) or "redis://localhost:6379/0")
+    except ValueError as error:
+        raise StoreError(f"redis.url: {error}", code="secret", remedy=Remedy.PERSON) from error
+    return address._replace(
+        database=address.database if settings.database is None else settings.database,
+        username=settings.username or address.username,
+        password=_reveal(settings.password) or address.password,
+        tls=settings.tls or address.tls,
+    )
+
+
+def _reveal(secret: Secret | None) -> str | None:
+    try:
+        return None if secret is None else str(secret.reveal())
+    except SecretError as error:
+        raise StoreError(str(error), code="secret", remedy=Remedy.PERSON) from error
+
+
+def _tls(settings: Redis, address: RedisAddress) -> dict[str, Any]:
+    if not address.tls:
+        return {}
+    files = {"ssl_ca_certs": settings.ca_file, "ssl_certfile": settings.client_cert, "ssl_keyfile": settings.client_key}
+    for path in files.values():
+        if path is not None and not os.access(path, os.R_OK):
+            raise StoreError(f"{path} cannot be read", code="tls_file", remedy=Remedy.PERSON)
+    return {"ssl": True} | {option: str(path) for option, path in files.items() if path is not None}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns the driver's errors into ours, once.
+
+    The order matters: refused passwords, loading and missing masters are all subclasses of ConnectionError there.
+    """
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        word = error_word(error) if error_word(error) in REMEDIES else "WRONGPASS"
+        raise StoreError(str(error), code="WRONGPASS" if word == "ERR" else word, remedy=Remedy.PERSON) from error
+    except redis.BusyLoadingError as error:
+        raise StoreError(str(error), code="LOADING", remedy=Remedy.WAIT) from error
+    except MasterNotFoundError as error:
+        raise StoreError(str(error), code="no_master", remedy=Remedy.WAIT) from error
+    except redis.TimeoutError as error:
+        raise StoreError(str(error), code="timeout", remedy=Remedy.RETRY) from error
+    except redis.ConnectionError as error:
+        code = _transport(error)
+        remedy = Remedy.PERSON if code == "tls" else Remedy.RETRY
+        raise StoreError(str(error), code=code, remedy=remedy) from error
+    except redis.RedisError as error:
+        word = error_word(error)
+        if word in _CLUSTER_WORDS:
+            raise StoreError(str(error), code="cluster", remedy=Remedy.PERSON) from error
+        raise StoreError(str(error), code=word, remedy=REMEDIES.get(word, Remedy.RETRY)) from error
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # an answer of another shape than asked for
+        raise StoreError(repr(error)[:300], code="protocol", remedy=Remedy.RETRY) from error
+    except OSError as error:  # a certificate file that is none
+        raise StoreError(str(error), code="tls", remedy=Remedy.PERSON) from error
+
+
+def error_word(error: redis.RedisError) -> str:
+    """The server's own error code; redis-py cuts the known ones off the text and keeps them apart."""
+    text = str(error)
+    first = text.split(" ", 1)[0]
+    return str(error.status_code or (first if first.isupper() and first.isalpha() else "ERR"))
+
+
+def _transport(error: BaseException | None) -> str:
+    """The reason of a connection that failed, from the chain of causes."""
+    while error is not None:
+        match error:
+            case ssl.SSLError():
+                return "tls"
+            case ConnectionRefusedError() | FileNotFoundError():
+                return "refused"
+            case socket.gaierror() | PermissionError():
+                return "unreachable"
+            case OSError() if error.errno is not None:
+                return "unreachable" if error.errno not in (errno.EPIPE, errno.ECONNRESET) else "closed"
+        error = error.__cause__ or error.__context__
+    return "closed"

@@ -1,0 +1,98 @@
+"""How a Redis keeps its data: whether its saves, its append-only file and its replicas are well, and saving it now."""
+
+import redis
+
+from restart_guard import clock
+from restart_guard.config.options import Redis
+from restart_guard.errors import Remedy, StoreError
+from restart_guard.redis_server.client import connected
+
+_UNSAVED_S = 86400
+_LAG_S = 10
+
+
+def problems(client: redis.Redis) -> list[str]:
+    """What a restart or a failover would lose, as clauses; none is all well. Raises driver errors.
+
+    Fields: redis.io/docs, INFO. A replica's own copy and link, and a master's replicas, are looked at alike.
+    """
+    persistence, replication = client.info("persistence"), client.info("replication")
+    found = [
+        f"{field} is {persistence[field]}"
+        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+        if persistence.get(field, "ok") != "ok"
+    ]
+    if not persistence.get("aof_enabled"):
+        unsaved = int(persistence.get("rdb_changes_since_last_save", 0))
+        age = int(clock.now().timestamp()) - int(persistence.get("rdb_last_save_time", 0))
+        try:
+            has_snapshots = client.config_get("save").get("save") != ""
+        except redis.ResponseError:
+            has_snapshots = True  # which this user may not see
+        if not has_snapshots:
+            found.append("it keeps neither snapshots nor an append-only file")
+        elif unsaved and age > _UNSAVED_S:
+            found.append(f"{unsaved} changes are unsaved since {age // 3600} hours")
+    if replication.get("role") == "slave" and replication.get("master_link_status") != "up":
+        found.append(f"the link to its master is {replication.get('master_link_status')}")
+    for number in range(int(replication.get("connected_slaves", 0))):
+        replica = replication.get(f"slave{number}")
+        if not isinstance(replica, dict):
+            continue
+        state, lag = replica.get("state"), int(replica.get("lag", 0))
+        if state != "online" or lag > _LAG_S:
+            found.append(f"the replica {replica.get('ip')}:{replica.get('port')} is {state}, lag {lag} s")
+    return found
+
+
+def save(settings: Redis, seconds: float) -> None:
+    """Have the server save itself to disk, and wait for the end of it. Raises StoreError.
+
+    BGSAVE's own answer only means that it has begun (redis.io/docs, BGSAVE): the status tells how it ended.
+    """
+    deadline = clock.monotonic() + seconds
+    with connected(settings) as client:
+        before = client.info("persistence")
+        while True:
+            try:
+                client.bgsave()
+                break
+            except redis.ResponseError as error:
+                if "in progress" not in str(error) or clock.monotonic() > deadline:
+                    raise
+            clock.sleep(0.1)  # one that began before our data was there does not have it
+        while True:
+            now = client.info("persistence")
+            if not now.get("rdb_bgsave_in_progress"):
+                break
+            if clock.monotonic() > deadline:
+                raise StoreError(f"the save did not end within {seconds:.0f} s", code="save", remedy=Remedy.PERSON)
+            clock.sleep(0.05)
+        if now.get("rdb_last_bgsave_status") != "ok" or now.get("rdb_saves") == before.get("rdb_saves", -1):
+            raise StoreError("the save to disk failed: see the server's log", code="save", remedy=Remedy.PERSON)
+
+
+def danger(settings: Redis) -> str | None:
+    """Why restarting this server could lose data, as a clause, or None. Raises StoreError when it cannot be asked.
+
+    A master without persistence comes back empty and its replicas empty themselves after it (replication.md of the
+    Redis documentation, "Safety of replication when master has persistence turned off").
+    """
+    with connected(settings) as client:
+        try:
+            persistence, replication = client.info("persistence"), client.info("replication")
+        except redis.exceptions.NoPermissionError:
+            return None
+        unsaved = persistence.get("rdb_changes_since_last_save", 0)
+        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"):
+            if persistence.get(field, "ok") != "ok":
+                return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
+        replicas = replication.get("connected_slaves", 0)
+        if replication.get("role") == "master" and replicas and not persistence.get("aof_enabled"):
+            try:
+                snapshots = client.config_get("save").get("save")
+            except redis.exceptions.ResponseError:
+                return None
+            if snapshots == "":
+                return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
+    return None

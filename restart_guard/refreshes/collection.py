@@ -1,0 +1,178 @@
+"""A copy in Redis of what a query gives: built, compared with the one that is there, and put in its place at once.
+
+A collection is built under a temporary key of the same hash slot and renamed in a transaction, so that a reader sees
+the old or the new whole. The old one is renamed away and unlinked: RENAME over a large key would free it while all
+others wait. What a killed run has left is removed by the next one, which knows its name; two hosts that refresh the
+same key notice it by a token, and the later one goes on.
+
+Keys of a template get each their value at once. All are compared before the first is written, so that a refusal
+leaves everything as it was.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import redis
+
+from restart_guard.config.options import Refresh
+from restart_guard.errors import RefreshError
+from restart_guard.refreshes import mapping
+from restart_guard.refreshes.mapping import Drift, Example, Values
+from restart_guard.refreshes.scratch import (
+    SCRATCH_MS,
+    Pipe,
+    Progress,
+    Scratch,
+    check_sizes,
+    checked,
+    if_ours,
+    largest_value,
+    unlink,
+)
+
+_PAGE = 1000
+_PAGES = 20
+
+
+class Build:
+    """The new collection, as it grows beside the old one."""
+
+    def __init__(self, client: redis.Redis, refresh: Refresh, token: bytes | None) -> None:
+        """Without a token nothing is written: the old one is only compared."""
+        self.key = mapping.fixed_key(refresh.key)
+        self.scratch = Scratch.beside(self.key)
+        self.kind = mapping.COLLECTIONS[refresh.type]
+        self._client: Any = client
+        self._refresh = refresh
+        self._token = token
+        self._drift = Drift()
+        self._rows = 0
+        found = client.type(self.key)
+        name = found.decode() if isinstance(found, bytes) else str(found)
+        self.other_type = name if name not in ("none", refresh.type) else None
+        self._most = largest_value(client)
+        if token is not None:
+            self._check_room()
+        self._before = 0 if name == "none" else 1 if self.other_type else int(self._size(self.key))
+
+    def _size(self, key: bytes) -> Any:
+        return self._client.execute_command(self.kind.size, key)
+
+    def _check_room(self) -> None:
+        """A server that evicts would throw out other data for the second copy."""
+        memory = self._client.info("memory")
+        most = int(memory.get("maxmemory", 0))
+        if most and memory.get("maxmemory_policy") != "noeviction":
+            need = int(self._client.memory_usage(self.key) or 0)
+            if int(memory.get("used_memory", 0)) + need > most:
+                raise RefreshError("memory", key=mapping.shown(self.key), need=need)
+
+    def add_all(self, batches: Iterable[list[bytes | None]], columns: Sequence[str], progress: Progress) -> None:
+        """Write and compare every row. Raises RefreshError, StoreError, DeliveryError."""
+        order = mapping.in_roles(self.kind.roles, columns)
+        pipe = Pipe(self._client)
+        for batch in batches:
+            rows = mapping.reordered(_without_null(batch, columns), order)
+            if sum(map(len, rows)) > self._most:
+                check_sizes(rows, self._most)
+            self._send(pipe, rows)
+            progress(self._rows)
+        pipe.finish()
+
+    def _send(self, pipe: Pipe, rows: Values) -> None:
+        count = len(rows) // len(self.kind.roles)
+        writes = []
+        if self._token is not None:
+            building = self.scratch.building
+            # At once, so that a kill leaves nothing that never expires.
+            writes = [[b"MULTI"], self.kind.fill(building, rows)]
+            writes += [[b"PEXPIRE", key, b"%d" % SCRATCH_MS] for key in (building, self.scratch.token)]
+            writes += [[b"EXEC"], [b"GET", self.scratch.token]]
+        asks = [] if self.other_type else [self.kind.ask(self.key, rows, self._rows)]
+        begun = self._rows
+        self._rows += count
+
+        def then(answers: list[Any]) -> None:
+            if writes:
+                self._judge_write(answers[: len(writes)], rows, count, begun)
+            drift = self.kind.compare(rows, checked(answers[-1])) if asks else Drift(added=count)
+            self._drift = self._drift.plus(drift)
+
+        pipe.send([*writes, *asks], then)
+
+    def _judge_write(self, answers: list[Any], rows: Values, count: int, begun: int) -> None:
+        *queued, executed, token = answers
+        for answer in queued:
+            checked(answer)
+        filled = executed if isinstance(executed, Exception) else executed[0]
+        if isinstance(filled, redis.ResponseError) and "valid float" in str(filled):
+            raise RefreshError("number", first=begun + 1, last=begun + count)
+        if checked(token) != self._token:
+            raise RefreshError("superseded", key=mapping.shown(self.key))
+        if self.kind.is_unique and checked(filled) != count:
+            members = rows[:: len(self.kind.roles)]
+            twice = next((name for name in members if members.count(name) > 1), None) if count <= _PAGE else None
+            raise RefreshError("duplicate", name=mapping.shown(twice) or f"rows {begun + 1}-{begun + count}")
+        checked(filled)
+
+    @property
+    def drift(self) -> Drift:
+        """After all rows: what is in the old one and not in the new counts as removed."""
+        kept = self._drift.changed + self._drift.unchanged
+        removed = max(0, self._before - kept) if not self.other_type else 1
+        examples = self._drift.examples
+        if removed and self._token is not None and len(examples) < mapping.EXAMPLES and not self.other_type:
+            examples += tuple(self._removed(mapping.EXAMPLES - len(examples)))
+        return self._drift._replace(removed=removed, examples=examples)
+
+    def _removed(self, most: int) -> Iterator[Example]:
+        """Some members that the new one lacks, from the first pages of the old."""
+        scan = {"hash": b"HSCAN", "zset": b"ZSCAN", "set": b"SSCAN"}.get(self._refresh.type)
+        cursor = b"0"
+        pipe = Pipe(self._client)
+        for _ in range(_PAGES if scan else 0):
+            # Not through the client's own method, which would make a dictionary of the answer.
+            found = list[Any]()
+            pipe.send([[scan or b"", self.key, cursor, b"COUNT", b"%d" % _PAGE]], found.extend)
+            pipe.finish()
+            cursor, page = checked(found[0])
+            width = len(self.kind.roles)
+            members = page[::width]
+            if members:
+                answers = list[Any]()
+                pipe.send([self.kind.ask(self.scratch.building, page, 0)], answers.extend)
+                pipe.finish()
+                for place, known in enumerate(checked(answers[0])):
+                    if known in (None, 0) and most > 0:
+                        most -= 1
+                        was = mapping.shown(page[place * width + width - 1])
+                        yield Example(mapping.shown(members[place]) or "", was, None)
+            if cursor == b"0" or most <= 0:
+                return
+
+    def swap(self) -> None:
+        """Put the new one in the old one's place, with its TTL. Raises RefreshError when it is not whole."""
+
+        def queue(transaction: Any) -> None:
+            if transaction.execute_command(self.kind.size, self.scratch.building) != self._rows:
+                raise RefreshError("lost")
+            transaction.multi()
+            transaction.pexpire(self.scratch.building, round(self._refresh.ttl * 1000))
+            transaction.rename(self.key, self.scratch.leaving)  # fails where there is none, which stops nothing
+            transaction.rename(self.scratch.building, self.key)
+            transaction.unlink(self.scratch.leaving, self.scratch.token)
+
+        answers = if_ours(self._client, self.scratch, self._token, queue)
+        for answer in (answers[0], *answers[2:]):
+            checked(answer)
+
+    def clear(self) -> None:
+        for answer in if_ours(self._client, self.scratch, self._token, partial(unlink, keys=(self.key,))):
+            checked(answer)
+
+
+def _without_null(batch: list[bytes | None], columns: Sequence[str]) -> Values:
+    if None in batch:
+        raise RefreshError("null", column=columns[batch.index(None) % len(columns)])
+    return batch  # type: ignore[return-value]

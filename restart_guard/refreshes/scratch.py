@@ -1,0 +1,129 @@
+"""Temporary keys beside the one that is replaced, and the pipeline that fills them."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import redis
+
+from restart_guard.config.options import Redis
+from restart_guard.errors import RefreshError, StoreError
+from restart_guard.redis_server.client import connected, cut_after
+from restart_guard.refreshes import mapping
+from restart_guard.refreshes.mapping import Values
+
+_IN_FLIGHT = 4
+
+SCRATCH_MS = 3_600_000
+
+_LARGEST_VALUE = 512 * 2**20
+
+Progress = Callable[[int], None]
+"""Told how many rows are done."""
+
+
+class Pipe:
+    """Commands that are sent while the answers to earlier ones are still on their way."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._connection: Any = client.connection_pool.get_connection()
+        self._waiting: list[tuple[int, Callable[[list[Any]], None]]] = []
+
+    def send(self, commands: Sequence[Values], then: Callable[[list[Any]], None]) -> None:
+        """``then`` gets the answers, errors among them, later and in order. Driver errors are raised."""
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        self._waiting.append((len(commands), then))
+        if len(self._waiting) > _IN_FLIGHT:
+            self._take()
+
+    def finish(self) -> None:
+        while self._waiting:
+            self._take()
+
+    def _take(self) -> None:
+        count, then = self._waiting.pop(0)
+        then([self._answer() for _ in range(count)])
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+
+def checked(answer: Any) -> Any:
+    """An answer that must not be an error; raises it."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class Scratch(NamedTuple):
+    """The names beside a key, in its hash slot (redis.io/docs, "Redis cluster specification", hash tags)."""
+
+    building: bytes
+    leaving: bytes
+    token: bytes
+
+    @classmethod
+    def beside(cls, key: bytes) -> "Scratch":
+        opened = key.find(b"{")
+        has_tag = opened >= 0 and key.find(b"}", opened) > opened + 1
+        stem = key if has_tag else b"{" + key + b"}"
+        return cls(*(stem + b":restart-guard:" + part for part in (b"new", b"old", b"run")))
+
+
+@contextmanager
+def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[redis.Redis, bytes]]:
+    """A client for so long, and our token, by which another host's run would notice ours. Afterwards nothing of the run
+    is left, unless Redis is away: then the temporary keys expire, or the next run removes them."""
+    token = os.urandom(8).hex().encode()
+    with connected(settings) as client:
+        client.unlink(scratch.building, scratch.leaving)
+        client.set(scratch.token, token, px=SCRATCH_MS)
+    try:
+        with connected(settings) as client, cut_after(client, seconds):
+            yield client, token
+    finally:
+        with suppress(StoreError), connected(settings) as client:
+            for expected in (token, None):  # ours may have expired, or was deleted
+                with suppress(RefreshError):
+                    if_ours(client, scratch, expected, partial(unlink, keys=scratch))
+                    break
+
+
+def if_ours(client: Any, scratch: Scratch, token: bytes | None, queue: Callable[[Any], None]) -> list[Any]:
+    """Carry out a transaction unless another run has begun. ``queue`` may first ask something, then calls ``multi`` and
+    gives its commands; the answers to these, errors among them. Raises RefreshError."""
+    superseded = RefreshError("superseded", key=mapping.shown(scratch.token.removesuffix(b":restart-guard:run")))
+    with client.pipeline() as transaction:
+        transaction.watch(scratch.token, scratch.building)
+        if transaction.get(scratch.token) != token:
+            raise superseded
+        queue(transaction)
+        try:
+            return list(transaction.execute(raise_on_error=False))
+        except redis.WatchError as error:
+            raise superseded from error
+
+
+def unlink(transaction: Any, keys: Sequence[bytes]) -> None:
+    """For ``if_ours``: nothing but these keys."""
+    transaction.multi()
+    transaction.unlink(*keys)
+
+
+def largest_value(client: Any) -> int:
+    """Bytes that the server takes as one value: more, and it would close the connection."""
+    with suppress(redis.ResponseError, ValueError, AttributeError):
+        return int(client.config_get("proto-max-bulk-len")["proto-max-bulk-len"])
+    return _LARGEST_VALUE
+
+
+def check_sizes(values: Iterable[bytes], most: int) -> None:
+    """Raises RefreshError for a value that Redis does not take."""
+    for value in values:
+        if len(value) > most:
+            raise RefreshError("large", size=len(value), most=most)

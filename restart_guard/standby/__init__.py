@@ -1,0 +1,1 @@
+"""Several hosts, of which one runs the programs."""

@@ -1,0 +1,161 @@
+"""What a leader does to the targets of its group: has them run, as an operator would, and has them down again."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.backoff import delay
+from restart_guard.config.options import Config
+from restart_guard.errors import ExitCode, GuardError
+from restart_guard.host import process_table
+from restart_guard.programs import actions, fence, processes
+from restart_guard.programs.actions import Done, How
+from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.launch import how_it_ended
+from restart_guard.programs.lifecycle import Command
+from restart_guard.programs.target import Guarded, Stop
+from restart_guard.threads import beside
+from restart_guard.timer.jobs import command
+
+_AGAIN_S = 1.0
+_WELL_S = 10.0  # a watch that has lived for so long could be started
+_TRIES = 3
+_PATIENCE_S = 5.0  # for the end of a target, after all of its own time
+
+
+class Leadership:
+    """The targets of a group on this host. ``post`` takes what has become of one from a thread, for ``ended``."""
+
+    def __init__(self, config: Config, targets: Sequence[Guarded], post: Callable[[str, Any], None]) -> None:
+        self._config = config
+        self._targets = {one.name: one for one in targets}
+        self._post = post
+        self._watch: subprocess.Popen[bytes] | None = None
+        self._watched_at = self._watch_again_at = 0.0
+        self._failures = 0
+        self._ending: dict[str, float] = {}
+        self._overdue_at = 0.0
+        self._stop = Stop(force=True)
+        self._said: dict[str, str] = {}
+        self.acts = False
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether something of ours may still run."""
+        return bool(self._ending)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it takes longer than all that a target may take."""
+        return self.is_ending and clock.monotonic() >= self._overdue_at
+
+    def begin(self) -> None:
+        """The pid locks are written, and a watch does the rest."""
+        self.acts = True
+        self._failures, self._watch_again_at = 0, 0.0
+        # In a thread: bringing many of them to the disk may take longer than a beat.
+        beside(partial(_intend, self._targets.values()), partial(self._post, ""))
+        self.keep_watching()  # why it cannot is found again by the next look
+
+    def keep_watching(self) -> str:
+        """Start the watch, also when it has ended; why not, when that fails again and again.
+
+        It ends with us, or each of us that is killed would leave one.
+        """
+        now = clock.monotonic()
+        if not self._targets or (self._watch is not None and self._watch.poll() is None):
+            return ""
+        if self._watch is not None:
+            status = self._watch.returncode
+            # Somebody else's watch (75) does as well.
+            is_failure = now - self._watched_at < _WELL_S and status != ExitCode.BUSY
+            self._failures = self._failures + 1 if is_failure else 0
+            pause_s = delay(self._failures, first_s=_AGAIN_S, cap_s=_WELL_S) if self._failures else _AGAIN_S
+            self._watch, self._watch_again_at = None, now + pause_s
+            if self._failures >= _TRIES:
+                return f"its watch ended {self._failures} times at once, the last time with {how_it_ended(status)}"
+        if now >= self._watch_again_at:
+            self._watched_at = now
+            try:
+                self._watch = subprocess.Popen(
+                    command(self._config, "watch", "--wait", *self._targets),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (a prctl)
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                return f"its watch cannot be started: {error}"
+        return ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether what it began has proved itself."""
+        return self.acts and clock.monotonic() - self._watched_at >= _WELL_S
+
+    def end(self, stop: Stop) -> None:
+        """Nothing of ours acts any more: first nobody relaunches, then all end, however often it takes."""
+        self.acts = False
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.wait()
+            self._watch = None
+        self._stop = stop
+        settings = [one.settings for one in self._targets.values()]
+        drain_s = max((one.stop_timeout for one in settings), default=0.0) if stop.timeout_s is None else stop.timeout_s
+        before_s = max((one.pre_stop_timeout for one in settings if one.pre_stop is not None), default=0.0)
+        self._overdue_at = clock.monotonic() + before_s + drain_s + _PATIENCE_S
+        for name in self._targets:
+            if name not in self._ending:
+                self._yield(name)
+
+    def _yield(self, name: str) -> None:
+        self._ending[name] = float("inf")
+        job = partial(actions.act, self._targets[name], Command.YIELD, How(self._stop, wait_s=_AGAIN_S))
+        beside(job, partial(self._post, name))
+
+    def ended(self, name: str, result: Any) -> str:
+        """What came of it, in words, if that is news. What could not be ended is tried again by ``end_again``."""
+        done = result if isinstance(result, Done) else Done(name, ok=False, text=repr(result))
+        if name not in self._ending:
+            return ""
+        if done.ok and not done.busy:
+            del self._ending[name]
+            self._said.pop(name, None)
+            return f"{name}: {done.text}" if done.event is not None else ""
+        self._ending[name] = clock.monotonic() + _AGAIN_S
+        if self._said.get(name) == done.text:
+            return ""
+        self._said[name] = done.text
+        return f"{name} is not down yet: {done.text}"
+
+    def end_again(self) -> None:
+        now = clock.monotonic()
+        for name in [name for name, at in self._ending.items() if at <= now]:
+            self._yield(name)
+
+    def abandon(self) -> list[str]:
+        """Wait no longer; the names of what may still run. Their fences end them when the permit is gone."""
+        names = list(self._ending)
+        self._ending.clear()
+        return names
+
+
+def _intend(targets: Iterable[Guarded]) -> None:
+    """Write the pid locks, so that a watch looks at them. One that an operator has taken away stays away.
+
+    What happened under another leadership is no reason to wait with the launch, which is a start and no relaunch.
+    """
+    for one in targets:
+        with suppress(GuardError, PermissionError), one.lock.held(wait_s=_AGAIN_S):
+            record = one.lock.recorded(process_table.boot_id())
+            was_stopped = not one.lock.is_there() and one.lock.record_path.exists()
+            if not was_stopped and (record.who is None or not processes.is_alive(record.who)):
+                one.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
+                one.lock.write(one.lock.read() or os.getpid())

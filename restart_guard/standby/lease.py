@@ -1,0 +1,231 @@
+"""Who of several hosts may run the targets: a lease that is judged by its changes, seen on one's own clock. Pure.
+
+The lease is one value in Redis. Its holder changes it each beat by compare-and-set and may act until ``fence`` after a
+good renewal was *sent*. All others watch; who has seen it unchanged for a whole ``lease`` may act in turn, having set
+it to their own a ``gap`` before. Neither the key's TTL nor anybody's wall clock decides anything: a value that
+vanishes, an empty server, a clock that jumps only make others wait anew.
+
+A holder that hands over names an heir, who need not wait.
+
+Times are seconds of CLOCK_BOOTTIME of the own host, which goes on through a suspend. The protocol needs fence + gap +
+beat < lease; what it cannot cover is told in the README.
+"""
+
+from typing import NamedTuple
+
+from restart_guard.config.options import Times
+
+RELEASED = "released"
+CANDIDATE = "candidate"
+
+
+class Mark(NamedTuple):
+    """A value of the lease: who set it, in which life of theirs, and the how manieth of it.
+
+    ``kind`` is empty for a holder's; a released lease is nobody's, a candidate's marks an empty key to be watched.
+    ``lease_ms`` is how long its setter has it, should the configs of the hosts differ. ``heir`` is the life of the only
+    one that may take a released lease at once; with none all may.
+    """
+
+    node: str
+    life: str
+    number: int = 0
+    kind: str = ""
+    lease_ms: int = 0
+    heir: str = ""
+
+    @property
+    def text(self) -> str:
+        words = [self.kind, self.node, self.life, str(self.number), str(self.lease_ms)]
+        return "|".join([*words, self.heir] if self.heir else words)
+
+    @property
+    def lease(self) -> float:
+        return self.lease_ms / 1000
+
+    @classmethod
+    def parse(cls, text: str) -> "Mark":
+        """Whatever stands there: what is none of ours is somebody else's, and watched like any other value."""
+        kind, node, life, number, lease_ms, heir = [*text.split("|", 5), "", "", "", "", ""][:6]
+        if number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
+            mark = cls(node, life, int(number), kind, int(lease_ms), heir)
+            if mark.text == text:
+                return mark
+        return cls(text, "?")
+
+
+def holder(value: str | None) -> str | None:
+    """Whose lease a value is; None for nobody's."""
+    mark = None if value is None else Mark.parse(value)
+    return mark.node if mark is not None and not mark.kind else None
+
+
+class View(NamedTuple):
+    """What a node knows. ``me`` is the mark that it set last, ``until`` when it must have stopped acting: 0 when it
+    does not lead. It may act only once the lease is ``confirmed``, an heir ``early_until`` a moment of its own.
+
+    ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
+    when the last good read was sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the
+    claim's answer came. ``past`` has of each of the latest values since when it was seen, and after which moment it was
+    written.
+    """
+
+    me: Mark
+    until: float = 0.0
+    confirmed: bool = False
+    claimed_at: float = 0.0
+    seen: str | None = None
+    seen_at: float = 0.0
+    contact_at: float = float("-inf")
+    watching_since: float = 0.0
+    early_until: float = 0.0
+    before: str | None = None
+    past: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def leads(self) -> bool:
+        return self.until > 0
+
+    @property
+    def acts_until(self) -> float:
+        return self.until if self.confirmed else min(self.until, self.early_until)
+
+    def may_act(self, now: float) -> bool:
+        return now < self.acts_until
+
+
+class Change(NamedTuple):
+    """A compare-and-set: of this value (None: no key) to a new one."""
+
+    expected: str | None
+    new: Mark
+
+
+class Span(NamedTuple):
+    """When a request was sent and its answer came; it took effect somewhere in between."""
+
+    sent: float
+    came: float
+
+
+def read(view: View, value: str | None, span: Span, times: Times) -> View:
+    """After a good read. Silence counts only as long as we were there to hear."""
+    if span.came - view.contact_at > times.gap:
+        anew = view._replace(seen=value, before=None, seen_at=span.came, watching_since=span.came, past=())
+        return anew._replace(contact_at=span.sent)
+    if value != view.seen:
+        # A read that was sent after these gave another value, so this one was written later.
+        kept = [one for one in view.past if span.came - one[0] <= 2 * times.lease]
+        past = (*kept, (span.came, view.contact_at))
+        view = view._replace(seen=value, before=view.seen, seen_at=span.came, past=past)
+    return view._replace(contact_at=span.sent)
+
+
+def wanted(view: View, now: float, times: Times) -> Change | None:
+    """What to write after the read of this beat."""
+    mark = None if view.seen is None else Mark.parse(view.seen)
+    new = view.me._replace(number=view.me.number + 1, kind="", lease_ms=round(times.lease * 1000))
+    if view.leads:
+        return Change(view.seen, new) if now < view.until and _may_renew(view, mark) else None
+    if mark is None:
+        return Change(None, new._replace(kind=CANDIDATE))
+    # What is claimed now may be acted upon a gap later. Its holder may count on a longer lease than ours.
+    is_silent = now - max(view.seen_at, view.watching_since) >= max(times.lease, mark.lease) - times.gap
+    # Who has handed over does not take it back at once.
+    is_ours = mark.heir == view.me.life if mark.heir else mark.node != view.me.node
+    is_free = mark.kind == RELEASED and is_ours and _is_of_holder(mark, view.before)
+    return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None
+
+
+def _is_of_holder(released: Mark, before: str | None) -> bool:
+    """Whether we saw who released the lease hold it just before; else a failover may have brought an old mark back."""
+    if before is None:
+        return False
+    mark = Mark.parse(before)
+    return (mark.node, mark.life, mark.kind) == (released.node, released.life, "")
+
+
+def has_watched(view: View, now: float, times: Times) -> bool:
+    """Whether it has watched for long enough to claim the lease, or to be an heir."""
+    return now - view.watching_since >= times.lease - times.gap
+
+
+def _may_renew(view: View, mark: Mark | None) -> bool:
+    """Over its own value, of whatever number, since a failover may have lost some; over none, and over a candidate's,
+    who only watches: it is put back."""
+    if mark is None or mark.kind == CANDIDATE:
+        return True
+    return (mark.node, mark.life, mark.kind) == (view.me.node, view.me.life, "")
+
+
+def written(view: View, change: Change, span: Span, times: Times, *, acknowledged: bool = True) -> View:
+    """After a change that took place. It counts from when it was sent, and only if enough replicas have it.
+
+    A claim alone gives no right to act: a failover may lose it before anybody else has read it, and another node, which
+    knows the silence as well, takes the lease once more. It is confirmed by a renewal that was sent a gap later: by
+    then each node has read it, or counts its silence anew.
+
+    An heir may act until then, as far as it can tell that nobody has known a silence of a whole lease: should all be
+    lost that was written since others last read, they have seen a value that was there within a gap of the release.
+    """
+    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
+    if change.new.kind or not acknowledged:
+        return view
+    until = span.sent + times.fence
+    if not view.leads:
+        before = Mark("", "") if change.expected is None else Mark.parse(change.expected)
+        is_heir = before.heir == change.new.life
+        early = _nobody_acts_before(view, min(times.lease, before.lease), times.gap) - times.beat if is_heir else 0.0
+        early = early if early >= span.came + times.gap + times.beat else 0.0
+        return view._replace(until=until, claimed_at=span.came, confirmed=False, early_until=early)
+    confirmed = view.confirmed or span.sent - view.claimed_at >= times.gap
+    return view._replace(until=until, confirmed=confirmed)
+
+
+def _nobody_acts_before(view: View, lease: float, gap: float) -> float:
+    """A lease after the earliest moment at which the present value but one, or any that was there up to a gap before,
+    can have been written. Zero when nothing is known of it."""
+    if not view.past:
+        return 0.0
+    there_at = view.past[-1][1] - gap
+    written_after = max((after for seen_at, after in view.past if seen_at <= there_at), default=-lease)
+    return written_after + lease
+
+
+def unclear(view: View, change: Change) -> View:
+    """After a change whose answer was lost: it may have taken place, and the number must not be used again."""
+    return view._replace(me=view.me._replace(number=change.new.number))
+
+
+def next_beat(view: View, now: float, times: Times) -> float:
+    """Seconds until there is something to do again: a beat, or less where a moment is waited for."""
+    moments = [times.beat]
+    if view.leads and not view.confirmed:
+        moments.append(view.claimed_at + times.gap - now)
+    elif not view.leads:
+        moments += [since + times.lease - times.gap - now for since in (view.seen_at, view.watching_since)]
+    return min((moment for moment in moments if moment > 0), default=times.beat)
+
+
+def why_lost(view: View, now: float) -> str:
+    """Why a leader has to stop acting now; empty when it need not."""
+    if not view.leads:
+        return ""
+    if now >= view.until:
+        return "the lease could not be renewed in time"
+    if view.early_until and not view.confirmed and now >= view.early_until:
+        return "the lease could not be confirmed in time"
+    mark = None if view.seen is None else Mark.parse(view.seen)
+    if mark is not None and not _may_renew(view, mark):
+        return f"{mark.node} has the lease"
+    return ""
+
+
+def stepped_down(view: View, life: str) -> View:
+    """A watcher again, in another life: what it set as a leader is then anybody's."""
+    return view._replace(me=Mark(view.me.node, life), until=0.0, confirmed=False, early_until=0.0)
+
+
+def released(view: View, heir: str) -> Change:
+    """A clean end, once nothing of ours acts any more: the others need not wait, or if there is an heir only that."""
+    return Change(view.seen, view.me._replace(number=view.me.number + 1, kind=RELEASED, heir=heir))

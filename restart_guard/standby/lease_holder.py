@@ -1,0 +1,137 @@
+"""One member's part in the lease: what it knows, beat by beat, and what keeps it from it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from threading import Thread
+from typing import Any
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.config.options import Config, Standby
+from restart_guard.errors import StoreError
+from restart_guard.standby import lease
+from restart_guard.standby.lease import Change, Mark, View
+from restart_guard.standby.lease_store import LeaseStore, listen, open_store
+
+_LEAST_SILENCE_S = 2.0
+_LEAST_TIMEOUT_S = 0.05
+
+News = Callable[[], Mapping[str, Any]]
+
+
+class LeaseHolder:
+    """``view`` is what the decisions are made by. ``trouble`` is why the last beat failed, empty after a good one.
+
+    ``renewed`` is called as soon as the view has a new deadline, before anybody is told of it.
+    """
+
+    def __init__(
+        self, config: Config, settings: Standby, view: View, *, news: News, renewed: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._times = settings.times
+        self._news = news
+        self._renewed = renewed
+        self._acks = config.standby_acks
+        self._first_sentinel = 0
+        self._good_at = clock.boottime()
+        self._is_troubled = False
+        self.view = view
+        self.trouble = ""
+
+    def beat(self, *, may_claim: bool) -> None:
+        """Read the lease, and change it if that is due."""
+        begun = clock.boottime()
+        trouble, change = "", None
+        try:
+            with self._store() as store:
+                value, span = store.read()
+                self.view = lease.read(self.view, value, span, self._times)
+                change = self._due(store, may_claim=may_claim)
+                if change is not None:
+                    trouble = self._change(store, change)
+                    change = None
+                if self.view.may_act(clock.boottime()) and not lease.why_lost(self.view, clock.boottime()):
+                    store.tell(self._settings.channel, self._told(released=False))
+        except StoreError as error:
+            trouble = self._config.redact(str(error))
+            if change is not None:
+                self.view = lease.unclear(self.view, change)
+        if trouble or clock.boottime() - begun > self._times.beat / 2:
+            self._first_sentinel += 1  # one that does not answer is asked last
+        self.trouble = trouble
+        if not trouble:
+            self._good_at = clock.boottime()
+
+    def trouble_news(self) -> str:
+        """That trouble has begun to last, or is over; a beat that fails now and then is no news, and neither is how
+        each of many does."""
+        lasts = bool(self.trouble) and clock.boottime() - self._good_at > self._times.gap
+        if lasts == self._is_troubled:
+            return ""
+        self._is_troubled = lasts
+        return f"The lease cannot be reached or kept: {self.trouble}" if lasts else "The lease is reached again."
+
+    def _due(self, store: LeaseStore, *, may_claim: bool) -> Change | None:
+        now = clock.boottime()
+        if not self.view.leads:
+            if not may_claim:
+                return None
+            if lease.has_watched(self.view, now, self._times):
+                store.stand_ready(self.view.me.life, self._times.gap)
+        return lease.wanted(self.view, now, self._times)
+
+    def _change(self, store: LeaseStore, change: Change) -> str:
+        done, acknowledged, span = store.change(change, self._acks, self._times.beat / 2)
+        if done:
+            self.view = lease.written(self.view, change, span, self._times, acknowledged=acknowledged)
+            self._renewed()
+        return "" if acknowledged or not done else f"fewer than {self._acks} replicas acknowledge"
+
+    def step_down(self, life: str) -> None:
+        self.view = lease.stepped_down(self.view, life)
+
+    def release(self, life: str) -> None:
+        """Step down, in a way that others need not wait. Nothing of ours may run any more."""
+        view = self.view
+        self.step_down(life)
+        if not view.leads:
+            return
+        try:
+            with self._store() as store:
+                value, _ = store.read()
+                mark = None if value is None else Mark.parse(value)
+                if mark is not None and (mark.life, mark.kind) == (view.me.life, ""):
+                    heir = store.heir() if view.may_act(clock.boottime()) else ""
+                    heir = "" if heir == view.me.life else heir
+                    store.change(lease.released(view._replace(seen=value), heir), 0, 0.0)
+                    store.tell(self._settings.channel, self._told(released=True), alive=False)
+        except StoreError as error:
+            self.trouble = self._config.redact(str(error))
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Be woken when one of the group releases the lease."""
+
+        def hear(news: Mapping[str, Any]) -> None:
+            if news.get("released") and news.get("group") == self._settings.group:
+                wake()
+
+        silence_s = max(_LEAST_SILENCE_S, 5 * self._times.beat)
+        job = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=hear)
+        Thread(target=job, daemon=True).start()
+
+    def _told(self, *, released: bool) -> dict[str, Any]:
+        """Whoever has a use for it may listen; other members only look when one releases the lease."""
+        who = {"group": self._settings.group, "node": self.view.me.node, "number": self.view.me.number}
+        return {**who, **self._news(), "released": released}
+
+    def _store(self) -> Any:
+        redis = self._config.redis
+        if redis.sentinels:
+            first = self._first_sentinel % len(redis.sentinels)
+            turned = (*redis.sentinels[first:], *redis.sentinels[:first])
+            redis = msgspec.structs.replace(redis, sentinels=turned)
+        timeout_s = max(_LEAST_TIMEOUT_S, self._times.beat * 0.8)
+        return open_store(redis, self._settings.group, lease_s=self._times.lease, timeout_s=timeout_s)

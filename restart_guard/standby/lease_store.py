@@ -1,0 +1,105 @@
+"""The lease in Redis: one value, changed only by compare-and-set of the whole of it; and heartbeats, which are news.
+
+Every beat opens its own connection, so that after a failover the Sentinels are asked again: a client that keeps one
+goes on writing to a demoted master for seconds. All waits are shorter than a beat.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+import msgspec
+import redis
+
+from restart_guard import clock
+from restart_guard.config.options import Redis
+from restart_guard.durations import Duration
+from restart_guard.errors import StoreError
+from restart_guard.redis_server.client import connected
+from restart_guard.standby.lease import Change, Span
+
+_LITTER_LEASES = 10  # the key's TTL, in leases: it only clears away what nobody uses any more
+
+
+def _key(group: str, what: str) -> str:
+    return f"restart-guard:{{{group}}}:{what}"
+
+
+def news_channel(channel: str) -> str:
+    """Beside the plain heartbeats: the same with particulars, in JSON."""
+    return f"{channel}:json"
+
+
+class LeaseStore:
+    """One connection, for one beat. Driver errors leave ``open_store`` as StoreError."""
+
+    def __init__(self, client: redis.Redis, group: str, lease_s: float) -> None:
+        self._client: Any = client
+        self._key = _key(group, "lease")
+        self._heir_key = _key(group, "heir")
+        self._ttl_ms = round(lease_s * _LITTER_LEASES * 1000)
+
+    def read(self) -> tuple[str | None, Span]:
+        sent = clock.boottime()
+        value = self._client.get(self._key)
+        return None if value is None else value.decode(errors="replace"), Span(sent, clock.boottime())
+
+    def change(self, change: Change, acks: int, wait_s: float) -> tuple[bool, bool, Span]:
+        """Whether it took place, whether so many replicas have it, and when."""
+        sent = clock.boottime()
+        with self._client.pipeline() as transaction:
+            transaction.watch(self._key)
+            found = transaction.get(self._key)
+            if (None if found is None else found.decode(errors="replace")) != change.expected:
+                return False, False, Span(sent, clock.boottime())
+            transaction.multi()
+            transaction.set(self._key, change.new.text, px=self._ttl_ms)
+            try:
+                transaction.execute()
+            except redis.WatchError:
+                return False, False, Span(sent, clock.boottime())
+            came = clock.boottime()
+            # On the same connection, which the pool has just got back: WAIT is about the writes of its own.
+            acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
+        return True, acknowledged, Span(sent, came)
+
+    def stand_ready(self, life: str, for_s: float) -> None:
+        """Be the heir, should the lease be released within this time; of several the last."""
+        self._client.set(self._heir_key, life, px=round(for_s * 1000))
+
+    def heir(self) -> str:
+        """The life of who stands ready; empty for nobody."""
+        value = self._client.get(self._heir_key)
+        return value.decode(errors="replace") if value else ""
+
+    def tell(self, channel: str, news: dict[str, Any], *, alive: bool = True) -> None:
+        """``alive`` for whoever listens, and the same with its particulars on a channel beside."""
+        if alive:
+            self._client.publish(channel, "alive")
+        self._client.publish(news_channel(channel), msgspec.json.encode(news))
+
+
+@contextmanager
+def open_store(settings: Redis, group: str, *, lease_s: float, timeout_s: float) -> Iterator[LeaseStore]:
+    """Raises StoreError."""
+    brief = msgspec.structs.replace(settings, timeout=Duration(timeout_s))
+    with connected(brief) as client:
+        yield LeaseStore(client, group, lease_s)
+
+
+def listen(settings: Redis, channel: str, *, silence_s: float, hear: Callable[[dict[str, Any]], None]) -> NoReturn:
+    """Hand on the news as they come. Another connection is made when one fails or is silent for too long, and so after
+    a failover; what is said meanwhile is missed, and nothing depends on it."""
+    brief = msgspec.structs.replace(settings, timeout=Duration(silence_s))
+    while True:
+        with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as found:
+            subscription: Any = found
+            subscription.subscribe(news_channel(channel))
+            heard_at = clock.monotonic()
+            while clock.monotonic() - heard_at < silence_s:
+                message = subscription.get_message(timeout=silence_s)
+                if message is not None:
+                    heard_at = clock.monotonic()
+                    with suppress(msgspec.DecodeError):
+                        hear(msgspec.json.decode(message["data"], type=dict[str, Any]))
+        clock.sleep(silence_s / 10)

@@ -1,0 +1,340 @@
+"""A host of a group: it watches the lease, and while it holds it, it runs the targets.
+
+The beats go on in one thread whatever else is done: starting, stopping, MySQL and WeCom have threads of their own. The
+permit, a file, says until when the targets may run; a fence beside each ends it then, also when this process is killed
+or hangs. What is done to the targets is in ``leadership.py``.
+"""
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import msgspec
+
+from restart_guard import clock
+from restart_guard.backoff import delay
+from restart_guard.config.options import Config
+from restart_guard.errors import DeliveryError, GuardError
+from restart_guard.host import permit, process_table
+from restart_guard.host.permit import Permit
+from restart_guard.lock import held
+from restart_guard.programs import fence, operate, processes
+from restart_guard.programs.target import Stop
+from restart_guard.standby import events, fencing_token, lease, memory, messages
+from restart_guard.standby.leadership import Leadership
+from restart_guard.standby.lease import Mark, View
+from restart_guard.standby.lease_holder import LeaseHolder
+from restart_guard.standby.memory import Kept
+from restart_guard.standby.status import node_of, settings_of
+from restart_guard.threads import Aside, beside
+
+_AT_ONCE = Stop(timeout_s=0, force=True)
+_LEAST_PAUSE_S = 0.01
+_TELL_S = 15.0  # what is not delivered by then is in the journal, and the ticks go on with it
+_REST_FIRST_S, _REST_CAP_S = 60.0, 3600.0
+
+Say = Callable[[str], None]
+
+
+def run(config: Config, say: Say, *, for_s: float | None) -> None:
+    """Take part until SIGTERM, or for a time. One a config: another waits. Raises BusyError, GuardError."""
+    settings = settings_of(config)
+    if os.uname().sysname != "Linux":
+        raise GuardError("A group of hosts needs Linux: a program is ended with its guard by the kernel there.")
+    processes.prepare()
+    until = None if for_s is None else clock.monotonic() + for_s
+    with ExitStack() as stack:
+        aside = stack.enter_context(Aside(say))
+        with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
+            stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
+        member = _Member(config, aside.say)
+        if until is None:  # else cron starts one each minute, and that is no news
+            aside.say(f"{member.node} takes part in {settings.group}")
+        member.run(until)
+
+
+class _Member:
+    def __init__(self, config: Config, say: Say) -> None:
+        self._config = config
+        self._settings = settings_of(config)
+        self._times = self._settings.times
+        self._say = say
+        self.node = node_of(self._settings)
+        assert config.permit is not None  # noqa: S101 (there is a section)
+        self._permit = config.permit
+        self._permitted_until = 0.0
+        self._asked_to_leave = 0
+        self._hand_over = False
+        self._cannot = self._why_no_token = ""
+        self._last_sign: float | None = None
+        self._kept_at = 0.0
+        self._untold = 0
+        self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
+        self._woken, self._wake = os.pipe()
+        for end in (self._woken, self._wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._asked)
+        targets = operate.chosen(config, config.standby_targets) if config.standby_targets else []
+        self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
+        self._kept = self._taken_up()
+        self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)
+        self._token = self._kept.token
+        self._token_asked_for = self._token_known_for = self._kept.view.me.life if self._kept.acts else ""
+
+    def _asked(self, number: int, _frame: object) -> None:
+        if number == signal.SIGUSR1:
+            self._hand_over = True
+        else:
+            self._asked_to_leave += 1
+
+    def _taken_up(self) -> Kept:
+        """Where the process before this one left off, if that was in this boot and under the same name."""
+        kept = memory.load(self._config)
+        if kept is None or kept.view.me.node != self.node:
+            return Kept(process_table.boot_id(), View(Mark(self.node, _new_life())))
+        if kept.view.leads and clock.boottime() >= kept.view.until:
+            view = lease.stepped_down(kept.view, _new_life())
+            return msgspec.structs.replace(kept, view=view, token=None, acts=False)
+        # Its last change may have been on its way when it ended: that number is used.
+        return msgspec.structs.replace(
+            kept, view=kept.view._replace(me=kept.view.me._replace(number=kept.view.me.number + 1))
+        )
+
+    def run(self, until: float | None) -> None:
+        if self._kept.acts:
+            self._targets.begin()
+        else:
+            # What runs here unfenced, from before there was a group or because its fences were killed.
+            self._permit_is(Permit())
+            self._targets.end(Stop(timeout_s=self._times.fence, force=True))
+        if until is None:  # a service that is started anew is meant to try again
+            self._kept = msgspec.structs.replace(self._kept, rest_until=0.0)
+        self._lease.listen(lambda: self._post(lambda _: None, None))
+        while True:
+            begun = clock.boottime()
+            self._beat()
+            self._collect()
+            if self._act():
+                self._finish_telling()
+                return
+            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending or self._untold
+            if until is not None and clock.monotonic() >= until and not is_busy:
+                self._keep()
+                return  # the next process goes on; the targets run, as long as their permit lasts
+            if select.select([self._woken], [], [], self._pause(begun, until))[0]:
+                with suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+
+    def _pause(self, begun: float, until: float | None) -> float:
+        """Seconds to the next beat, which counts from when this one began."""
+        now = clock.boottime()
+        pauses = [lease.next_beat(self._lease.view, begun, self._times) - (now - begun)]
+        gently = self._lease.view.until - self._times.fence / 2 - now
+        if self._targets.acts and gently > 0:
+            pauses.append(gently)
+        if until is not None and clock.monotonic() < until:
+            pauses.append(until - clock.monotonic())
+        return max(_LEAST_PAUSE_S, min(pauses))
+
+    def _beat(self) -> None:
+        before = self._lease.view
+        may_claim = not self._asked_to_leave and clock.boottime() >= self._kept.rest_until
+        self._lease.beat(may_claim=may_claim)
+        view, now = self._lease.view, clock.boottime()
+        news = self._lease.trouble_news()
+        if news:
+            self._say(news)
+        holder = lease.holder(before.seen)
+        if not view.leads and lease.holder(view.seen) not in (None, self.node):
+            self._last_sign = view.seen_at
+        why = lease.why_lost(view, now)
+        if why:
+            self._give_up()
+            if self._targets.acts:
+                self._stand_down(self._because(why), _AT_ONCE)
+        is_news = holder != lease.holder(view.seen) or now - self._kept_at >= self._times.lease
+        if view.leads or is_news:
+            self._keep()
+
+    def _renewed(self) -> None:
+        """They may drain as long as the lease is ours."""
+        is_ours = self._lease.view.may_act(clock.boottime())
+        if is_ours and (self._targets.acts or self._targets.is_ending):
+            self._allow()
+
+    def _because(self, why: str) -> str:
+        return f"{why} ({self._lease.trouble})" if self._lease.trouble else why
+
+    def _act(self) -> bool:
+        """Begin or stop to run the targets, as the lease says; whether all is done and we may leave."""
+        self._targets.end_again()
+        now = clock.boottime()
+        left = self._lease.view.until - now
+        if self._targets.acts:
+            self._look_after(left)
+        elif self._targets.is_ending:
+            if self._targets.is_overdue or self._asked_to_leave > 1:
+                self._abandon()
+        elif self._hand_over or self._asked_to_leave:
+            self._hand_over = False
+            self._release()
+            return self._asked_to_leave > 0
+        elif self._lease.view.leads and self._needs_token():
+            self._claim()
+        elif self._lease.view.may_act(now) and left > self._times.fence / 2:
+            self._lead()
+        return False
+
+    def _look_after(self, left: float) -> None:
+        if self._asked_to_leave or self._hand_over:
+            self._stand_down("it hands over", Stop(force=True))
+            return
+        if left < self._times.fence / 2:
+            # Gently as long as there is time for it; at the end the fences do it.
+            why = self._because("the lease could not be renewed")
+            self._stand_down(why, Stop(timeout_s=max(0.0, left), force=True))
+            return
+        cannot = self._cannot or self._targets.keep_watching()
+        if cannot:
+            self._leave_it_to_others(cannot)
+        elif self._targets.is_well and self._kept.failures:
+            self._kept = msgspec.structs.replace(self._kept, failures=0, rest_until=0.0)
+
+    def _leave_it_to_others(self, cannot: str) -> None:
+        failures = self._kept.failures + 1
+        rest_until = clock.boottime() + delay(failures, first_s=_REST_FIRST_S, cap_s=_REST_CAP_S)
+        self._kept = msgspec.structs.replace(self._kept, failures=failures, rest_until=rest_until)
+        self._hand_over = True
+        self._stand_down(f"it cannot run its targets: {cannot}", Stop(force=True))
+
+    def _needs_token(self) -> bool:
+        """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
+        if self._token_known_for == self._lease.view.me.life:
+            return False
+        mysql, store = self._config.mysql, self._settings.fence_store
+        self._why_no_token = "there is no [mysql]" if mysql is None else "fence_store is none"
+        return mysql is not None and store == "mysql"
+
+    def _claim(self) -> None:
+        life = self._lease.view.me.life
+        if self._token_asked_for == life:
+            return
+        self._token_asked_for = life
+        assert self._config.mysql is not None  # noqa: S101 (it needs one)
+        job = partial(fencing_token.claim, self._config.mysql, self._settings.group, self.node)
+        beside(job, partial(self._post, partial(self._claimed, life)))
+
+    def _claimed(self, life: str, found: Any) -> None:
+        # One of an earlier leadership is worth nothing: another host may have got a higher one since.
+        if life == self._lease.view.me.life:
+            self._token_known_for = life
+            self._token = found if isinstance(found, int) else None
+            self._why_no_token = str(found) if isinstance(found, DeliveryError) else repr(found)
+
+    def _lead(self) -> None:
+        if not self._permit_is(Permit(self._lease.view.acts_until, self._token)):
+            self._leave_it_to_others(self._cannot)
+            return
+        self._targets.begin()
+        gap = None if self._last_sign is None else clock.boottime() - self._last_sign
+        self._tell(
+            partial(messages.took_over, self._settings.group, self.node, gap),
+            partial(messages.token, self._token, self._why_no_token),
+        )
+        self._keep()
+
+    def _stand_down(self, why: str, stop: Stop) -> None:
+        """While a hand-over drains, the lease is still ours, but nothing may be started any more."""
+        self._last_sign = clock.boottime()
+        self._targets.end(stop)
+        if self._lease.view.leads:
+            self._allow()
+        self._tell(partial(messages.stepped_down, self._settings.group, self.node, why), None)
+
+    def _abandon(self) -> None:
+        """What does not end in all its time is left to the fences; what they cannot end hangs in the kernel."""
+        names = ", ".join(self._targets.abandon())
+        revoked = self._permit_is(Permit())
+        clock.sleep(5 * fence.LATE_S if revoked else max(0.0, self._permitted_until - clock.boottime() + fence.LATE_S))
+        self._say(f"{names}: not seen to be down; its fence has killed what it could")
+
+    def _ended(self, name: str, result: Any) -> None:
+        text = self._targets.ended(name, result) if name else "" if result is None else repr(result)
+        if text:
+            self._say(text)
+
+    def _collect(self) -> None:
+        with suppress(Empty):
+            while True:
+                take, result = self._results.get_nowait()
+                take(result)
+
+    def _release(self) -> None:
+        """The others need not wait. Nothing of ours runs any more."""
+        self._permit_is(Permit())
+        self._token = None
+        self._lease.release(_new_life())
+        self._keep()
+
+    def _give_up(self) -> None:
+        self._permit_is(Permit())
+        self._lease.step_down(_new_life())
+        self._token = None
+        self._keep()
+
+    def _allow(self) -> None:
+        self._permit_is(Permit(self._lease.view.acts_until, self._token, starts=self._targets.acts))
+
+    def _permit_is(self, wanted: Permit) -> bool:
+        try:
+            permit.write(self._permit, wanted)
+        except OSError as error:
+            self._cannot = f"{self._permit} cannot be written: {error.strerror}"
+            return False
+        self._cannot = ""
+        self._permitted_until = wanted.until
+        return True
+
+    def _keep(self) -> None:
+        # Who has just lost the lease may still have to end its targets; the next process must not go on with them.
+        acts = self._targets.acts and self._lease.view.leads
+        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
+        memory.save(self._config, self._kept)
+        self._kept_at = clock.boottime()
+
+    def _news(self) -> dict[str, Any]:
+        return {"token": self._token, "acting": self._targets.acts}
+
+    def _post(self, take: Callable[[Any], None], result: Any) -> None:
+        self._results.put((take, result))
+        with suppress(OSError):
+            os.write(self._wake, b"\0")
+
+    def _tell(self, head: events.Words, detail: events.Words | None) -> None:
+        """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
+        self._say(events.english(head, detail))
+        self._untold += 1
+        job = partial(events.record, self._config, self._settings.group, head, detail)
+        beside(job, partial(self._post, self._told))
+
+    def _finish_telling(self) -> None:
+        deadline = clock.monotonic() + _TELL_S
+        while self._untold and clock.monotonic() < deadline:
+            clock.sleep(_LEAST_PAUSE_S)
+            self._collect()
+
+    def _told(self, result: Any) -> None:
+        self._untold -= 1
+        if isinstance(result, BaseException):
+            self._say(f"It could not be recorded: {result!r}")
+
+
+def _new_life() -> str:
+    return os.urandom(8).hex()

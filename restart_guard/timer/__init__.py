@@ -1,0 +1,1 @@
+"""What cron or systemd runs, and when."""

@@ -1,0 +1,132 @@
+"""Our block in a crontab: lines between two markers, all other bytes untouched. Pure: bytes in, bytes out.
+
+A crontab is bytes: comments in Latin-1, tabs and odd spacing are somebody's, and are given back as they were.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from restart_guard.errors import GuardError
+from restart_guard.timer.jobs import Job
+
+LONGEST = 990
+"""Bytes of a line: Debian's cron takes 998 for the command."""
+
+_ASSIGNMENT = re.compile(r"""\s*("[^"]*"|'[^']*'|[A-Za-z_]\w*)\s*=(.*)""")
+_BITES = {
+    "CRON_TZ": "cronie runs its lines by that zone's clock",
+    "RANDOM_DELAY": "cronie runs its lines up to so many minutes later",
+    "HOME": "the default state_dir lies elsewhere for cron than for you",
+    "XDG_STATE_HOME": "the default state_dir lies elsewhere for cron than for you",
+}
+_UNFINISHED = b" (after a line without an end)"
+
+
+def quoted(word: str) -> str:
+    """A word for cron and its sh. A bare % would end the command, and cron drops the backslash of \\% even in quotes,
+    so the quote is left for it. Raises GuardError for what cannot be written so that every cron understands it."""
+    if any(character in word for character in "\n\r\0\\"):
+        raise GuardError(f"A crontab cannot hold this path in a way that every cron understands: {word!r}.")
+    if word and all(character.isalnum() or character in "/._-+=:,@" for character in word):
+        return word
+    inside = word.replace("'", "'\"'\"'").replace("%", "'\\%'")
+    return f"'{inside}'"
+
+
+def line(job: Job, *, schedule: str, user: str = "") -> str:
+    """A job as a line of a crontab; those of /etc/cron.d name the user. Raises GuardError."""
+    fields = [schedule, user] if user else [schedule]
+    command = " ".join(map(quoted, job.words))
+    found = " ".join([*fields, command, ">>", quoted(str(job.log)), "2>>", quoted(str(job.errors))])
+    if len(os.fsencode(found)) > LONGEST:
+        raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {found}")
+    return found
+
+
+def with_block(content: bytes, name: str, lines: Sequence[str]) -> bytes:
+    """The crontab with our block of that name, in its place or at the end. Raises GuardError."""
+    before, after = _around(content, name)
+    body = b"".join(os.fsencode(line) + b"\n" for line in lines)
+    if after is None:
+        unfinished = content != b"" and not content.endswith(b"\n")
+        return content + (b"\n" if unfinished else b"") + _begin(name, unfinished=unfinished) + body + _end(name)
+    unfinished = before.endswith(b"\n") and _has_unfinished(content, name)
+    return before + _begin(name, unfinished=unfinished) + body + _end(name) + after
+
+
+def without_block(content: bytes, name: str) -> bytes:
+    """The crontab as it was before ``with_block``. Raises GuardError."""
+    before, after = _around(content, name)
+    if after is None:
+        return content
+    # A line that had no end needs one now, when something has come after our block.
+    return before[:-1] if _has_unfinished(content, name) and not after else before + after
+
+
+def beside_block(content: bytes, name: str) -> tuple[list[str], list[str]]:
+    """The lines above and below our block; all are above without one. Raises GuardError."""
+    before, after = _around(content, name)
+    return os.fsdecode(before).splitlines(), os.fsdecode(after or b"").splitlines()
+
+
+def bites(above: Sequence[str]) -> list[str]:
+    """The assignments above our block that act on its lines in a way that nobody will have meant (crontab(5))."""
+    found = {}
+    for one in above:
+        assigned = _ASSIGNMENT.match(one)
+        if assigned:
+            name, value = (part.strip().strip("\"'") for part in assigned.groups())
+            found[name] = value
+    told = []
+    for name, value in found.items():
+        shell = value.rpartition("/")[2]
+        if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
+            told.append(f"SHELL={value} above our block: its lines are written for sh")
+        elif name in ("CRON_TZ", "RANDOM_DELAY", "HOME", "XDG_STATE_HOME"):
+            told.append(f"{name}={value} above our block: {_BITES[name]}")
+        elif name == "PATH" and not {"/bin", "/usr/bin"} <= set(value.split(":")):
+            told.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
+    return told
+
+
+def lines_of(content: bytes, name: str) -> list[str] | None:
+    """The lines of our block, None without one. Raises GuardError."""
+    before, after = _around(content, name)
+    if after is None:
+        return None
+    block = content[len(before) : len(content) - len(after)]
+    return [os.fsdecode(line) for line in block.split(b"\n")[1:-2]]
+
+
+def _begin(name: str, *, unfinished: bool) -> bytes:
+    return os.fsencode(f"# BEGIN restart-guard {name}") + (_UNFINISHED if unfinished else b"") + b"\n"
+
+
+def _end(name: str) -> bytes:
+    return os.fsencode(f"# END restart-guard {name}\n")
+
+
+def _has_unfinished(content: bytes, name: str) -> bool:
+    return _begin(name, unfinished=True) in content
+
+
+def _around(content: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """What stands before and after our block; all and None without one. Raises GuardError for a damaged one."""
+    lines = content.splitlines(keepends=True) if b"\r" not in content else content.split(b"\n")
+    if b"\r" in content or any(line.rstrip(b"\n").endswith(b"\\r") for line in lines):
+        raise GuardError(
+            "The crontab has lines that end with CR, as Windows writes them; crontab -l would damage them. Remove them "
+            "with crontab -e first; nothing was changed."
+        )
+    begins = {_begin(name, unfinished=unfinished) for unfinished in (True, False)}
+    starts = [number for number, line in enumerate(lines) if line in begins]
+    ends = [number for number, line in enumerate(lines) if line.rstrip(b"\n") + b"\n" == _end(name)]
+    if not starts and not ends:
+        return content, None
+    if len(starts) != 1 or len(ends) != 1 or starts[0] > ends[0]:
+        raise GuardError(
+            f"The crontab has the markers of our block {len(starts)} and {len(ends)} times, or in the wrong order "
+            f"(# BEGIN restart-guard {name}); mend it with crontab -e, nothing was changed."
+        )
+    return b"".join(lines[: starts[0]]), b"".join(lines[ends[0] + 1 :])

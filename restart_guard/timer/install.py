@@ -1,0 +1,313 @@
+"""What has our jobs run: a block in the user's crontab, a file in /etc/cron.d or systemd units; planned, then done."""
+
+import difflib
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard import clock
+from restart_guard.config.load import default_state_dir
+from restart_guard.config.options import Config
+from restart_guard.errors import GuardError, UsageError
+from restart_guard.host import process_table
+from restart_guard.lock import held
+from restart_guard.timer import crontab, systemd
+from restart_guard.timer.crontab_block import beside_block, bites, line, lines_of, with_block, without_block
+from restart_guard.timer.jobs import Job, jobs, log_dir
+from restart_guard.timer.systemd_unit import units
+
+BACKENDS = ("cron", "cron.d", "systemd")
+_CRON_D = Path("/etc/cron.d")
+_MACHINE_ID = Path("/etc/machine-id")
+_LEAST_DELAY_S = 60.0
+_CRON_DAEMONS = {"cron", "crond", "fcron", "busybox", "supercronic"}
+
+
+class Change(NamedTuple):
+    """A file, or the user's crontab (None), as it is and as it would be; without content it is not there."""
+
+    path: Path | None
+    old: bytes
+    new: bytes
+
+
+class Plan(NamedTuple):
+    """What would change, which of systemd's units to start or to stop by name, and what to know besides.
+
+    ``logs`` is the folder of the jobs' logs when they are installed, None when they are removed.
+    """
+
+    changes: list[Change]
+    start: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    logs: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def diff(self) -> list[str]:
+        """The changes, as diff -u shows them; those of the crontab without the names of files."""
+        found: list[str] = []
+        for path, *sides in self.changes:
+            old, new = (side.decode(errors="replace").splitlines() for side in sides)
+            shown = list(difflib.unified_diff(old, new, str(path), str(path), lineterm="", n=1))
+            found += shown[2:] if path is None else shown
+        return found
+
+    @property
+    def where(self) -> str:
+        return ", ".join("the crontab" if change.path is None else str(change.path) for change in self.changes)
+
+
+def crontab_lines(config: Config, *, watch: bool, random_delay_s: float, user: str = "") -> list[str]:
+    """The jobs as lines of a crontab. Raises GuardError."""
+    return [
+        line(job, schedule=_delayed(config, job, random_delay_s), user=user)
+        for job in jobs(config, watch=watch, delay_s=random_delay_s)
+    ]
+
+
+def _delayed(config: Config, job: Job, most_s: float) -> str:
+    """The weekly job's schedule, later by a part of ``most_s`` that stays the same on a host. Raises UsageError."""
+    if not job.weekly or not most_s:
+        return job.schedule
+    fields = job.schedule.split()
+    if not (fields[0].isdecimal() and fields[1].isdecimal()):
+        raise UsageError(f"--random-delay needs a fixed minute and hour; timer.check_redis is {job.schedule}.")
+    machine = _MACHINE_ID.read_bytes() if _MACHINE_ID.exists() else os.uname().nodename.encode()
+    chosen = zlib.crc32(machine + os.fsencode(config.path)) % (int(most_s // 60) + 1)
+    minute = int(fields[1]) * 60 + int(fields[0]) + chosen
+    if minute >= 24 * 60:
+        raise UsageError(f"--random-delay would move {job.schedule} to another day.")
+    return " ".join([str(minute % 60), str(minute // 60), *fields[2:]])
+
+
+def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
+    """Our jobs as they are to run.
+
+    Raises GuardError for a crontab that cannot be read or is damaged, and when another backend has our jobs.
+    """
+    if 0 < random_delay_s < _LEAST_DELAY_S:
+        raise UsageError("--random-delay: expected at least 1m, since cron counts in minutes.")
+    for other in BACKENDS:
+        if other != backend and _is_there(config, other):
+            raise GuardError(
+                f"The timer is installed by --backend {other} already: restart-guard uninstall-timer first."
+            )
+    plan = _plan_install(config, backend, watch=watch, random_delay_s=random_delay_s)
+    return plan._replace(logs=log_dir(config), notes=tuple(_notes(config.path, plan)))
+
+
+def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
+    if backend == "cron":
+        old = crontab.read()
+        lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s)
+        return _changed([Change(None, old, with_block(old, block_name(config.path), lines))])
+    _require_own(config, backend)
+    if backend == "cron.d":
+        lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s, user="root")
+        text = "\n".join([f"# restart-guard {block_name(config.path)}; see restart-guard install-timer", *lines, ""])
+        return _changed([_replaced(cron_d_file(config.path), os.fsencode(text))])
+    systemd.require()
+    wanted = _units(config, watch=watch, random_delay_s=random_delay_s)
+    folder, there = systemd.folder(os.environ), set(_unit_files(config.path))
+    changes = [_replaced(folder / name, os.fsencode(text)) for name, text in wanted.items()]
+    gone = sorted(there - {change.path for change in changes if change.path})
+    changes += [_replaced(path, b"") for path in gone]
+    start = tuple(name for name, text in wanted.items() if "[Install]" in text)
+    changed = [change for change in changes if change.new != change.old]
+    if not changed and all(any(folder.glob(f"*.wants/{name}")) for name in start):
+        return Plan([])
+    return _changed(changes, start, tuple(path.name for path in gone if _is_enabled(path.name)))
+
+
+def plan_uninstall(path: Path) -> Plan:
+    """Everything of this config, whatever has it; the config itself may be broken or gone.
+
+    Raises GuardError when the crontab cannot be read or is damaged.
+    """
+    changes = []
+    files = [file for file in (cron_d_file(path), *_unit_files(path)) if file.exists()]
+    if crontab.exists() or not files:
+        old = crontab.read()
+        changes.append(Change(None, old, without_block(old, block_name(path))))
+    changes += [_replaced(file, b"") for file in files]
+    enabled = [file.name for file in files if _is_enabled(file.name)]
+    return _changed(changes, (), tuple(enabled))
+
+
+def _is_enabled(unit: str) -> bool:
+    """Whether it has a section [Install]: the timers, and the services that stay."""
+    return unit.endswith((".timer", "-watch.service", "-standby.service"))
+
+
+def _changed(changes: Iterable[Change], start: tuple[str, ...] = (), stop: tuple[str, ...] = ()) -> Plan:
+    return Plan([change for change in changes if change.new != change.old], start, stop)
+
+
+def _replaced(path: Path, new: bytes) -> Change:
+    try:
+        return Change(path, path.read_bytes() if path.exists() else b"", new)
+    except OSError as error:
+        raise GuardError(f"{path} cannot be read: {error.strerror}; nothing was changed.") from error
+
+
+def _require_own(config: Config, backend: str) -> None:
+    """What root runs must be root's: whoever can write a config can have it run anything."""
+    if backend == "cron.d" and os.geteuid() != 0:
+        raise GuardError("Only root can write to /etc/cron.d; --backend cron needs no root.")
+    if os.geteuid() == 0 and config.path.stat().st_uid != 0:
+        raise GuardError(
+            f"{config.path} belongs to another user, and root would run what it says: install the timer as that user, "
+            "or give the config to root (targets may have a user of their own)."
+        )
+
+
+def installed(config: Config) -> dict[str, list[str]]:
+    """The backends that have our jobs, each with its lines: of the crontab, or the unit files' names.
+
+    Raises GuardError when the crontab cannot be read or is damaged.
+    """
+    found = {}
+    block = lines_of(crontab.read(), block_name(config.path)) if crontab.exists() else None
+    if block is not None:
+        found["cron"] = block
+    if cron_d_file(config.path).exists():
+        found["cron.d"] = os.fsdecode(cron_d_file(config.path).read_bytes()).splitlines()[1:]
+    files = _unit_files(config.path)
+    if files:
+        found["systemd"] = [path.name for path in files]
+    return found
+
+
+def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
+    """Whether this is what would be written now; a delay of the check, which the config does not know, is nobody's
+    mistake."""
+    watch = any(" watch " in one or "-watch." in one for one in found)
+    if backend == "systemd":
+        folder = systemd.folder(os.environ)
+        wanted = {folder / name: text for name, text in _units(config, watch=watch, random_delay_s=0).items()}
+        return {path: _without_delay(path.read_text()) for path in _unit_files(config.path)} == wanted
+    user = "root" if backend == "cron.d" else ""
+    lines = crontab_lines(config, watch=watch, random_delay_s=0, user=user)
+    weekly = [job.weekly for job in jobs(config, watch=watch)]
+    found = [re.sub(r" --late \S+", "", one) for one in found]
+    return len(found) == len(lines) and all(
+        one == other or (late and one.split()[2:] == other.split()[2:])
+        for one, other, late in zip(found, lines, weekly, strict=True)
+    )
+
+
+def _without_delay(text: str) -> str:
+    return re.sub(r"^(?:RandomizedDelaySec|FixedRandomDelay)=.*\n", "", text, flags=re.MULTILINE)
+
+
+def _is_there(config: Config, backend: str) -> bool:
+    if backend == "cron":
+        return crontab.exists() and lines_of(crontab.read(), block_name(config.path)) is not None
+    return cron_d_file(config.path).exists() if backend == "cron.d" else bool(_unit_files(config.path))
+
+
+def block_name(path: Path) -> str:
+    """Two configs of a user have a block each; the name stands in a comment, on one line."""
+    return re.sub(r"\s", " ", str(path))
+
+
+def _slug(path: Path) -> str:
+    """The same for file names, of which Debian's cron takes only letters, digits, _ and -."""
+    return f"restart-guard-{zlib.crc32(os.fsencode(path)):08x}"
+
+
+def cron_d_file(path: Path) -> Path:
+    return _CRON_D / _slug(path)
+
+
+def _unit_files(path: Path) -> list[Path]:
+    """Those of this config that are there."""
+    return sorted(systemd.folder(os.environ).glob(f"{_slug(path)}-*.*"))
+
+
+def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, str]:
+    """File names and contents. There is no catch-up: a timer that is persistent makes up for what was missed."""
+    found: dict[str, str] = {}
+    for job in jobs(config, watch=watch):
+        if job.name != "catch-up":
+            found |= units(
+                job,
+                f"{_slug(config.path)}-{job.name}",
+                title=block_name(config.path),
+                user_manager=os.geteuid() != 0,
+                random_delay_s=random_delay_s,
+            )
+    return found
+
+
+def _notes(path: Path, plan: Plan) -> list[str]:
+    found = []
+    for file, _, new in plan.changes:
+        if file is None and lines_of(new, block_name(path)) is not None:
+            found += bites(beside_block(new, block_name(path))[0])
+        if new and (file is None or file.parent == _CRON_D) and not cron_is_seen():
+            found.append("No cron daemon is seen to run: nothing happens until one does (service cron start).")
+    if plan.start and not systemd.runs_here():
+        found.append("systemd does not run here: the units are enabled and start with the next boot.")
+    elif plan.start and not systemd.lingers():
+        found.append(": ".join(systemd.NO_LINGER))
+    return found
+
+
+def cron_is_seen() -> bool:
+    """Whether a cron daemon runs; also where the host's processes are hidden from us, and it may."""
+    everybody = list(process_table.everybody())
+    return any(one.name in _CRON_DAEMONS for one in everybody) or not any(one.pid == 1 for one in everybody)
+
+
+def carry_out(plan: Plan, state_dir: Path) -> Path | None:
+    """Make the changes, and the folder of the logs; where the old crontab was saved. Raises GuardError."""
+    saved = None
+    with held(default_state_dir(os.environ), ["crontab"], what="A change of the timer", wait=True):
+        trouble = None
+        if plan.stop:
+            try:
+                systemd.disable(plan.stop)
+            except GuardError as error:
+                trouble = error  # the files go all the same: what is not there runs no more after a reload
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if plan.logs is not None:
+                plan.logs.mkdir(parents=True, exist_ok=True)
+            for path, old, new in plan.changes:
+                if path is not None:
+                    _write(path, new)
+                    continue
+                saved = state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
+                with open(saved, "wb", opener=partial(os.open, mode=0o600)) as file:
+                    file.write(old)
+                try:
+                    crontab.replace(old, new)
+                except GuardError as error:
+                    raise GuardError(f"{error} What was there before is in {saved}.") from error
+        except OSError as error:
+            raise GuardError(f"{error.filename} cannot be written: {error.strerror}.") from error
+        if plan.start:
+            systemd.enable(plan.start, [path.name for path, old, _ in plan.changes if path is not None and old])
+        elif plan.stop:
+            systemd.forget()
+    if trouble is not None:
+        raise trouble
+    return saved
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The file with this content, at once; without any it goes. Neither cron nor systemd reads the name in between."""
+    if not content:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content)
+    new.chmod(0o644)
+    new.replace(path)

@@ -1,0 +1,79 @@
+"""What is run when: the tick, a watch, a standby and the weekly check, whatever runs them."""
+
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from restart_guard.config.options import Config, Timer
+
+_SBIN = Path(__file__).resolve().parents[2] / "sbin"
+_MINUTELY = "* * * * *"
+_CATCH_UP = "23 * * * *"
+
+
+class Job(NamedTuple):
+    """A command, when it runs in five cron fields, and its two log files.
+
+    ``weekly`` is the one that a fleet should not run all at once and that a host may sleep through.
+    """
+
+    name: str
+    schedule: str
+    words: tuple[str, ...]
+    log: Path
+    errors: Path
+    weekly: bool = False
+
+
+def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
+    """Everything that is to run for a config, the weekly check up to ``delay_s`` late. Every path is absolute, since a
+    job has next to no environment."""
+    timer = config.timer or Timer()
+
+    def job(name: str, schedule: str, words: tuple[str, ...], log: str, *, weekly: bool = False) -> Job:
+        folder = log_dir(config)
+        return Job(name, " ".join(schedule.split()), words, folder / log, folder / "crontab_error.log", weekly)
+
+    yield job("tick", timer.restart, command(config, "restart"), "restart.log")
+    if config.standby is not None:
+        yield job("standby", _MINUTELY, command(config, "standby", "--for", "1m"), "standby.log")
+    # Whoever leads a group watches its targets.
+    watched = [name for name in config.targets if name not in config.standby_targets]
+    if watch and watched:
+        names = watched if len(watched) < len(config.targets) else []
+        yield job("watch", _MINUTELY, command(config, "watch", "--wait", "--for", "1m", *names), "watch.log")
+    if config.checks:
+        yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
+        late = ("--late", f"{delay_s:.0f}s") if delay_s else ()
+        yield job("catch-up", _CATCH_UP, command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
+    for name, refresh in config.refreshes.items():
+        if refresh.schedule is not None:
+            yield job(f"refresh-{_plain(name)}", refresh.schedule, command(config, "refresh", name), "refresh.log")
+
+
+def _plain(name: str) -> str:
+    """A name as systemd takes it in that of a unit."""
+    plain = name.isascii() and all(letter.isalnum() or letter in "-_" for letter in name)
+    return name if plain else f"{zlib.crc32(os.fsencode(name)):08x}"
+
+
+def log_dir(config: Config) -> Path:
+    return config.timer.log_dir if config.timer and config.timer.log_dir else config.state_dir / "logs"
+
+
+def command(config: Config, *words: str) -> tuple[str, ...]:
+    """The command as this interpreter has it; a venv's link to it must not be resolved, or it leaves the venv."""
+    script = Path(sys.executable).with_name("restart-guard")
+    program = (str(script),) if script.exists() else (sys.executable, "-m", "restart_guard")
+    return (*program, "-c", str(config.path), *words)
+
+
+def _check_command(config: Config) -> tuple[str, ...]:
+    """In a checkout with its own config.toml the script that operators know, else the command."""
+    script = _SBIN / "restart_get_redis.sh"
+    if os.access(script, os.X_OK) and config.path == _SBIN.parent / "config.toml":
+        return (str(script),)
+    return command(config, "check-redis")
