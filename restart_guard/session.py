@@ -15,7 +15,7 @@ from restart_guard.errors import ExitCode
 from restart_guard.terminal import Terminal
 
 if TYPE_CHECKING:
-    from restart_guard.programs.actions import Done
+    from restart_guard.programs.actions import ActionResult
 
 
 class Session:
@@ -48,9 +48,9 @@ class Session:
         """The state directory, also when the config could not be loaded."""
         return self._config.state_dir if self._config else config_file.default_state_dir(os.environ)
 
-    def told(self, results: "Iterable[Done]", *, tick: bool = False) -> int:
+    def told(self, results: "Iterable[ActionResult]", *, tick: bool = False) -> int:
         """Print what was done to each target as it comes; the exit code."""
-        done_all: list[Done] = []
+        done_all: list[ActionResult] = []
         for done in results:
             done_all.append(done)
             if not (tick and done.busy):
@@ -63,7 +63,7 @@ class Session:
             return ExitCode.FAILED
         return ExitCode.BUSY if any(done.busy for done in done_all) and not tick else ExitCode.DONE
 
-    def tell(self, done: "Done") -> None:
+    def tell(self, done: "ActionResult") -> None:
         """Print what was done to a target: what went well on stdout, what did not on stderr."""
         say = self.terminal.result if done.ok and not done.busy else self.terminal.error
         if done.text:

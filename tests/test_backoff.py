@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from restart_guard.config.options import Backoff
 from restart_guard.config.values import parse_environment, parse_place
 from restart_guard.durations import Duration
-from restart_guard.host.identity import Facts, Identity, Look, Program, root, successors
+from restart_guard.host.identity import Facts, Identity, Look, ProcessMatcher, root, successors
 from restart_guard.journal.incident import Incident
 from restart_guard.programs import crashes
 from restart_guard.programs.crashes import Crashes
@@ -119,7 +119,9 @@ def test_any_process_can_be_looked_at(argv: list[str], directory: str | None, wa
     """Whatever a process calls itself: an answer, never an error."""
     words = [word.replace("\0", "") for word in argv]
     cwd = None if directory is None else Path(directory.replace("\0", "x"))
-    found = Look(words, None, cwd).is_program(Program(Path("/srv/server.py"), lambda: frozenset({"python"}), way))
+    found = Look(words, None, cwd).is_program(
+        ProcessMatcher(Path("/srv/server.py"), lambda: frozenset({"python"}), way)
+    )
     assert found in (True, False, None)
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from cronsim import CronSim
 
-from restart_guard.checks.outcome import Bad, Reading
+from restart_guard.checks.outcome import KeyProblem, Reading
 from restart_guard.checks.rules import judge, least_left
 from restart_guard.config.options import Check
 from restart_guard.durations import Duration
@@ -46,7 +46,7 @@ def test_a_key_is_judged(options: dict[str, object], facts: tuple[str, int, int 
 
 def test_data_of_the_wrong_type_alone_needs_a_person() -> None:
     """A restart cannot change a type; beside a missing key it can still help with that one."""
-    wrong, missing = Bad("a", "type", "hash", "string"), Bad("b", "missing")
+    wrong, missing = KeyProblem("a", "type", "hash", "string"), KeyProblem("b", "missing")
     assert Reading(1, (wrong,), 1, codes=frozenset({"type"})).remedy is Remedy.PERSON
     assert Reading(2, (wrong, missing), 2, codes=frozenset({"type", "missing"})).remedy is Remedy.RETRY
     assert Reading(500, (wrong,) * 100, 200, codes=frozenset({"type", "missing"})).remedy is Remedy.RETRY

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from restart_guard.alerts.wording import TEXT_LIMIT, Language, fit
 from restart_guard.checks import messages
-from restart_guard.checks.outcome import Attempt, Bad, Outcome, Reading
+from restart_guard.checks.outcome import Attempt, KeyProblem, Outcome, Reading
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.journal.incident import Incident, Notice
 from restart_guard.redis_server import client as redis_client
@@ -25,7 +25,7 @@ def outcome(reading: Reading, attempts: int = 3, check: str = "metadata", host: 
     return Outcome("1a2b3c4d-0000", check, AT, 15.2, reading, tried, "redis cache:6379/0", host)
 
 
-BAD = outcome(Reading(2, (Bad("文章:1", "missing"), Bad("b", "type", "hash", "string")), 2))
+BAD = outcome(Reading(2, (KeyProblem("文章:1", "missing"), KeyProblem("b", "type", "hash", "string")), 2))
 
 
 def test_the_first_line_alone_tells_what_broke_where_and_how_badly() -> None:
@@ -55,7 +55,7 @@ def test_a_wrong_password_says_what_to_do() -> None:
 def test_every_word_is_there_in_both_languages(language: Language) -> None:
     """Each code that a reading, an attempt or a server can have has words, and no placeholder is left in them."""
     for code in ("missing", "type", "empty", "small", "large", "ttl_low", "ttl_high", "no_ttl", "stale", "json", "few"):
-        assert "{" not in messages.reason(Bad("k", code, "f", "w", "l"), language)
+        assert "{" not in messages.reason(KeyProblem("k", code, "f", "w", "l"), language)
     for how in (
         "read_again",
         "exited",
@@ -103,7 +103,7 @@ def test_an_alert_keeps_its_number_whatever_the_data_is_called(
     key: str, check: str, host: str, count: int, language: Language
 ) -> None:
     """Long and strange names never push out the incident's number, and never get the message refused."""
-    reading = Reading(count, tuple(Bad(f"{key}{n}", "missing") for n in range(count)), count)
+    reading = Reading(count, tuple(KeyProblem(f"{key}{n}", "missing") for n in range(count)), count)
     text = messages.notice(outcome(reading, check=check, host=host), INCIDENT, Notice.FIRST, language=language, at=AT)
     assert len(text.encode()) <= TEXT_LIMIT
     assert "1a2b3c4d" in text.splitlines()[-1]

@@ -12,7 +12,7 @@ import pytest
 
 from restart_guard.config import load as config_file
 from restart_guard.errors import RefreshError
-from restart_guard.refreshes.keys import Keys, scratch_of
+from restart_guard.refreshes.keys import KeyedRefresh, scratch_of
 from restart_guard.refreshes.mapping import may_meet
 from restart_guard.refreshes.scratch import owned
 from tests.conftest import Database, Guard, job
@@ -565,7 +565,7 @@ def test_keys_survive_whatever_happens_to_the_names_beside_them(copy: Copy) -> N
     for harm in (f"{name}new", f"{name}run"):
         keys = copy.client.keys("a:*")
         with owned(settings.redis, scratch_of("copy", settings.refreshes["copy"]), 30) as (client, token):
-            run = Keys(client, "copy", settings.refreshes["copy"], token, force=False)
+            run = KeyedRefresh(client, "copy", settings.refreshes["copy"], token, force=False)
             groups = [(f"a:{number}".encode(), [b"1"]) for number in range(1, 301)]
             run.compare([groups], lambda _rows: None)
             run.write([groups], lambda _rows: None)

@@ -16,7 +16,7 @@ from restart_guard.durations import span
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.ids import new_run_id
 from restart_guard.journal.journal import Journal
-from restart_guard.journal.record import Entry, Recorded, Say, finish, start_ping
+from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
 from restart_guard.lock import held
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
@@ -95,7 +95,7 @@ def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, sa
             if start is not None:
                 start.wait()
             data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
-            entry = Entry(KIND, name, outcome, messages, data, "get_redis_data.log")
+            entry = JournalEntry(KIND, name, outcome, messages, data, "get_redis_data.log")
             yield Result(outcome, finish(config, entry, down, say))
 
 

@@ -4,7 +4,7 @@ import shlex
 from datetime import datetime
 
 from restart_guard.alerts.wording import Language, clip, fit, moment, say
-from restart_guard.checks.outcome import Attempt, Bad, Outcome
+from restart_guard.checks.outcome import Attempt, KeyProblem, Outcome
 from restart_guard.durations import span
 from restart_guard.journal.incident import Incident, Notice
 from restart_guard.mysql.table import Row
@@ -80,7 +80,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 }
 
 
-def reason(bad: Bad, language: Language) -> str:
+def reason(bad: KeyProblem, language: Language) -> str:
     """What is wrong with a key, without its name."""
     return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
 

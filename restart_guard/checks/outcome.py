@@ -6,7 +6,7 @@ from typing import NamedTuple
 from restart_guard.errors import Remedy, StoreError
 
 
-class Bad(NamedTuple):
+class KeyProblem(NamedTuple):
     """A key that is not as it should be. The last three are short texts of no language (``2d3h``, ``hash``)."""
 
     key: str
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     """
 
     keys: int
-    bad: tuple[Bad, ...] = ()
+    bad: tuple[KeyProblem, ...] = ()
     bad_total: int = 0
     trouble: StoreError | None = None
     codes: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ import msgspec
 import redis
 
 from restart_guard import clock
-from restart_guard.checks.outcome import Bad, Reading
+from restart_guard.checks.outcome import KeyProblem, Reading
 from restart_guard.checks.rules import bounds, describe, judge
 from restart_guard.checks.sieve import Sieve, Suspect
 from restart_guard.config.options import Check, Redis
@@ -42,7 +42,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     try:
         with connected(settings) as client, cut_after(client, check.timeout + settings.timeout):
             for problem in persistence.problems(client) if settings.require_persistence else ():
-                tally.note(Bad("redis", "persistence", problem))
+                tally.note(KeyProblem("redis", "persistence", problem))
             _read_keys(client, check, tally)
             for pattern in check.patterns:
                 _read_pattern(client, check, pattern, tally)
@@ -60,7 +60,7 @@ class _Tally:
         self.deadline = clock.monotonic() + check.timeout
         self.total = None if check.patterns else len(check.keys)
         self.keys = 0
-        self.bad: list[Bad] = []
+        self.bad: list[KeyProblem] = []
         self.bad_total = 0
         self.codes: set[str] = set()
         self.trouble: StoreError | None = None
@@ -78,7 +78,7 @@ class _Tally:
     def slow(self) -> StoreError:
         return StoreError(f"{self.keys} keys in {span(self.check.timeout)}", code="slow", remedy=Remedy.RETRY)
 
-    def note(self, bad: Bad) -> None:
+    def note(self, bad: KeyProblem) -> None:
         self.bad_total += 1
         self.codes.add(bad.code)
         if len(self.bad) < EXAMPLES:
@@ -140,7 +140,7 @@ def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally
             page = []
     wanted = 1 if check.min_keys is None else check.min_keys
     if matched < wanted:
-        tally.note(Bad(pattern, "few", str(matched), str(wanted)))
+        tally.note(KeyProblem(pattern, "few", str(matched), str(wanted)))
 
 
 def _judge(client: redis.Redis, keys: list[bytes], tally: _Tally, *, must_exist: bool) -> int:
@@ -227,15 +227,15 @@ def _judge_json(client: redis.Redis, keys: list[bytes], tally: _Tally) -> None:
         if isinstance(value, redis.ResponseError):
             if error_word(value) != "WRONGTYPE":
                 raise value
-            tally.note(Bad(_shown(key), "type", "?", "string"))
+            tally.note(KeyProblem(_shown(key), "type", "?", "string"))
         elif value is None:
-            tally.note(Bad(_shown(key), "missing"))
+            tally.note(KeyProblem(_shown(key), "missing"))
         else:
             try:
                 msgspec.json.decode(value)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-                tally.note(Bad(_shown(key), "json", reason))
+                tally.note(KeyProblem(_shown(key), "json", reason))
 
 
 def _size(answer: Any) -> int | None:

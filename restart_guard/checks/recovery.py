@@ -9,7 +9,7 @@ from restart_guard.host import hook
 from restart_guard.host.hook import Hook
 from restart_guard.journal.record import Say
 from restart_guard.programs import actions, processes
-from restart_guard.programs.actions import How
+from restart_guard.programs.actions import ActionOptions
 from restart_guard.programs.lifecycle import Command
 from restart_guard.programs.target import guarded
 from restart_guard.refreshes import job, messages
@@ -31,7 +31,7 @@ def recover(config: Config, name: str, check: Check, say: Say) -> Attempt:
 
 def _refresh(config: Config, name: str, say: Say) -> Attempt:
     """A refresh, whose lock the check holds; it is an event of its own in the journal."""
-    result = job.rebuild(config, name, job.Wish(), progress=lambda _name, _rows: None, say=say, down=set())
+    result = job.rebuild(config, name, job.RefreshOptions(), progress=lambda _name, _rows: None, say=say, down=set())
     how = "refreshed" if result.done.error is None else "not_refreshed"
     return Attempt("refresh", how, f"{name}: {messages.summary(result.done, 'en')}")
 
@@ -40,7 +40,7 @@ def _restart(config: Config, name: str) -> Attempt:
     """A cold restart of a target, as restart --cold does it."""
     processes.prepare()
     one = guarded(config, name)
-    done = actions.act(one, Command.COLD, How(wait_s=_LOCK_WAIT_S))
+    done = actions.act(one, Command.COLD, ActionOptions(wait_s=_LOCK_WAIT_S))
     return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)
 
 

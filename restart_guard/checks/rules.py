@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from restart_guard.checks.outcome import Bad
+from restart_guard.checks.outcome import KeyProblem
 from restart_guard.config.options import Check
 from restart_guard.durations import span
 
@@ -81,24 +81,24 @@ def _milliseconds(check: Check) -> tuple[float | None, float | None, float | Non
     return least, most, fresh
 
 
-def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | None]) -> Bad:
+def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | None]) -> KeyProblem:
     """The bad key with what was found and what was wanted, for a code that ``judge`` gave."""
     kind, pttl, size = facts
     left = span(pttl / 1000)
     match code:
         case "type":
-            return Bad(key, code, kind, _wanted_type(check) or "")
+            return KeyProblem(key, code, kind, _wanted_type(check) or "")
         case "small":
-            return Bad(key, code, str(size), str(check.min_size))
+            return KeyProblem(key, code, str(size), str(check.min_size))
         case "large":
-            return Bad(key, code, str(size), str(check.max_size))
+            return KeyProblem(key, code, str(size), str(check.max_size))
         case "ttl_low":
-            return Bad(key, code, left, span(check.min_ttl or 0))
+            return KeyProblem(key, code, left, span(check.min_ttl or 0))
         case "ttl_high":
-            return Bad(key, code, left, span(check.max_ttl or 0))
+            return KeyProblem(key, code, left, span(check.max_ttl or 0))
         case "stale":
-            return Bad(key, code, span((check.full_ttl or 0) - pttl / 1000), span(check.max_age or 0), left)
-    return Bad(key, code)
+            return KeyProblem(key, code, span((check.full_ttl or 0) - pttl / 1000), span(check.max_age or 0), left)
+    return KeyProblem(key, code)
 
 
 def least_left(full_ttl_s: float, slots: Iterable[datetime]) -> tuple[float, datetime]:

@@ -3,7 +3,7 @@ import click
 from restart_guard.errors import UsageError
 from restart_guard.programs import operate, tick
 from restart_guard.programs.lifecycle import Command
-from restart_guard.programs.target import Stop
+from restart_guard.programs.target import StopOptions
 from restart_guard.session import Session, pass_session
 
 
@@ -22,5 +22,5 @@ def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) 
     targets = operate.chosen(session.config, names)
     if not cold and not hot:
         return session.told(tick.tick(session.config, targets), tick=True)
-    stop = Stop(tell=session.terminal.countdown)
+    stop = StopOptions(tell=session.terminal.countdown)
     return session.told(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

@@ -3,7 +3,7 @@ import click
 from restart_guard.durations import span
 from restart_guard.host import process_table
 from restart_guard.programs import actions, operate
-from restart_guard.programs.target import Guarded, Seen
+from restart_guard.programs.target import Observation, Target
 from restart_guard.session import Session, pass_session
 from restart_guard.standby.memory import in_group
 
@@ -30,7 +30,7 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
     return operate.lsb_code([seen.state for _, seen, _ in found])
 
 
-def _line(one: Guarded, seen: Seen, restarts: int) -> str:
+def _line(one: Target, seen: Observation, restarts: int) -> str:
     alive = f"  pid {seen.who.pid}  up {span(process_table.uptime_s(seen.who))}" if seen.who else ""
     again = f"  relaunched {restarts} times" if restarts else ""
     later = f"  next try in {span(seen.next_try_s)}" if seen.next_try_s is not None else ""

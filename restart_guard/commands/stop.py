@@ -2,7 +2,7 @@ import click
 
 from restart_guard.programs import operate
 from restart_guard.programs.lifecycle import Command
-from restart_guard.programs.target import Stop
+from restart_guard.programs.target import StopOptions
 from restart_guard.session import Session, duration, pass_session
 
 
@@ -17,5 +17,5 @@ def command(session: Session, *, names: tuple[str, ...], timeout: float | None, 
     Exit code: 0 all are down, 1 one still runs, 75 somebody else is at it.
     """
     targets = operate.chosen(session.config, names)
-    stop = Stop(timeout, force, tell=session.terminal.countdown)
+    stop = StopOptions(timeout, force, tell=session.terminal.countdown)
     return session.told(operate.run(session.config, targets, Command.STOP, stop))

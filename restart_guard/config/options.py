@@ -48,7 +48,7 @@ class Health(Struct, frozen=True, kw_only=True):
     failures: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class TargetOptions(Struct, frozen=True, kw_only=True):
     """A guarded program."""
 
     program: Path
@@ -220,7 +220,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     path: Path
     state_dir: Path
-    targets: Mapping[str, Target]
+    targets: Mapping[str, TargetOptions]
     redis: Redis
     mysql: MySql | None
     wecom: WeCom | None
@@ -273,7 +273,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "standby": Standby,
     "timer": Timer,
 }
-NAMED_SECTIONS: dict[str, type[Struct]] = {"targets": Target, "checks": Check, "refreshes": Refresh}
+NAMED_SECTIONS: dict[str, type[Struct]] = {"targets": TargetOptions, "checks": Check, "refreshes": Refresh}
 COLUMNS = (
     "task_description",
     "task_command",

@@ -18,7 +18,7 @@ from restart_guard.config.options import (
     Redis,
     Refresh,
     Standby,
-    Target,
+    TargetOptions,
     Timer,
     WeCom,
 )
@@ -57,7 +57,7 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
         yield from _check_problems(f"checks.{key(name)}", check, named)
 
 
-def _target_problems(where: str, target: Target) -> Iterator[str]:
+def _target_problems(where: str, target: TargetOptions) -> Iterator[str]:
     for option in ("stop_signal", "reload_signal"):
         word = getattr(target, option)
         if word.removeprefix("SIG") not in {known.name.removeprefix("SIG") for known in signal.Signals}:
@@ -72,7 +72,7 @@ def _target_problems(where: str, target: Target) -> Iterator[str]:
         yield from _health_problems(f"{where}.health", target.health)
 
 
-def _shared_problems(targets: Mapping[str, Target]) -> Iterator[str]:
+def _shared_problems(targets: Mapping[str, TargetOptions]) -> Iterator[str]:
     """Two targets with one program, or with one pid lock, would be started and stopped for one another."""
     seen: dict[tuple[str, str], str] = {}
     for name, target in targets.items():
@@ -84,7 +84,7 @@ def _shared_problems(targets: Mapping[str, Target]) -> Iterator[str]:
                 break
 
 
-def _standby_problems(standby: Standby, targets: Mapping[str, Target]) -> Iterator[str]:
+def _standby_problems(standby: Standby, targets: Mapping[str, TargetOptions]) -> Iterator[str]:
     times = standby.times
     for option in ("lease", "beat", "fence", "gap"):
         if getattr(times, option) < 0.01:

@@ -9,7 +9,7 @@ from restart_guard.errors import GuardError
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Guarded, account, command_words, environment, guarded
+from restart_guard.programs.target import Target, account, command_words, environment, guarded
 from restart_guard.standby.memory import in_group
 
 
@@ -28,7 +28,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from (Finding(Level.FAIL, f"target {one.name}: {why}", "see the config") for why in _missing(one))
 
 
-def _missing(one: Guarded) -> Iterator[str]:
+def _missing(one: Target) -> Iterator[str]:
     settings, path = one.settings, one.program.path
     if not path.is_file():
         yield f"its program {path} is not there"

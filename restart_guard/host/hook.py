@@ -14,7 +14,7 @@ _READ_BYTES = 65536
 _TAIL_CHARACTERS = 500
 
 
-class Ran(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended: ``how`` is exited, signalled, timed_out or not_started, ``detail`` the status, signal,
     time or reason, ``said`` the end of its output on one line."""
 
@@ -46,7 +46,7 @@ class Hook(NamedTuple):
     user: tuple[int, int, Sequence[int]] | None = None
 
 
-def run(hook: Hook, redact: Callable[[str], str] = str) -> Ran:
+def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
     """Run a command in a session of its own; what runs longer than its time is killed with its group.
 
     Its output goes to a file and not to a pipe: a daemon that it starts may hold a pipe open for ever.
@@ -69,17 +69,21 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> Ran:
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             # Only the program: arguments may hold a secret.
-            return Ran("not_started", f"{Path(hook.words[0]).name}: {why}")
+            return CommandResult("not_started", f"{Path(hook.words[0]).name}: {why}")
         try:
             status = child.wait(hook.timeout_s)
         except subprocess.TimeoutExpired:
             _end(child)
-            return Ran("timed_out", span(hook.timeout_s), _tail(output, redact))
+            return CommandResult("timed_out", span(hook.timeout_s), _tail(output, redact))
         except KeyboardInterrupt:
             _end(child)
             raise
         said = _tail(output, redact)
-        return Ran("signalled", signal_name(-status), said) if status < 0 else Ran("exited", str(status), said)
+        return (
+            CommandResult("signalled", signal_name(-status), said)
+            if status < 0
+            else CommandResult("exited", str(status), said)
+        )
 
 
 def _output() -> IO[bytes]:

@@ -34,7 +34,7 @@ class Facts(NamedTuple):
         return self.state in "ZX"
 
 
-class Program(NamedTuple):
+class ProcessMatcher(NamedTuple):
     """How a target is recognised among all processes.
 
     ``runners`` gives the names that its process may run under (its interpreter's, what a wrapper starts), ``before``
@@ -73,7 +73,7 @@ class Look(NamedTuple):
             words.append(self.exe.name.removesuffix(" (deleted)"))
         return {name for word in words for name in index.get(word, ())}
 
-    def is_program(self, program: Program) -> bool | None:
+    def is_program(self, program: ProcessMatcher) -> bool | None:
         """By executable, by the interpreter's script argument, or by working directory and name.
 
         None: it looks like it and may not be looked at closely enough.
@@ -85,12 +85,12 @@ class Look(NamedTuple):
         found = [way(program) for way in (ways.values() if wanted == "auto" else [ways[wanted]])]
         return True if True in found else None if None in found else False
 
-    def _by_exe(self, program: Program) -> bool | None:
+    def _by_exe(self, program: ProcessMatcher) -> bool | None:
         if self.exe is None:
             return None if Path(self.argv[0]).name == program.path.name else False
         return str(self.exe).removesuffix(" (deleted)") == str(program.path)
 
-    def _by_argv(self, program: Program) -> bool | None:
+    def _by_argv(self, program: ProcessMatcher) -> bool | None:
         """What runs is an interpreter of it, and it is the script: not an editor's file or a linter's argument."""
         if family(self._runner()) not in program.runners():
             return False
@@ -102,13 +102,13 @@ class Look(NamedTuple):
                 return True
         return False
 
-    def _by_cwd(self, program: Program) -> bool | None:
+    def _by_cwd(self, program: ProcessMatcher) -> bool | None:
         words = self._scripts(program) if family(self._runner()) in program.runners() else []
         if not any(Path(word).name == program.path.name for word in [*words, self.argv[0]]):
             return False
         return None if self.cwd is None else self.cwd == program.path.parent
 
-    def _scripts(self, program: Program) -> list[str]:
+    def _scripts(self, program: ProcessMatcher) -> list[str]:
         """The interpreter's script argument, and what stands where the target's own command has its program."""
         words, place = list(self.argv[1:]), len(program.before)
         own = words[place : place + 1] if tuple(words[:place]) == program.before else []

@@ -189,14 +189,14 @@ def _drain(config: Config, destination: str, which: Which, budget_s: float) -> T
             what = f"Delivery to {destination}"
             locked = held(config.state_dir, [f"deliver-{destination}"], what=what, fallback=False)
             with locked, Journal.open(config.state_dir) as journal:
-                return _Drain(config, journal, destination, deadline).run(which)
+                return DeliveryPass(config, journal, destination, deadline).run(which)
         except BusyError as error:
             if which is not Which.PENDING or clock.monotonic() > deadline:
                 return Tally(destination, said=(str(error),), busy=True)
         clock.sleep(0.1)
 
 
-class _Drain:
+class DeliveryPass:
     """One pass over a destination's items."""
 
     def __init__(self, config: Config, journal: Journal, destination: str, deadline: float) -> None:

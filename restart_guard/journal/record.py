@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 """Takes a diagnostic line while a job runs."""
 
 
-class Told(Protocol):
+class JobOutcome(Protocol):
     """What a job came to, as far as all jobs have it in common."""
 
     @property
@@ -36,7 +36,7 @@ class Told(Protocol):
     def host(self) -> str: ...
 
 
-class Words(Protocol):
+class Formatter(Protocol):
     """A module that puts an outcome of its kind into words."""
 
     def summary(self, outcome: Any, language: Language, /) -> str: ...
@@ -45,13 +45,13 @@ class Words(Protocol):
     def notice(self, outcome: Any, incident: Incident, kind: Notice, /, *, language: Language, at: datetime) -> str: ...
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """An outcome to be kept and told. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
 
     kind: str
     name: str
-    outcome: Told
-    words: Words
+    outcome: JobOutcome
+    words: Formatter
     data: Mapping[str, Any]
     log: str
 
@@ -68,7 +68,7 @@ def start_ping(config: Config, kind: str, name: str, run_id: str) -> ping.Start 
     return ping.Start(config.ping, ping.job_name(kind, name), run_id) if config.ping is not None else None
 
 
-def finish(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded:
+def finish(config: Config, entry: JournalEntry, down: set[str], say: Say) -> Recorded:
     """Keep an outcome and bring it on its way. A destination that fails joins ``down`` and is left alone from then on,
     so that it costs a run its time once."""
     try:
@@ -79,7 +79,7 @@ def finish(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded:
     return _deliver(config, entry, down, say)
 
 
-def _keep(config: Config, journal: Journal, entry: Entry) -> None:
+def _keep(config: Config, journal: Journal, entry: JournalEntry) -> None:
     """The event, its row, its ping and its alert or recovery, all in one transaction. Raises JournalError."""
     now = clock.now()
     with journal.transaction():
@@ -96,7 +96,9 @@ def _keep(config: Config, journal: Journal, entry: Entry) -> None:
         journal.prune(now)
 
 
-def _advance(config: Config, before: Incident | None, entry: Entry, now: datetime) -> tuple[Incident | None, Notice]:
+def _advance(
+    config: Config, before: Incident | None, entry: JournalEntry, now: datetime
+) -> tuple[Incident | None, Notice]:
     return advance(
         before,
         ok=entry.outcome.ok,
@@ -108,7 +110,7 @@ def _advance(config: Config, before: Incident | None, entry: Entry, now: datetim
 
 
 def _payloads(
-    config: Config, entry: Entry, incident: Incident | None, kind: Notice, now: datetime
+    config: Config, entry: JournalEntry, incident: Incident | None, kind: Notice, now: datetime
 ) -> list[tuple[str, Any]]:
     """What has to reach which destination."""
     language = _language(config)
@@ -135,14 +137,14 @@ def _language(config: Config) -> Language:
     return config.wecom.language if config.wecom else "zh"
 
 
-def _log_path(config: Config, entry: Entry) -> str:
+def _log_path(config: Config, entry: JournalEntry) -> str:
     """Where a reader of the row finds more: the job's log under cron, else the journal."""
     if config.timer is not None and config.timer.log_dir is not None:
         return str(config.timer.log_dir / entry.log)
     return str(config.state_dir / "journal.db")
 
 
-def _deliver(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded:
+def _deliver(config: Config, entry: JournalEntry, down: set[str], say: Say) -> Recorded:
     """Try everything that is pending, and tell what became of this outcome's part."""
     try:
         tallies = delivery.deliver(config, delivery.Which.PENDING, skip=down)
@@ -156,7 +158,7 @@ def _deliver(config: Config, entry: Entry, down: set[str], say: Say) -> Recorded
     return Recorded(event["delivered"] if event else {})
 
 
-def _unrecorded(config: Config, entry: Entry, why: str, say: Say) -> Recorded:
+def _unrecorded(config: Config, entry: JournalEntry, why: str, say: Say) -> Recorded:
     """Without a journal: send the row and an alert at once. Each run alerts, since none can know of the one before."""
     now = clock.now()
     language = _language(config)

@@ -25,10 +25,10 @@ from restart_guard.programs.launch import Launched, Spawned
 from restart_guard.programs.lifecycle import Action, Command, State, decide
 from restart_guard.programs.observe import observe, remembered
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.target import Guarded, Seen, Stop, hook_of
+from restart_guard.programs.target import Observation, StopOptions, Target, hook_of
 
 
-class Done(NamedTuple):
+class ActionResult(NamedTuple):
     """What was done to a target. ``event`` is what the journal should keep of it, None when nothing happened.
 
     ``crashes`` counts the relaunches in a row of which this is the last, 0 when it is none; ``child`` is the process
@@ -45,11 +45,11 @@ class Done(NamedTuple):
     child: "subprocess.Popen[bytes] | None" = None
 
 
-class How(NamedTuple):
+class ActionOptions(NamedTuple):
     """The particulars of an act: how to stop, how long to wait for who else acts, why it is done, whether the answer
     waits until a launched program has proved itself."""
 
-    stop: Stop = Stop()
+    stop: StopOptions = StopOptions()
     wait_s: float = 0.0
     why: str = ""
     settle: bool = True
@@ -59,40 +59,40 @@ _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
 """The commands after which a target is to run."""
 
 
-def act(target: Guarded, command: Command, how: How = How()) -> Done:  # noqa: B008 (immutable)
+def act(target: Target, command: Command, how: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
     """Do what a command asks of one target. What goes wrong is in the answer, never raised."""
     try:
         with target.lock.held(wait_s=how.wait_s):
             seen = observe([target], search_stopped=command is not Command.TICK)[target.name]
             if seen.who is not None and command in _RUNNING and _is_unfenced(target, seen.who):
-                drain.drain(target, seen.who, Stop(force=True))
+                drain.drain(target, seen.who, StopOptions(force=True))
                 seen = observe([target], search_stopped=True)[target.name]
             if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
                 target.lock.record(Record(process_table.boot_id()))  # to lead must not start it here
             return _do(target, seen, command, how)
     except BusyError as error:
-        return Done(target.name, ok=True, text=str(error), busy=True)
+        return ActionResult(target.name, ok=True, text=str(error), busy=True)
     except PermissionError as error:
-        return Done(target.name, ok=False, text=f"its process may not be touched: {error.strerror}.")
+        return ActionResult(target.name, ok=False, text=f"its process may not be touched: {error.strerror}.")
     except GuardError as error:
-        return Done(target.name, ok=False, text=str(error))
+        return ActionResult(target.name, ok=False, text=str(error))
 
 
-def _is_unfenced(target: Guarded, who: Identity) -> bool:
+def _is_unfenced(target: Target, who: Identity) -> bool:
     """Whether it is of a group and would outlive its host's permit: a worker whose fence was killed, or what was
     started before there was a group. Neither may be taken for the target."""
     return target.permit is not None and not processes.is_fence(who.pid)
 
 
-def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:
+def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult | None]:
     """What the tick does to targets whose processes have just ended and left nothing behind, in the least time: all
     are launched before anything is written.
 
     None when that is not all there is to it: another acts on it, or it is no longer dead; then ``act`` with a tick
     finds out.
     """
-    results: dict[str, Done | None] = {}
-    begun: list[tuple[Guarded, Spawned]] = []
+    results: dict[str, ActionResult | None] = {}
+    begun: list[tuple[Target, Spawned]] = []
     with ExitStack() as locks:
         for target, who in ended:
             results[target.name] = None
@@ -105,37 +105,37 @@ def revive(ended: Sequence[tuple[Guarded, Identity]]) -> dict[str, Done | None]:
                     if _may_be_launched(target, record):
                         begun.append((target, launch.spawn(target, record, by_hand=False)))
                     else:
-                        results[target.name] = Done(target.name, ok=True, text="")
+                        results[target.name] = ActionResult(target.name, ok=True, text="")
                 except GuardError as error:
                     if not isinstance(error, BusyError):
-                        results[target.name] = Done(target.name, ok=False, text=str(error))
+                        results[target.name] = ActionResult(target.name, ok=False, text=str(error))
         for target, spawned in begun:
             try:
                 results[target.name] = _told(target, launch.remember(target, spawned), "relaunched")
             except GuardError as error:
-                results[target.name] = Done(target.name, ok=False, text=str(error))
+                results[target.name] = ActionResult(target.name, ok=False, text=str(error))
     return results
 
 
-def _may_be_launched(target: Guarded, record: Record) -> bool:
+def _may_be_launched(target: Target, record: Record) -> bool:
     """Whether a dead target should run, and now."""
     if not target.lock.is_there() or not target.may_run or _waits(target, record):
         return False
     return crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
 
 
-def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
+def _do(target: Target, seen: Observation, command: Command, how: ActionOptions) -> ActionResult:
     match decide(command, seen.state):
         case Action.LOCK if seen.who is not None:
             launch.adopt(target, seen.who, seen.record)
-            return Done(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
+            return ActionResult(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
         case Action.LAUNCH if not target.may_run:
             return _stand_by(target, seen, command)
         case Action.LAUNCH if command is Command.TICK and seen.record.starting:
             return _launch(target, seen.record, "started", how, by_hand=True)
         case Action.LAUNCH if command is Command.TICK:
             if _waits(target, seen.record):
-                return Done(target.name, ok=True, text="")
+                return ActionResult(target.name, ok=True, text="")
             return _launch(target, seen.record, "relaunched", how, by_hand=False)
         case Action.LAUNCH:
             return _launch(target, seen.record, "started", how, by_hand=command is not Command.HEAL)
@@ -149,24 +149,24 @@ def _do(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
             return _refuse(target, seen, command)
     if command is Command.TICK and seen.who is not None:
         return _repair(target, seen, seen.who)
-    return Done(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
+    return ActionResult(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
 
 
-def _stand_by(target: Guarded, seen: Seen, command: Command) -> Done:
+def _stand_by(target: Target, seen: Observation, command: Command) -> ActionResult:
     """This host may not run it now: a start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
         target.lock.write(os.getpid())
     text = "" if command is Command.TICK else "this host stands by: it is started when it leads"
-    return Done(target.name, ok=True, text=text, who=seen.who)
+    return ActionResult(target.name, ok=True, text=text, who=seen.who)
 
 
-def _end(target: Guarded, action: Action, seen: Seen, how: How) -> Done:
+def _end(target: Target, action: Action, seen: Observation, how: ActionOptions) -> ActionResult:
     """Down with it, or with what a dead one has left behind."""
     if action is Action.KILL and seen.who is not None:
         ended = drain.kill(target, seen.who)
         target.lock.record(msgspec.structs.replace(seen.record, crashes=Crashes()))
         again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
-        return Done(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
+        return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
         _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
     if action in (Action.DRAIN, Action.REST) and seen.who is not None:
@@ -175,33 +175,33 @@ def _end(target: Guarded, action: Action, seen: Seen, how: How) -> Done:
     if swept is not None:
         return swept
     if action is Action.FORGET:
-        return Done(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
-    return Done(target.name, ok=True, text=_as_it_is(seen, Command.STOP))
+        return ActionResult(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
+    return ActionResult(target.name, ok=True, text=_as_it_is(seen, Command.STOP))
 
 
-def _as_it_is(seen: Seen, command: Command) -> str:
+def _as_it_is(seen: Observation, command: Command) -> str:
     if command in (Command.TICK, Command.HEAL) and seen.state is not State.UNKNOWN:
         return ""
     return seen.why or f"is {seen.state.value}"
 
 
-def _give_up(target: Guarded, record: Record) -> None:
+def _give_up(target: Target, record: Record) -> None:
     """Take the intent back: it need not run any more. Raises GuardError when that cannot be."""
     target.lock.remove()
     if not target.lock.record(msgspec.structs.replace(record, starting=False, crashes=Crashes())) and record.starting:
         target.lock.forget()
 
 
-def _sweep(target: Guarded, record: Record, stop: Stop) -> Done | None:
+def _sweep(target: Target, record: Record, stop: StopOptions) -> ActionResult | None:
     """End what a dead program has left behind; None when that is nothing."""
     ended = drain.sweep(target, record.who, stop) if record.who is not None else None
     if ended is None:
         return None
     advice = "" if ended.ok else "; stop --force kills it"
-    return Done(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=ended.text)
+    return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=ended.text)
 
 
-def follow(target: Guarded) -> Done:
+def follow(target: Target) -> ActionResult:
     """A tick for one whose process ended well: a launcher's daemon is followed, which takes ``min_uptime`` to tell."""
     try:
         with target.lock.held(wait_s=0):
@@ -210,23 +210,23 @@ def follow(target: Guarded) -> Done:
                 who = launch.daemon(target)
                 if who is not None:
                     launch.adopt(target, who, record)
-                    return Done(target.name, ok=True, text=f"went into the background, pid {who.pid}", who=who)
+                    return ActionResult(target.name, ok=True, text=f"went into the background, pid {who.pid}", who=who)
     except (BusyError, PermissionError):
-        return Done(target.name, ok=True, text="", busy=True)
+        return ActionResult(target.name, ok=True, text="", busy=True)
     except GuardError as error:
-        return Done(target.name, ok=False, text=str(error))
-    return act(target, Command.TICK, How(settle=False))
+        return ActionResult(target.name, ok=False, text=str(error))
+    return act(target, Command.TICK, ActionOptions(settle=False))
 
 
-def _refuse(target: Guarded, seen: Seen, command: Command) -> Done:
+def _refuse(target: Target, seen: Observation, command: Command) -> ActionResult:
     if command is Command.STOP:
         _give_up(target, seen.record)
     if seen.state is State.UNKNOWN:
-        return Done(target.name, ok=False, text=f"{seen.why}: it is neither signalled nor started.")
-    return Done(target.name, ok=False, text=f"is {seen.state.value}: there is nothing to reload.")
+        return ActionResult(target.name, ok=False, text=f"{seen.why}: it is neither signalled nor started.")
+    return ActionResult(target.name, ok=False, text=f"is {seen.state.value}: there is nothing to reload.")
 
 
-def _repair(target: Guarded, seen: Seen, who: Identity) -> Done:
+def _repair(target: Target, seen: Observation, who: Identity) -> ActionResult:
     """What a kill at the wrong moment leaves: a pid lock that names another pid, or an unfinished start.
 
     One that has proved itself leaves its crashes behind.
@@ -237,27 +237,27 @@ def _repair(target: Guarded, seen: Seen, who: Identity) -> Done:
         record = msgspec.structs.replace(record, crashes=Crashes())
         target.lock.record(record)
     if fine or seen.state is State.UNGUARDED:
-        return Done(target.name, ok=True, text="", who=who)
+        return ActionResult(target.name, ok=True, text="", who=who)
     launch.adopt(target, who, record)
     if record.starting:
         text = f"its start was interrupted; it is guarded now, pid {who.pid}"
-        return Done(target.name, ok=True, text=text, event=text, who=who)
-    return Done(target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {who.pid}", who=who)
+        return ActionResult(target.name, ok=True, text=text, event=text, who=who)
+    return ActionResult(target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {who.pid}", who=who)
 
 
-def is_settled(target: Guarded, seen: Seen) -> bool:
+def is_settled(target: Target, seen: Observation) -> bool:
     """Whether it has run long enough to forget the crashes before."""
     return seen.record.crashes != Crashes() and is_well(target, seen)
 
 
-def is_well(target: Guarded, seen: Seen) -> bool:
+def is_well(target: Target, seen: Observation) -> bool:
     """Whether it has run for long enough, and does its work if one can tell."""
     if seen.who is None or process_table.uptime_s(seen.who) < target.settings.restart_backoff.reset_after:
         return False
     return target.settings.health is None or health.is_good(seen.record.pulse, seen.who.started)
 
 
-def _waits(target: Guarded, record: Record) -> bool:
+def _waits(target: Target, record: Record) -> bool:
     """Whether a first death, noticed now, has to wait before its relaunch; that is remembered then."""
     noticed = crashes.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
     if noticed == record.crashes:
@@ -266,29 +266,33 @@ def _waits(target: Guarded, record: Record) -> bool:
     return True
 
 
-def _launch(target: Guarded, record: Record, word: str, how: How, *, by_hand: bool) -> Done:
+def _launch(target: Target, record: Record, word: str, how: ActionOptions, *, by_hand: bool) -> ActionResult:
     cleared = drain.clear(target, record.who) if record.who is not None else ""
     done = launch.launch(target, record, by_hand=by_hand, settle=how.settle)
     return _told(target, done, f"{cleared}{word}" if not how.why else f"{how.why}: {cleared}{word}")
 
 
-def _told(target: Guarded, done: Launched, words: str) -> Done:
+def _told(target: Target, done: Launched, words: str) -> ActionResult:
     if not done.ok:
         event = f"failed to start: {done.why}"
         text = f"{words.rpartition('; ')[0]}; {done.text}" if "; " in words else done.text
-        return Done(target.name, ok=False, text=text, event=event, crashes=done.crashes, who=done.who, child=done.child)
+        return ActionResult(
+            target.name, ok=False, text=text, event=event, crashes=done.crashes, who=done.who, child=done.child
+        )
     text = f"{words}, pid {done.who.pid}" if done.who is not None else words
-    return Done(target.name, ok=True, text=text, event=text, crashes=done.crashes, who=done.who, child=done.child)
+    return ActionResult(
+        target.name, ok=True, text=text, event=text, crashes=done.crashes, who=done.who, child=done.child
+    )
 
 
-def _stopped(target: Guarded, who: Identity, how: How) -> Done:
+def _stopped(target: Target, who: Identity, how: ActionOptions) -> ActionResult:
     ended = drain.drain(target, who, how.stop)
     advice = "" if ended.ok else "; stop --force kills it"
     event = ended.text if ended.ok else f"did not stop: {ended.text}"
-    return Done(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
+    return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
 
 
-def _cycle(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
+def _cycle(target: Target, seen: Observation, command: Command, how: ActionOptions) -> ActionResult:
     """A graceful stop and a start; the pid lock stays, so that an interrupted one is completed by the next tick."""
     assert seen.who is not None  # noqa: S101 (the caller's guard)
     done = _stopped(target, seen.who, how)
@@ -298,27 +302,31 @@ def _cycle(target: Guarded, seen: Seen, command: Command, how: How) -> Done:
     return _launch(target, seen.record, f"{done.text}; started", how, by_hand=by_hand)
 
 
-def _reload(target: Guarded, who: Identity) -> Done:
+def _reload(target: Target, who: Identity) -> ActionResult:
     """In place: the same process goes on. A signal that would end it is not sent."""
     settings = target.settings
     if settings.reload_command is not None:
         ran = hook.run(hook_of(target, settings.reload_command, who, settings.stop_timeout))
         if not ran.ok:
-            return Done(target.name, ok=False, text=f"reload_command failed: {ran}", event=f"failed to reload: {ran}")
+            return ActionResult(
+                target.name, ok=False, text=f"reload_command failed: {ran}", event=f"failed to reload: {ran}"
+            )
     else:
         number = signal.Signals[f"SIG{settings.reload_signal.removeprefix('SIG')}"]
         program = processes.behind_fence(who)
         if not process_table.survives(program.pid, number):
             text = f"{number.name} would end it, since it does not handle that signal; nothing was sent"
-            return Done(target.name, ok=False, text=text)
+            return ActionResult(target.name, ok=False, text=text)
         process_table.send(program, number)
     if process_table.wait(who, settings.min_uptime):
         text = f"ended within {span(settings.min_uptime)} of the reload"
-        return Done(target.name, ok=False, text=text, event=f"failed to reload: {text}")
-    return Done(target.name, ok=True, text=f"reloaded, pid {who.pid}", event=f"reloaded, pid {who.pid}", who=who)
+        return ActionResult(target.name, ok=False, text=text, event=f"failed to reload: {text}")
+    return ActionResult(
+        target.name, ok=True, text=f"reloaded, pid {who.pid}", event=f"reloaded, pid {who.pid}", who=who
+    )
 
 
-def shown(target: Guarded, seen: Seen, restarts: int) -> Mapping[str, Any]:
+def shown(target: Target, seen: Observation, restarts: int) -> Mapping[str, Any]:
     """The object of ``status --json``."""
     return {
         "target": target.name,

@@ -13,16 +13,16 @@ from restart_guard.host import process_table
 from restart_guard.ids import new_run_id
 from restart_guard.journal.incident import Incident, Notice, advance
 from restart_guard.journal.journal import Event, Journal
-from restart_guard.programs.actions import Done, is_well
+from restart_guard.programs.actions import ActionResult, is_well
 from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Guarded
+from restart_guard.programs.target import Target
 
 KIND = "target"
 
 
-def record(config: Config, happened: Sequence[Done]) -> None:
+def record(config: Config, happened: Sequence[ActionResult]) -> None:
     """Keep what happened. Raises JournalError."""
     if not happened:
         return
@@ -32,7 +32,7 @@ def record(config: Config, happened: Sequence[Done]) -> None:
         journal.prune(clock.now())
 
 
-def _append(config: Config, journal: Journal, done: Done, now: datetime) -> None:
+def _append(config: Config, journal: Journal, done: ActionResult, now: datetime) -> None:
     run_id = new_run_id()
     detail = config.redact(done.event or "")
     status = "success" if done.ok else "failure"
@@ -58,7 +58,7 @@ def _append(config: Config, journal: Journal, done: Done, now: datetime) -> None
     journal.append(Event(run_id, now, KIND, done.name, status, detail, more), deliveries)
 
 
-def settle(config: Config, journal: Journal, targets: Sequence[Guarded]) -> list[Done]:
+def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:
     """End the incidents of targets that are well again, and tell so; only inside a transaction."""
     ended = []
     incidents = journal.incidents(KIND)
@@ -68,7 +68,7 @@ def settle(config: Config, journal: Journal, targets: Sequence[Guarded]) -> list
         who = seen[one.name].who
         if who is not None and is_well(one, seen[one.name]):
             _end(config, journal, one.name, incidents[one.name], process_table.uptime_s(who))
-            ended.append(Done(one.name, ok=True, text=f"is well again, pid {who.pid}"))
+            ended.append(ActionResult(one.name, ok=True, text=f"is well again, pid {who.pid}"))
     return ended
 
 

@@ -9,9 +9,9 @@ from restart_guard import clock
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.programs import events, tick
-from restart_guard.programs.actions import Done
+from restart_guard.programs.actions import ActionResult
 from restart_guard.programs.crashes import KEEPS_DYING
-from restart_guard.programs.target import Guarded
+from restart_guard.programs.target import Target
 
 _KEPT = 1000
 _GATHER_S = 0.05  # what ends together becomes one transaction, and the disk does not compete with the relaunches
@@ -20,18 +20,18 @@ _GATHER_S = 0.05  # what ends together becomes one transaction, and the disk doe
 class Scribe:
     """``say`` takes what an operator should know; it is called from the scribe's threads."""
 
-    def __init__(self, config: Config, say: Callable[[Done], None]) -> None:
+    def __init__(self, config: Config, say: Callable[[ActionResult], None]) -> None:
         self._config = config
         self._say = say
-        self._queue: SimpleQueue[Done | None] = SimpleQueue()
+        self._queue: SimpleQueue[ActionResult | None] = SimpleQueue()
         self._house: Thread | None = None
         self._thread = Thread(target=self._write, daemon=True)
         self._thread.start()
 
-    def put(self, done: Done) -> None:
+    def put(self, done: ActionResult) -> None:
         self._queue.put(done)
 
-    def keep_house(self, targets: Sequence[Guarded]) -> None:
+    def keep_house(self, targets: Sequence[Target]) -> None:
         """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
         if self._house is None or not self._house.is_alive():
             self._house = Thread(target=self._keep_house, args=(targets,), daemon=True)
@@ -43,7 +43,7 @@ class Scribe:
         self._thread.join(seconds)
 
     def _write(self) -> None:
-        kept: list[Done] = []
+        kept: list[ActionResult] = []
         last = False
         while not last:
             batch = [self._queue.get()]
@@ -56,17 +56,17 @@ class Scribe:
             try:
                 events.record(self._config, kept)
             except JournalError as error:  # tried again with what happens next, and at the end
-                self._say(Done("journal", ok=False, text=str(error)))
+                self._say(ActionResult("journal", ok=False, text=str(error)))
                 continue
             alert = any(done.crashes >= KEEPS_DYING for done in kept)
             kept = []
             if alert:
                 self.keep_house(())  # brings it on its way
 
-    def _keep_house(self, targets: Sequence[Guarded]) -> None:
+    def _keep_house(self, targets: Sequence[Target]) -> None:
         try:
             for done in tick.keep_house(self._config, targets):
                 self._say(done)
             tick.tell_monitor(self._config)
         except JournalError as error:
-            self._say(Done("journal", ok=False, text=str(error)))
+            self._say(ActionResult("journal", ok=False, text=str(error)))

@@ -16,7 +16,7 @@ from restart_guard.host.identity import Identity
 from restart_guard.programs import crashes, processes
 from restart_guard.programs.health import Pulse
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.target import Guarded, launch_of
+from restart_guard.programs.target import Target, launch_of
 
 _LOG_TAIL_BYTES = 2000
 _DAEMON_S = 0.5
@@ -44,7 +44,7 @@ class Spawned(NamedTuple):
     why: str = ""
 
 
-def spawn(target: Guarded, before: Record, *, by_hand: bool) -> Spawned:
+def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
     """Start the program; only while its lock is held, and ``remember`` must follow before that is released."""
     counts = crashes.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
     ticket = before.ticket or _ticket()
@@ -65,7 +65,7 @@ def _ticket() -> str:
     return os.urandom(8).hex()
 
 
-def remember(target: Guarded, spawned: Spawned) -> Launched:
+def remember(target: Target, spawned: Spawned) -> Launched:
     """Keep who it is, and bring a pid lock that is there up to date. Raises GuardError."""
     crashes = spawned.record.crashes.in_a_row
     if spawned.child is None:
@@ -78,7 +78,7 @@ def remember(target: Guarded, spawned: Spawned) -> Launched:
     return Launched(ok=True, text="", who=who, child=spawned.child, crashes=crashes)
 
 
-def launch(target: Guarded, before: Record, *, by_hand: bool, settle: bool) -> Launched:
+def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> Launched:
     """Start the program and see that it stays up; only while its lock is held.
 
     Without ``settle`` the answer comes as soon as it runs, for a caller that will itself notice when it ends early.
@@ -96,20 +96,20 @@ def launch(target: Guarded, before: Record, *, by_hand: bool, settle: bool) -> L
     return _ended_early(target, spawned.child.wait(), record, log_size)
 
 
-def guard(target: Guarded, record: Record) -> None:
+def guard(target: Target, record: Record) -> None:
     """Write the pid lock for the recorded process, which makes the start complete. Raises GuardError."""
     if record.who is not None and target.lock.read() != record.who.pid:
         target.lock.write(record.who.pid)
     target.lock.record(msgspec.structs.replace(record, starting=False))
 
 
-def adopt(target: Guarded, who: Identity, before: Record) -> None:
+def adopt(target: Target, who: Identity, before: Record) -> None:
     """Guard a process that runs already. Raises GuardError."""
     same = before.who == who
     guard(target, msgspec.structs.replace(before, who=who, pulse=before.pulse if same else Pulse()))
 
 
-def _ended_early(target: Guarded, status: int, record: Record, log_size: int) -> Launched:
+def _ended_early(target: Target, status: int, record: Record, log_size: int) -> Launched:
     """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
     if status == 0:
         who = daemon(target)
@@ -123,7 +123,7 @@ def _ended_early(target: Guarded, status: int, record: Record, log_size: int) ->
     )
 
 
-def daemon(target: Guarded) -> Identity | None:
+def daemon(target: Target) -> Identity | None:
     """What a launcher that ended well has left running, once it has proved itself: daemons fork more than once."""
     patience = max(_DAEMON_S, target.settings.min_uptime)
     deadline = clock.monotonic() + patience
@@ -135,7 +135,7 @@ def daemon(target: Guarded) -> Identity | None:
     return None
 
 
-def _wait_until_well(target: Guarded, who: Identity) -> str:
+def _wait_until_well(target: Target, who: Identity) -> str:
     """Wait until the health says yes, if there is one; what is wrong when it does not within ``start_timeout``."""
     if target.settings.health is None:
         return ""

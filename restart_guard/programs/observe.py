@@ -10,16 +10,16 @@ from restart_guard.host import process_table
 from restart_guard.programs import crashes, processes
 from restart_guard.programs.lifecycle import State, state_of
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.target import Guarded, Seen
+from restart_guard.programs.target import Observation, Target
 
 
-def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Seen]:
+def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Observation]:
     """Look at every target: by its recorded identity, which costs nothing, else by one search for all of the rest.
 
     Without ``search_stopped`` a target that has no pid lock is not searched for.
     """
-    seen: dict[str, Seen] = {}
-    unknown: dict[str, tuple[Guarded, Record]] = {}
+    seen: dict[str, Observation] = {}
+    unknown: dict[str, tuple[Target, Record]] = {}
     for target in targets:
         record = remembered(target)
         wanted = record.starting or target.lock.is_there()
@@ -29,7 +29,7 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
         elif wanted or search_stopped:
             unknown[target.name] = (target, record)
         else:
-            seen[target.name] = Seen(State.STOPPED, None, record)
+            seen[target.name] = Observation(State.STOPPED, None, record)
     if not unknown:
         return seen
     programs = {name: target.program for name, (target, _) in unknown.items()}
@@ -40,16 +40,16 @@ def observe(targets: Iterable[Guarded], *, search_stopped: bool) -> dict[str, Se
         who = found.get(name)
         if name in found and who is None:
             why = "another user's process looks like it and may not be looked at"
-            seen[name] = Seen(State.UNKNOWN, None, record, why)
+            seen[name] = Observation(State.UNKNOWN, None, record, why)
         elif who is not None:
             state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
-            seen[name] = Seen(state, who, record, "found by what it runs")
+            seen[name] = Observation(state, who, record, "found by what it runs")
         else:
             seen[name] = dead(target, record)
     return seen
 
 
-def remembered(target: Guarded) -> Record:
+def remembered(target: Target) -> Record:
     """The record. Root does not let itself be aimed at others by one that somebody else may write: of such, only a
     process of the writer's own counts."""
     record = target.lock.recorded(process_table.boot_id())
@@ -60,31 +60,31 @@ def remembered(target: Guarded) -> Record:
     return record
 
 
-def dead(target: Guarded, record: Record) -> Seen:
+def dead(target: Target, record: Record) -> Observation:
     """What one that does not live is: stopped, dead, or waiting for its next try."""
     wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
     if state is not State.BACKOFF:
-        return Seen(state, None, record)
+        return Observation(state, None, record)
     times = record.crashes.in_a_row
     why = f"relaunched {times} times in a row" if times else "waits before its relaunch"
-    return Seen(state, None, record, why, wait)
+    return Observation(state, None, record, why, wait)
 
 
-def _by_record(target: Guarded, record: Record, *, wanted: bool) -> Seen | None:
+def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation | None:
     """What the record and the pid lock say, when they name a living process that is the program."""
     try:
         if record.who is not None and processes.is_alive(record.who):
-            return Seen(state_of(locked=wanted, alive=True), record.who, record)
+            return Observation(state_of(locked=wanted, alive=True), record.who, record)
         pid = target.lock.read()
         if pid is None or (record.who is not None and record.who.pid == pid):
             return None
         found = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
         if found is None:
-            return Seen(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
+            return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
         who = process_table.identity(pid) if found else None
         if who is not None:
-            return Seen(state_of(locked=wanted, alive=True), who, record)
+            return Observation(state_of(locked=wanted, alive=True), who, record)
     except PermissionError:
-        return Seen(State.UNKNOWN, None, record, "its process may not be looked at")
+        return Observation(State.UNKNOWN, None, record, "its process may not be looked at")
     return None

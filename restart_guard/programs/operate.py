@@ -10,10 +10,10 @@ from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.journal.journal import Journal
 from restart_guard.programs import actions, events, processes
-from restart_guard.programs.actions import Done, How
+from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Guarded, Seen, Stop, guarded
+from restart_guard.programs.target import Observation, StopOptions, Target, guarded
 from restart_guard.threads import beside
 
 _BY_HAND_WAIT_S = 10.0
@@ -31,24 +31,26 @@ _LSB = {
 _WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
 
 
-def chosen(config: Config, names: Sequence[str]) -> list[Guarded]:
+def chosen(config: Config, names: Sequence[str]) -> list[Target]:
     """The named targets, or all. Raises UsageError for a name that the config does not have."""
     chosen_names = picked(config.targets, names, what="target", path=config.path)
     return [guarded(config, name) for name in chosen_names]
 
 
-def run(config: Config, targets: Sequence[Guarded], command: Command, stop: Stop | None = None) -> Iterator[Done]:
+def run(
+    config: Config, targets: Sequence[Target], command: Command, stop: StopOptions | None = None
+) -> Iterator[ActionResult]:
     """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
     processes.prepare()
-    gentle = Stop(timeout_s=0, force=True) if command is Command.KILL else Stop()
-    how = How(stop or gentle, wait_s=_BY_HAND_WAIT_S)
+    gentle = StopOptions(timeout_s=0, force=True) if command is Command.KILL else StopOptions()
+    how = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
     yield from run_all(config, [partial(actions.act, one, command, how) for one in targets])
 
 
-def run_all(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> Iterator[Done]:
+def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -> Iterator[ActionResult]:
     """Do all at once; yield each result as it comes, then journal what happened."""
-    happened: list[Done] = []
-    finished: SimpleQueue[Done | BaseException | None] = SimpleQueue()
+    happened: list[ActionResult] = []
+    finished: SimpleQueue[ActionResult | BaseException | None] = SimpleQueue()
 
     for job in jobs:
         beside(job, finished.put)
@@ -64,7 +66,7 @@ def run_all(config: Config, jobs: Sequence[Callable[[], Done | None]]) -> Iterat
     events.record(config, happened)
 
 
-def status(config: Config, targets: Sequence[Guarded]) -> list[tuple[Guarded, Seen, int]]:
+def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Observation, int]]:
     """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
     seen = observe(targets, search_stopped=True)
     restarts: dict[str, int] = {}

@@ -16,13 +16,13 @@ from restart_guard.errors import GuardError
 from restart_guard.host import hook
 from restart_guard.host.identity import Identity
 from restart_guard.programs.health import Probe
-from restart_guard.programs.target import Guarded, hook_of
+from restart_guard.programs.target import Target, hook_of
 
 _CHANNEL = "channel:"
 _GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
 
 
-def probe(target: Guarded, who: Identity, beat: str) -> Probe:
+def probe(target: Target, who: Identity, beat: str) -> Probe:
     """Look once, for no longer than the health's timeout; ``beat`` is what the heartbeat was the last time."""
     health = target.settings.health
     assert health is not None  # noqa: S101 (only asked of targets that have one)
@@ -38,7 +38,7 @@ def probe(target: Guarded, who: Identity, beat: str) -> Probe:
     return found[0] if found else Probe(ok=False, why=f"no answer within {span(health.timeout)}")
 
 
-def _look(target: Guarded, health: Health, who: Identity, beat: str) -> Probe:
+def _look(target: Target, health: Health, who: Identity, beat: str) -> Probe:
     try:
         if health.http is not None:
             return _http(health.http, health.timeout)
@@ -78,7 +78,7 @@ def _http(url: str, timeout_s: float) -> Probe:
     return Probe(ok=status < 400, why=f"HTTP status {status}")
 
 
-def _heartbeat(target: Guarded, name: str, timeout_s: float, beat: str) -> Probe:
+def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> Probe:
     """A key that exists and expires by itself, a key whose value changes from probe to probe, or a channel on which
     something is said within the timeout. A Redis that is away says nothing about the program."""
     # A target whose health asks no Redis must not pay for its driver.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from restart_guard import clock
 from restart_guard.host import process_table
-from restart_guard.host.identity import Facts, Identity, Program, descendants, root, successors
+from restart_guard.host.identity import Facts, Identity, ProcessMatcher, descendants, root, successors
 
 MARK = "RESTART_GUARD_PROGRAM"
 """In the environment of a target and of whatever it starts: the real path of its entry program."""
@@ -99,7 +99,7 @@ def living_sessions() -> set[int]:
 
 
 def search(
-    programs: Mapping[str, Program], ended: Mapping[str, Identity | None], tickets: Mapping[str, str]
+    programs: Mapping[str, ProcessMatcher], ended: Mapping[str, Identity | None], tickets: Mapping[str, str]
 ) -> dict[str, Identity | None]:
     """Which running process is each program, in one pass over all; of a master with workers the root.
 
@@ -137,7 +137,7 @@ def search(
     return roots
 
 
-def _by_file_name(programs: Mapping[str, Program]) -> dict[str, list[str]]:
+def _by_file_name(programs: Mapping[str, ProcessMatcher]) -> dict[str, list[str]]:
     """Which programs a file name can stand for: most processes are none of them, and quickly told."""
     index: dict[str, list[str]] = {}
     for name, program in programs.items():
@@ -146,7 +146,7 @@ def _by_file_name(programs: Mapping[str, Program]) -> dict[str, list[str]]:
     return index
 
 
-def matches(pid: int, program: Program) -> bool | None:
+def matches(pid: int, program: ProcessMatcher) -> bool | None:
     """Whether a pid is the program; None when it looks like it and may not be looked at closely enough."""
     try:
         return process_table.look(pid).is_program(program)

@@ -14,7 +14,7 @@ from restart_guard.errors import GuardError
 from restart_guard.host import hook
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.programs import processes as process
-from restart_guard.programs.target import Guarded, Stop, hook_of
+from restart_guard.programs.target import StopOptions, Target, hook_of
 
 _KILL_S = 10.0
 _TOLD_EVERY_S = 1.0
@@ -31,7 +31,7 @@ class Ended(NamedTuple):
         return not self.left
 
 
-def drain(target: Guarded, who: Identity, stop: Stop) -> Ended:
+def drain(target: Target, who: Identity, stop: StopOptions) -> Ended:
     """pre_stop, then stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
     settings, path = target.settings, target.program.path
     number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
@@ -54,7 +54,7 @@ def drain(target: Guarded, who: Identity, stop: Stop) -> Ended:
     return Ended(f"{before}still runs after {took}: {_names(left)}", tuple(left))
 
 
-def _pre_stop(target: Guarded, who: Identity) -> str:
+def _pre_stop(target: Target, who: Identity) -> str:
     """Run pre_stop; a program is stopped also when that fails, which is told."""
     settings = target.settings
     if settings.pre_stop is None:
@@ -68,7 +68,7 @@ def _pre_stop(target: Guarded, who: Identity) -> str:
     return f"pre_stop took {took}; " if ran.ok else f"pre_stop failed ({ran}); "
 
 
-def _wait(target: Guarded, who: Identity, others: Sequence[Facts], stop: Stop, seconds: float) -> list[Facts]:
+def _wait(target: Target, who: Identity, others: Sequence[Facts], stop: StopOptions, seconds: float) -> list[Facts]:
     deadline = clock.monotonic() + seconds
     left: list[Facts] = []
     while True:
@@ -82,7 +82,7 @@ def _wait(target: Guarded, who: Identity, others: Sequence[Facts], stop: Stop, s
             stop.tell(target.name, remaining, len(left))
 
 
-def kill(target: Guarded, who: Identity) -> Ended:
+def kill(target: Target, who: Identity) -> Ended:
     """KILL to a program and its kin."""
     left = _kill_all(target.program.path, who, process.kin(who, target.program.path))
     if left:
@@ -100,16 +100,16 @@ def _kill_all(program: Path | None, who: Identity, others: Sequence[Facts]) -> l
     return left
 
 
-def clear(target: Guarded, ended: Identity) -> str:
+def clear(target: Target, ended: Identity) -> str:
     """End what a dead program has left behind in its session, which would hold its port; what was done, in words."""
     orphans = process.kin(ended) if process.may_have_kin(ended) else []
     if not orphans:
         return ""
-    _end_orphans(target, ended, None, orphans, Stop(force=True))
+    _end_orphans(target, ended, None, orphans, StopOptions(force=True))
     return f"ended what the last one left behind: {_names(orphans)}; "
 
 
-def sweep(target: Guarded, ended: Identity, stop: Stop) -> Ended | None:
+def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
     """End all that a dead program has left behind, in any session; None when that is nothing."""
     path = target.program.path
     orphans = process.kin(ended, path)
@@ -122,7 +122,7 @@ def sweep(target: Guarded, ended: Identity, stop: Stop) -> Ended | None:
 
 
 def _end_orphans(
-    target: Guarded, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: Stop
+    target: Target, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: StopOptions
 ) -> list[Facts]:
     settings = target.settings
     process.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from restart_guard.config.options import Config, Redis, Target
+from restart_guard.config.options import Config, Redis, TargetOptions
 from restart_guard.config.values import parse_environment
 from restart_guard.errors import GuardError
 from restart_guard.host import permit
 from restart_guard.host.hook import Hook
-from restart_guard.host.identity import Identity, Program, family
+from restart_guard.host.identity import Identity, ProcessMatcher, family
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.pidlock import PidLock, Record
@@ -27,12 +27,12 @@ from restart_guard.programs.processes import Launch
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class Guarded(NamedTuple):
+class Target(NamedTuple):
     """A target with its files and how it is recognised."""
 
     name: str
-    settings: Target
-    program: Program
+    settings: TargetOptions
+    program: ProcessMatcher
     lock: PidLock
     redis: Redis
     permit: Path | None = None
@@ -46,7 +46,7 @@ class Guarded(NamedTuple):
         return found.starts and found.holds()
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """A target as it was found. ``why`` says more where there is more to say."""
 
     state: State
@@ -56,7 +56,7 @@ class Seen(NamedTuple):
     next_try_s: float | None = None
 
 
-class Stop(NamedTuple):
+class StopOptions(NamedTuple):
     """How long a program may drain (None: its own ``stop_timeout``), and whether what is left then is killed.
 
     ``tell`` is called about once a second while it drains, with its name, the seconds left and what still lives.
@@ -67,19 +67,19 @@ class Stop(NamedTuple):
     tell: Callable[[str, float, int], None] | None = None
 
 
-def guarded(config: Config, name: str) -> Guarded:
+def guarded(config: Config, name: str) -> Target:
     settings = config.targets[name]
     path = Path(os.path.realpath(settings.program))
     words = command_words(settings, settings.command, path)
     place = words.index(str(path)) if str(path) in words else len(words)
     # Found out only where a search needs it: a tick over many targets that are well must not open their files.
     runners = cache(partial(_runners, settings, path, words[:place]))
-    program = Program(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
+    program = ProcessMatcher(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
     only_leading = config.permit if name in config.standby_targets else None
-    return Guarded(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
+    return Target(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
 
 
-def _runners(settings: Target, path: Path, words: Sequence[str]) -> frozenset[str]:
+def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> frozenset[str]:
     """The names under which the program may run: of each word before it (a wrapper, its interpreter), as it stands and
     as the file that it comes to (sh may be dash), of its #! line, and its own."""
     if settings.shell:
@@ -104,7 +104,7 @@ def _found_on_path(word: str) -> str:
     return word
 
 
-def command_words(settings: Target, command: str, path: Path) -> list[str]:
+def command_words(settings: TargetOptions, command: str, path: Path) -> list[str]:
     """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
     return list(_words(command, str(path), shell=settings.shell))
 
@@ -117,7 +117,7 @@ def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
     return tuple(re.sub(r"\{python\}|\{program\}", lambda found: fill[found[0]], word) for word in words)
 
 
-def launch_of(target: Guarded, ticket: str) -> Launch:
+def launch_of(target: Target, ticket: str) -> Launch:
     """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
     settings = target.settings
     words = command_words(settings, settings.command, target.program.path)
@@ -146,7 +146,7 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
     return command, {**plain, **ours, processes.FENCE: msgspec.json.encode(changes).decode()}
 
 
-def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: float) -> Hook:
+def hook_of(target: Target, command: str, who: Identity | None, timeout_s: float) -> Hook:
     """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
     more = {"RESTART_GUARD_PID": str(processes.behind_fence(who).pid)} if who is not None else {}
     # What it starts is not the target's: it must not carry its mark.
@@ -155,7 +155,7 @@ def hook_of(target: Guarded, command: str, who: Identity | None, timeout_s: floa
     return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
 
 
-def environment(target: Guarded) -> dict[str, str]:
+def environment(target: Target) -> dict[str, str]:
     """Ours, the user's, the file's, the config's; later ones win. Raises GuardError."""
     settings = target.settings
     found = dict(_ours())

@@ -14,11 +14,11 @@ from restart_guard.host import process_table
 from restart_guard.journal.journal import DELIVERY_CAP_S, Journal
 from restart_guard.programs import actions, crashes, events, processes
 from restart_guard.programs import health as pulse
-from restart_guard.programs.actions import Done, How
+from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.operate import run_all
-from restart_guard.programs.target import Guarded, Seen, Stop
+from restart_guard.programs.target import Observation, StopOptions, Target
 
 if TYPE_CHECKING:
     from restart_guard.alerts.ping import Start
@@ -27,7 +27,7 @@ PING_ERROR = "ping.error"
 """The journal's fact about why the monitor was not reached the last time."""
 
 
-def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
+def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
     """What cron does each minute: relaunch what is dead, restart what hangs, deliver what is due.
 
     Targets that are well are seen by their record, without a lock or a search; a pid lock that is not there is no
@@ -36,7 +36,7 @@ def tick(config: Config, targets: Sequence[Guarded]) -> Iterator[Done]:
     processes.prepare()
     start = _start_ping(config.ping) if config.ping is not None else None
     seen = observe(targets, search_stopped=False)
-    jobs: list[Callable[[], Done | None]] = [
+    jobs: list[Callable[[], ActionResult | None]] = [
         partial(actions.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
     ]
     jobs += [partial(look_after, one, seen[one.name]) for one in targets if one.settings.health]
@@ -86,7 +86,7 @@ def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
             journal.remember(PING_ERROR, "")
 
 
-def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:
+def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
     """The heartbeat row, the end of incidents, and deliveries that are due. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
@@ -103,7 +103,7 @@ def keep_house(config: Config, targets: Sequence[Guarded]) -> list[Done]:
     return settled
 
 
-def needs_care(one: Guarded, seen: Seen) -> bool:
+def needs_care(one: Target, seen: Observation) -> bool:
     """Whether a tick has anything to do or to repair."""
     if seen.who is None and not one.may_run:
         return False
@@ -116,7 +116,7 @@ def needs_care(one: Guarded, seen: Seen) -> bool:
 _LOCK_WAIT_S = 1.0
 
 
-def look_after(one: Guarded, seen: Seen) -> Done | None:
+def look_after(one: Target, seen: Observation) -> ActionResult | None:
     """Probe a running target when that is due; restart one that hangs. None when there is nothing to tell."""
     health = one.settings.health
     if health is None or seen.who is None or seen.state is not State.RUNNING:
@@ -139,10 +139,10 @@ def look_after(one: Guarded, seen: Seen) -> Done | None:
     except BusyError:
         return None
     except GuardError as error:
-        return Done(one.name, ok=False, text=str(error))
+        return ActionResult(one.name, ok=False, text=str(error))
     wait = crashes.next_try_s(record.crashes, one.settings.restart_backoff, now=clock.boottime())
     if not pulse.hangs(after, health) or wait > 0:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
     # What hangs may well ignore a gentle signal: it has had its time to drain then.
-    return actions.act(one, Command.HEAL, How(Stop(force=True), why=f"hangs ({looked.why}, {times})"))
+    return actions.act(one, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})"))

@@ -26,14 +26,14 @@ from restart_guard.host import process_table
 from restart_guard.host.identity import Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
-from restart_guard.programs.actions import Done, How
+from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.folder_events import Folders
 from restart_guard.programs.journal_writer import Scribe
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Guarded, Seen
+from restart_guard.programs.target import Observation, Target
 from restart_guard.threads import beside
 
 _SWEEP_S = 120.0  # cron's ticks, if there are any, look each minute
@@ -44,10 +44,10 @@ _AGAIN_CAP_S = 1.0
 _FLUSH_S = 10.0
 _SWITCH_S = 0.0001  # a death must not wait 5 ms for a thread of ours that is at work
 
-Say = Callable[[Done], None]
+Say = Callable[[ActionResult], None]
 
 
-def run(config: Config, targets: Sequence[Guarded], say: Say, *, for_s: float | None, wait: bool) -> None:
+def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | None, wait: bool) -> None:
     """Watch until SIGTERM or SIGINT, or for a time. One a config, or a choice of its targets: raises BusyError while
     another does it, or waits.
 
@@ -93,7 +93,7 @@ class _Leaving:
 
 
 class _Watch:
-    def __init__(self, config: Config, targets: Sequence[Guarded], say: Say, leaving: _Leaving) -> None:
+    def __init__(self, config: Config, targets: Sequence[Target], say: Say, leaving: _Leaving) -> None:
         self._config = config
         self._targets = {one.name: one for one in targets}
         self._say = say
@@ -108,7 +108,7 @@ class _Watch:
         self._tries: dict[str, int] = {}
         self._said: dict[str, str] = {}
         self._ended: dict[str, str] = {}
-        self._results: SimpleQueue[tuple[str, bool, Done | BaseException | None]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[str, bool, ActionResult | BaseException | None]] = SimpleQueue()
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
@@ -194,7 +194,7 @@ class _Watch:
             self._ended[name] = f"{ended} after {span(process_table.uptime_s(who))}"
             self._take(name, done)
 
-    def _take(self, name: str, done: Done) -> None:
+    def _take(self, name: str, done: ActionResult) -> None:
         """Go on from what was done to a target."""
         before = self._ended.pop(name, "") if done.event is not None else ""
         if done.child is not None:
@@ -215,7 +215,7 @@ class _Watch:
         if not done.busy:
             self._tell(name, done)
 
-    def _tell(self, name: str, done: Done) -> None:
+    def _tell(self, name: str, done: ActionResult) -> None:
         """Say it, but an error that comes again and again only once."""
         text = done.text or (done.event or "")
         if text and (done.ok or self._said.get(name) != text):
@@ -248,7 +248,7 @@ class _Watch:
         if who is not None:
             self._deaths.remove(who)
 
-    def _look(self, names: Sequence[str]) -> dict[str, Seen]:
+    def _look(self, names: Sequence[str]) -> dict[str, Observation]:
         """See how targets are, and do what that asks for."""
         for name in names:
             self._due.pop(name, None)
@@ -267,7 +267,7 @@ class _Watch:
                 self._due[one.name] = now + found.next_try_s
                 if one.name in self._ended:
                     text = f"{self._ended[one.name]}; next try in {span(found.next_try_s)} ({found.why})"
-                    self._say(Done(one.name, ok=True, text=text))
+                    self._say(ActionResult(one.name, ok=True, text=text))
             if tick.needs_care(one, found) and found.state is not State.UNKNOWN:
                 self._act(one.name)
         return seen
@@ -278,7 +278,11 @@ class _Watch:
             return
         self._busy.add(name)
         one = self._targets[name]
-        job = partial(actions.follow, one) if ended_well else partial(actions.act, one, Command.TICK, How(settle=False))
+        job = (
+            partial(actions.follow, one)
+            if ended_well
+            else partial(actions.act, one, Command.TICK, ActionOptions(settle=False))
+        )
         beside(job, partial(self._post, name, act=True))
 
     def _probe(self, names: Iterable[str]) -> None:
@@ -290,7 +294,7 @@ class _Watch:
                 # Not among the busy: while it is looked at, it may die and be relaunched.
                 beside(partial(_look_after, one), partial(self._post, name, act=False))
 
-    def _post(self, name: str, result: "Done | BaseException | None", *, act: bool) -> None:
+    def _post(self, name: str, result: "ActionResult | BaseException | None", *, act: bool) -> None:
         self._results.put((name, act, result))
         with suppress(OSError):  # full: it wakes anyway; closed: it has left
             os.write(self._wake, b"\0")
@@ -316,5 +320,5 @@ class _Watch:
             self._collect()
 
 
-def _look_after(one: Guarded) -> Done | None:
+def _look_after(one: Target) -> ActionResult | None:
     return tick.look_after(one, observe([one], search_stopped=False)[one.name])

@@ -35,7 +35,7 @@ _PAGE = 1000
 _PAGES = 20
 
 
-class Build:
+class CollectionSwap:
     """The new collection, as it grows beside the old one."""
 
     def __init__(self, client: redis.Redis, refresh: Refresh, token: bytes | None) -> None:

@@ -11,7 +11,7 @@ from restart_guard.config.load import picked
 from restart_guard.config.options import Check, Config, Refresh
 from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
 from restart_guard.ids import new_run_id
-from restart_guard.journal.record import Entry, Recorded, Say, finish, start_ping
+from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
 from restart_guard.lock import held
 from restart_guard.mysql import rows as mysql_rows
 from restart_guard.mysql.rows import Rows
@@ -19,8 +19,8 @@ from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
 from restart_guard.redis_server.client import connected, cut_after
 from restart_guard.refreshes import mapping, messages, per_key
-from restart_guard.refreshes.collection import Build
-from restart_guard.refreshes.keys import Keys, scratch_of
+from restart_guard.refreshes.collection import CollectionSwap
+from restart_guard.refreshes.keys import KeyedRefresh, scratch_of
 from restart_guard.refreshes.mapping import Drift, Example
 from restart_guard.refreshes.messages import Refreshed
 from restart_guard.refreshes.scratch import owned
@@ -32,7 +32,7 @@ Progress = Callable[[str, int], None]
 """Told the refresh and how many rows are done."""
 
 
-class Wish(NamedTuple):
+class RefreshOptions(NamedTuple):
     """What an operator asks for besides: to overrule ``max_change``, to have Redis save itself afterwards."""
 
     force: bool = False
@@ -117,13 +117,13 @@ def run(
     down: set[str] = set()
     with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
         for name in names:
-            yield rebuild(config, name, Wish(force, save), progress=progress, say=say, down=down)
+            yield rebuild(config, name, RefreshOptions(force, save), progress=progress, say=say, down=down)
 
 
 def rebuild(
     config: Config,
     name: str,
-    wish: Wish,
+    wish: RefreshOptions,
     *,
     progress: Progress,
     say: Say,
@@ -137,7 +137,7 @@ def rebuild(
         done = done._replace(error=_saved(config, config.refreshes[name]))
     if start is not None:
         start.wait()
-    entry = Entry(KIND, name, done, messages, particulars(done), "refresh.log")
+    entry = JournalEntry(KIND, name, done, messages, particulars(done), "refresh.log")
     return Result(done, finish(config, entry, down, say))
 
 
@@ -157,7 +157,7 @@ def look(config: Config, names: Sequence[str], *, force: bool, progress: Progres
 
 def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_run: bool = False) -> Refreshed:
     begun, began_at = clock.monotonic(), clock.now()
-    run = _Run(config, name, force=force, dry_run=dry_run, progress=lambda rows: progress(name, rows))
+    run = RefreshRun(config, name, force=force, dry_run=dry_run, progress=lambda rows: progress(name, rows))
     error: GuardError | None = None
     try:
         run.refresh()
@@ -178,7 +178,7 @@ def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_
     )
 
 
-class _Run:
+class RefreshRun:
     """One refresh under way: ``rows`` and ``drift`` are as far as it came."""
 
     def __init__(
@@ -211,7 +211,7 @@ class _Run:
                     work(client, token, ask, rows)
 
     def _collection(self, client: Any, token: bytes | None, _ask: Callable[[str], Rows], rows: Rows) -> None:
-        build = Build(client, self._refresh, token)
+        build = CollectionSwap(client, self._refresh, token)
         build.add_all(self._counted(rows), [column.name for column in rows.columns], self._tell)
         self.drift = build.drift
         if build.other_type and not self._force:
@@ -230,7 +230,7 @@ class _Run:
             build.clear()
 
     def _keys(self, client: Any, token: bytes | None, ask: Callable[[str], Rows], rows: Rows) -> None:
-        keys = Keys(client, self._name, self._refresh, token, force=self._force)
+        keys = KeyedRefresh(client, self._name, self._refresh, token, force=self._force)
         how = per_key.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
         # One value has no share that differs; of a handful of keys, only those that go are counted.

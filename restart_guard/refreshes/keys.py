@@ -34,7 +34,7 @@ _FULL = 0.9  # of maxmemory, from where on a server that evicts is near doing so
 Group = tuple[bytes, Values]
 
 
-class Keys:
+class KeyedRefresh:
     """The keys of one refresh; without a token nothing is written. ``force`` replaces keys of another type too."""
 
     def __init__(self, client: redis.Redis, name: str, refresh: Refresh, token: bytes | None, *, force: bool) -> None:

@@ -16,11 +16,11 @@ from restart_guard.config.options import Config
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.host import process_table
 from restart_guard.programs import actions, fence, processes
-from restart_guard.programs.actions import Done, How
+from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command
-from restart_guard.programs.target import Guarded, Stop
+from restart_guard.programs.target import StopOptions, Target
 from restart_guard.threads import beside
 from restart_guard.timer.jobs import command
 
@@ -33,7 +33,7 @@ _PATIENCE_S = 5.0  # for the end of a target, after all of its own time
 class Leadership:
     """The targets of a group on this host. ``post`` takes what has become of one from a thread, for ``ended``."""
 
-    def __init__(self, config: Config, targets: Sequence[Guarded], post: Callable[[str, Any], None]) -> None:
+    def __init__(self, config: Config, targets: Sequence[Target], post: Callable[[str, Any], None]) -> None:
         self._config = config
         self._targets = {one.name: one for one in targets}
         self._post = post
@@ -42,7 +42,7 @@ class Leadership:
         self._failures = 0
         self._ending: dict[str, float] = {}
         self._overdue_at = 0.0
-        self._stop = Stop(force=True)
+        self._stop = StopOptions(force=True)
         self._said: dict[str, str] = {}
         self.acts = False
 
@@ -99,7 +99,7 @@ class Leadership:
         """Whether what it began has proved itself."""
         return self.acts and clock.monotonic() - self._watched_at >= _WELL_S
 
-    def end(self, stop: Stop) -> None:
+    def end(self, stop: StopOptions) -> None:
         """Nothing of ours acts any more: first nobody relaunches, then all end, however often it takes."""
         self.acts = False
         if self._watch is not None:
@@ -117,12 +117,12 @@ class Leadership:
 
     def _yield(self, name: str) -> None:
         self._ending[name] = float("inf")
-        job = partial(actions.act, self._targets[name], Command.YIELD, How(self._stop, wait_s=_AGAIN_S))
+        job = partial(actions.act, self._targets[name], Command.YIELD, ActionOptions(self._stop, wait_s=_AGAIN_S))
         beside(job, partial(self._post, name))
 
     def ended(self, name: str, result: Any) -> str:
         """What came of it, in words, if that is news. What could not be ended is tried again by ``end_again``."""
-        done = result if isinstance(result, Done) else Done(name, ok=False, text=repr(result))
+        done = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=repr(result))
         if name not in self._ending:
             return ""
         if done.ok and not done.busy:
@@ -147,7 +147,7 @@ class Leadership:
         return names
 
 
-def _intend(targets: Iterable[Guarded]) -> None:
+def _intend(targets: Iterable[Target]) -> None:
     """Write the pid locks, so that a watch looks at them. One that an operator has taken away stays away.
 
     What happened under another leadership is no reason to wait with the launch, which is a start and no relaunch.

@@ -24,16 +24,16 @@ from restart_guard.host import permit, process_table
 from restart_guard.host.permit import Permit
 from restart_guard.lock import held
 from restart_guard.programs import fence, operate, processes
-from restart_guard.programs.target import Stop
+from restart_guard.programs.target import StopOptions
 from restart_guard.standby import events, fencing_token, lease, memory, messages
 from restart_guard.standby.leadership import Leadership
 from restart_guard.standby.lease import Mark, View
 from restart_guard.standby.lease_holder import LeaseHolder
-from restart_guard.standby.memory import Kept
+from restart_guard.standby.memory import SavedState
 from restart_guard.standby.status import node_of, settings_of
 from restart_guard.threads import Aside, beside
 
-_AT_ONCE = Stop(timeout_s=0, force=True)
+_AT_ONCE = StopOptions(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
 _TELL_S = 15.0  # what is not delivered by then is in the journal, and the ticks go on with it
 _REST_FIRST_S, _REST_CAP_S = 60.0, 3600.0
@@ -52,13 +52,13 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
         aside = stack.enter_context(Aside(say))
         with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
             stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
-        member = _Member(config, aside.say)
+        member = GroupMember(config, aside.say)
         if until is None:  # else cron starts one each minute, and that is no news
             aside.say(f"{member.node} takes part in {settings.group}")
         member.run(until)
 
 
-class _Member:
+class GroupMember:
     def __init__(self, config: Config, say: Say) -> None:
         self._config = config
         self._settings = settings_of(config)
@@ -94,11 +94,11 @@ class _Member:
         else:
             self._asked_to_leave += 1
 
-    def _taken_up(self) -> Kept:
+    def _taken_up(self) -> SavedState:
         """Where the process before this one left off, if that was in this boot and under the same name."""
         kept = memory.load(self._config)
         if kept is None or kept.view.me.node != self.node:
-            return Kept(process_table.boot_id(), View(Mark(self.node, _new_life())))
+            return SavedState(process_table.boot_id(), View(Mark(self.node, _new_life())))
         if kept.view.leads and clock.boottime() >= kept.view.until:
             view = lease.stepped_down(kept.view, _new_life())
             return msgspec.structs.replace(kept, view=view, token=None, acts=False)
@@ -113,7 +113,7 @@ class _Member:
         else:
             # What runs here unfenced, from before there was a group or because its fences were killed.
             self._permit_is(Permit())
-            self._targets.end(Stop(timeout_s=self._times.fence, force=True))
+            self._targets.end(StopOptions(timeout_s=self._times.fence, force=True))
         if until is None:  # a service that is started anew is meant to try again
             self._kept = msgspec.structs.replace(self._kept, rest_until=0.0)
         self._lease.listen(lambda: self._post(lambda _: None, None))
@@ -194,12 +194,12 @@ class _Member:
 
     def _look_after(self, left: float) -> None:
         if self._asked_to_leave or self._hand_over:
-            self._stand_down("it hands over", Stop(force=True))
+            self._stand_down("it hands over", StopOptions(force=True))
             return
         if left < self._times.fence / 2:
             # Gently as long as there is time for it; at the end the fences do it.
             why = self._because("the lease could not be renewed")
-            self._stand_down(why, Stop(timeout_s=max(0.0, left), force=True))
+            self._stand_down(why, StopOptions(timeout_s=max(0.0, left), force=True))
             return
         cannot = self._cannot or self._targets.keep_watching()
         if cannot:
@@ -212,7 +212,7 @@ class _Member:
         rest_until = clock.boottime() + delay(failures, first_s=_REST_FIRST_S, cap_s=_REST_CAP_S)
         self._kept = msgspec.structs.replace(self._kept, failures=failures, rest_until=rest_until)
         self._hand_over = True
-        self._stand_down(f"it cannot run its targets: {cannot}", Stop(force=True))
+        self._stand_down(f"it cannot run its targets: {cannot}", StopOptions(force=True))
 
     def _needs_token(self) -> bool:
         """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
@@ -250,7 +250,7 @@ class _Member:
         )
         self._keep()
 
-    def _stand_down(self, why: str, stop: Stop) -> None:
+    def _stand_down(self, why: str, stop: StopOptions) -> None:
         """While a hand-over drains, the lease is still ours, but nothing may be started any more."""
         self._last_sign = clock.boottime()
         self._targets.end(stop)

@@ -10,12 +10,12 @@ from restart_guard import clock
 from restart_guard.config.options import Config
 from restart_guard.host import permit, process_table
 from restart_guard.programs.lifecycle import State
-from restart_guard.programs.target import Guarded, Seen
+from restart_guard.programs.target import Observation, Target
 from restart_guard.standby import lease
 from restart_guard.standby.lease import View
 
 
-class Kept(msgspec.Struct, frozen=True):
+class SavedState(msgspec.Struct, frozen=True):
     """Worth nothing in another boot: its times are of CLOCK_BOOTTIME.
 
     ``acts``: the targets of a leader were begun. After ``failures`` to run them it does not lead before ``rest_until``.
@@ -29,16 +29,16 @@ class Kept(msgspec.Struct, frozen=True):
     rest_until: float = 0.0
 
 
-def load(config: Config) -> Kept | None:
+def load(config: Config) -> SavedState | None:
     """None when there is none, or none of this boot."""
     try:
-        kept = msgspec.json.decode(_path(config).read_bytes(), type=Kept)
+        kept = msgspec.json.decode(_path(config).read_bytes(), type=SavedState)
     except (OSError, msgspec.MsgspecError):
         return None
     return kept if kept.boot == process_table.boot_id() else None
 
 
-def save(config: Config, kept: Kept) -> None:
+def save(config: Config, kept: SavedState) -> None:
     """Best effort: without it the next process watches for a lease first."""
     path = _path(config)
     with suppress(OSError):
@@ -66,7 +66,7 @@ def _path(config: Config) -> Path:
     return config.permit.with_suffix(".json")
 
 
-def in_group(config: Config, target: Guarded, seen: Seen) -> Seen:
+def in_group(config: Config, target: Target, seen: Observation) -> Observation:
     """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
     if target.permit is None:
         return seen
