@@ -109,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
         terminal.error("Interrupted.")
         return ExitCode.INTERRUPTED
     except GuardError as error:
-        _told(context, terminal).error(str(error))
+        _terminal_of(context, terminal).error(str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 (the edge: a bug gets a line, its traceback goes to the log)
         return _bug(context, terminal, error)
@@ -125,14 +125,14 @@ def _finish(terminal: Terminal, code: int) -> int:
     return code or ExitCode.FAILED
 
 
-def _told(context: click.Context | None, terminal: Terminal) -> Terminal:
+def _terminal_of(context: click.Context | None, terminal: Terminal) -> Terminal:
     """The session's terminal, which knows what to redact."""
     return context.obj.terminal if context is not None and isinstance(context.obj, Session) else terminal
 
 
 def _bug(context: click.Context | None, terminal: Terminal, error: Exception) -> int:
     """One line for the operator, the traceback for us."""
-    terminal = _told(context, terminal)
+    terminal = _terminal_of(context, terminal)
     session = context.obj if context is not None else None
     state_dir = (session or Session(None, terminal)).state_dir
     log = state_dir / "restart-guard.log"

@@ -48,26 +48,26 @@ class Session:
         """The state directory, also when the config could not be loaded."""
         return self._config.state_dir if self._config else config_file.default_state_dir(os.environ)
 
-    def told(self, results: "Iterable[ActionResult]", *, tick: bool = False) -> int:
-        """Print what was done to each target as it comes; the exit code."""
-        done_all: list[ActionResult] = []
-        for done in results:
-            done_all.append(done)
-            if not (tick and done.busy):
-                self.tell(done)
-        if not done_all and not tick and not self.config.targets:
+    def report_all(self, results: "Iterable[ActionResult]", *, tick: bool = False) -> int:
+        """Print each result as it comes. Returns the exit code."""
+        reported: list[ActionResult] = []
+        for result in results:
+            reported.append(result)
+            if not (tick and result.busy):
+                self.report(result)
+        if not reported and not tick and not self.config.targets:
             self.terminal.note(f"There are no targets in {self.config.path}.")
-        if not done_all and tick and sys.stdout.isatty():
-            self.terminal.note("Nothing to do: the tick only brings back what has died; --cold restarts what runs.")
-        if not all(done.ok for done in done_all):
+        if not reported and tick and sys.stdout.isatty():
+            self.terminal.note("Nothing to do: no program has died. To restart running programs, use --cold.")
+        if not all(result.ok for result in reported):
             return ExitCode.FAILED
-        return ExitCode.BUSY if any(done.busy for done in done_all) and not tick else ExitCode.DONE
+        return ExitCode.BUSY if any(result.busy for result in reported) and not tick else ExitCode.DONE
 
-    def tell(self, done: "ActionResult") -> None:
-        """Print what was done to a target: what went well on stdout, what did not on stderr."""
-        say = self.terminal.result if done.ok and not done.busy else self.terminal.error
-        if done.text:
-            say(f"{done.name}: {done.text}")
+    def report(self, result: "ActionResult") -> None:
+        """Print one result: a success to stdout, a failure to stderr."""
+        say = self.terminal.result if result.ok and not result.busy else self.terminal.error
+        if result.text:
+            say(f"{result.name}: {result.text}")
 
 
 def duration(_context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:

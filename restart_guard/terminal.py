@@ -106,13 +106,13 @@ class Terminal:
                 yield advance
             return
         begun: dict[str, float] = {}
-        told: dict[str, float] = {}
+        said_at: dict[str, float] = {}
 
         def advance_log(name: str, done: int) -> None:
             now = clock.monotonic()
             since = begun.setdefault(name, now)
-            if now - told.setdefault(name, since) >= _LINE_EACH_S:
-                told[name] = now
+            if now - said_at.setdefault(name, since) >= _LINE_EACH_S:
+                said_at[name] = now
                 self.note(f"{name}: {done} {noun}, {done / (now - since):.0f} a second")
 
         yield advance_log

@@ -27,7 +27,7 @@ def beside(job: Callable[[], _Result], post: Callable[[_Result | BaseException],
 _FLUSH_S = 2.0
 
 
-class Aside:
+class BackgroundWriter:
     """``say`` returns at once. At the end what is still to be written has a moment; where nobody reads, the process
     ends without it, since Python itself would wait for ever."""
 

@@ -343,7 +343,7 @@ def test_what_cannot_be_recognised_is_found_by_its_launch(service: Service) -> N
     data = json.loads(record.read_text())
     ticket = Path(f"/proc/{pid}/environ").read_bytes().split(b"RESTART_GUARD_LAUNCH=")[1].split(b"\0")[0].decode()
     # As it stood before the launch, with a pid lock of the one before.
-    record.write_text(json.dumps(data | {"who": None, "ticket": ticket}))
+    record.write_text(json.dumps(data | {"process": None, "ticket": ticket}))
     service.lock.write_text("999999\n")
     assert "its pid lock is repaired" in service.guard("restart").out
     assert int(service.lock.read_text()) == pid
@@ -352,7 +352,7 @@ def test_what_cannot_be_recognised_is_found_by_its_launch(service: Service) -> N
 
 @pytest.mark.parametrize(
     "damage",
-    [b"\xff\xfe", b"", b"[]", b"{}", b"who", '"pid": 0', '"pid": 1', '"pid": -1', '"pid": 99999999999999'],
+    [b"\xff\xfe", b"", b"[]", b"{}", b"process", '"pid": 0', '"pid": 1', '"pid": -1', '"pid": 99999999999999'],
 )
 def test_a_damaged_record_harms_nobody(service: Service, damage: bytes | str) -> None:
     """Garbage and impossible pids: the program is found by what it runs; nothing else is signalled, nothing raised."""
@@ -361,7 +361,7 @@ def test_a_damaged_record_harms_nobody(service: Service, damage: bytes | str) ->
     record = service.program.with_name(".service.py.state")
     if isinstance(damage, str):
         data = json.loads(record.read_text())
-        data["who"][0] = int(damage.split()[1])
+        data["process"][0] = int(damage.split()[1])
         damage = json.dumps(data).encode()
     record.write_bytes(damage)
     assert service.status()["pid"] == pid

@@ -77,7 +77,7 @@ def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int
             ) as answer:
                 return answer.status_code, _body(answer)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise _told(error) from error
+            raise _translated(error) from error
 
 
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -99,7 +99,7 @@ def _body(answer: requests.Response) -> bytes:
     return body
 
 
-def _told(error: Exception) -> WireError:
+def _translated(error: Exception) -> WireError:
     """What went wrong below HTTP. Only a certificate that is not trusted needs a person."""
     cause: BaseException | None = error
     while cause is not None:

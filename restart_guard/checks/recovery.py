@@ -11,7 +11,7 @@ from restart_guard.journal.record import Say
 from restart_guard.programs import actions, processes
 from restart_guard.programs.actions import ActionOptions
 from restart_guard.programs.lifecycle import Command
-from restart_guard.programs.target import guarded
+from restart_guard.programs.target import target_of
 from restart_guard.refreshes import job, messages
 
 _LOCK_WAIT_S = 10.0
@@ -39,7 +39,7 @@ def _refresh(config: Config, name: str, say: Say) -> Attempt:
 def _restart(config: Config, name: str) -> Attempt:
     """A cold restart of a target, as restart --cold does it."""
     processes.prepare()
-    one = guarded(config, name)
+    one = target_of(config, name)
     done = actions.act(one, Command.COLD, ActionOptions(wait_s=_LOCK_WAIT_S))
     return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)
 

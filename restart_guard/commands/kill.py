@@ -11,4 +11,4 @@ from restart_guard.session import Session, pass_session
 def command(session: Session, *, names: tuple[str, ...]) -> int:
     """Kill each TARGET (default: all) with all that it started; the pid lock stays, so the next tick brings it back."""
     targets = operate.chosen(session.config, names)
-    return session.told(operate.run(session.config, targets, Command.KILL))
+    return session.report_all(operate.run(session.config, targets, Command.KILL))

@@ -21,6 +21,6 @@ def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) 
         raise UsageError("--cold and --hot exclude each other.")
     targets = operate.chosen(session.config, names)
     if not cold and not hot:
-        return session.told(tick.tick(session.config, targets), tick=True)
+        return session.report_all(tick.tick(session.config, targets), tick=True)
     stop = StopOptions(tell=session.terminal.countdown)
-    return session.told(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))
+    return session.report_all(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

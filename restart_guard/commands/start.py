@@ -14,4 +14,4 @@ def command(session: Session, *, names: tuple[str, ...]) -> int:
     One that runs already is only guarded. Exit code: 0 all run, 1 one does not stay up, 75 somebody else is at it.
     """
     targets = operate.chosen(session.config, names)
-    return session.told(operate.run(session.config, targets, Command.START))
+    return session.report_all(operate.run(session.config, targets, Command.START))

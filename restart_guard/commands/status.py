@@ -18,21 +18,25 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
     Exit code as init scripts have it: 0 all run, 1 one is dead with its pid lock there, 3 one is stopped, 4 unknown.
     """
     config = session.config
-    observed = operate.status(config, operate.chosen(config, names))
-    found = [(one, in_group(config, one, seen), restarts) for one, seen, restarts in observed]
+    rows = [
+        (target, in_group(config, target, observed), restarts)
+        for target, observed, restarts in operate.status(config, operate.chosen(config, names))
+    ]
     if as_json:
-        session.terminal.document([actions.shown(one, seen, restarts) for one, seen, restarts in found])
+        session.terminal.document([actions.shown(target, observed, restarts) for target, observed, restarts in rows])
     else:
-        if not found:
+        if not rows:
             session.terminal.note(f"There are no targets in {session.config.path}.")
-        for one, seen, restarts in found:
-            session.terminal.report(_line(one, seen, restarts))
-    return operate.lsb_code([seen.state for _, seen, _ in found])
+        for target, observed, restarts in rows:
+            session.terminal.report(_line(target, observed, restarts))
+    return operate.lsb_code([observed.state for _, observed, _ in rows])
 
 
-def _line(one: Target, seen: Observation, restarts: int) -> str:
-    alive = f"  pid {seen.who.pid}  up {span(process_table.uptime_s(seen.who))}" if seen.who else ""
+def _line(target: Target, observed: Observation, restarts: int) -> str:
+    alive = (
+        f"  pid {observed.process.pid}  up {span(process_table.uptime_s(observed.process))}" if observed.process else ""
+    )
     again = f"  relaunched {restarts} times" if restarts else ""
-    later = f"  next try in {span(seen.next_try_s)}" if seen.next_try_s is not None else ""
-    why = f"  ({seen.why})" if seen.why else ""
-    return f"{one.name}: {seen.state.value}{alive}{later}{again}{why}"
+    later = f"  next try in {span(observed.next_try_s)}" if observed.next_try_s is not None else ""
+    why = f"  ({observed.why})" if observed.why else ""
+    return f"{target.name}: {observed.state.value}{alive}{later}{again}{why}"

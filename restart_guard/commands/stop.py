@@ -18,4 +18,4 @@ def command(session: Session, *, names: tuple[str, ...], timeout: float | None, 
     """
     targets = operate.chosen(session.config, names)
     stop = StopOptions(timeout, force, tell=session.terminal.countdown)
-    return session.told(operate.run(session.config, targets, Command.STOP, stop))
+    return session.report_all(operate.run(session.config, targets, Command.STOP, stop))

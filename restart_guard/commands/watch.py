@@ -15,4 +15,4 @@ def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wa
     Leaves quietly on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has left, 75
     another one watches this config already.
     """
-    watch.run(session.config, operate.chosen(session.config, names), session.tell, for_s=for_s, wait=wait)
+    watch.run(session.config, operate.chosen(session.config, names), session.report, for_s=for_s, wait=wait)

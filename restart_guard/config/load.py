@@ -183,8 +183,8 @@ class _Reader:
                 self.problem(f"{where}.{key(name)}", f"expected text, was {shown(one)}.")
             if bad:
                 return None
-            told = "something else" if secret else shown(value)
-            self.problem(where, f"expected {_wanted(kind)}, was {told}.")
+            given = "something else" if secret else shown(value)
+            self.problem(where, f"expected {_wanted(kind)}, was {given}.")
             return None
         return MappingProxyType(converted) if isinstance(converted, dict) else converted
 

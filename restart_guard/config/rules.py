@@ -90,10 +90,10 @@ def _standby_problems(standby: Standby, targets: Mapping[str, TargetOptions]) ->
         if getattr(times, option) < 0.01:
             yield f"standby.{option}: expected at least 10ms."
     if times.fence + times.gap + times.beat >= times.lease:
-        told = ", ".join(f"{option} is {getattr(times, option):g}s" for option in ("fence", "gap", "beat"))
+        values = ", ".join(f"{option} is {getattr(times, option):g}s" for option in ("fence", "gap", "beat"))
         yield (
             "standby.lease: expected more than fence + gap + beat, since by then a host that is cut off must surely "
-            f"have stopped; {told}, the lease {times.lease:g}s."
+            f"have stopped; {values}, the lease {times.lease:g}s."
         )
     if times.gap < 1.5 * times.beat:
         yield "standby.gap: expected at least 1.5 times beat: silence could never be told from our own absence else."

@@ -53,10 +53,10 @@ def _last(config: Config, channel: str) -> str:
         at = journal.last_delivery(channel) if journal else None
     except JournalError:
         at = None
-    told = (
+    last = (
         f"last message {clock.local(at):%Y-%m-%d %H:%M}" if at else "no message yet; doctor --send-test-alert tries it"
     )
-    return f"logged in, {told}" if channel == "wecom_app" else told
+    return f"logged in, {last}" if channel == "wecom_app" else last
 
 
 def _note(config: Config, channel: str) -> str | None:

@@ -9,27 +9,27 @@ from restart_guard.errors import GuardError
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Target, account, command_words, environment, guarded
+from restart_guard.programs.target import Target, account, command_words, environment, target_of
 from restart_guard.standby.memory import in_group
 
 
 def findings(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would keep it from being launched."""
-    targets = [guarded(config, name) for name in config.targets]
+    targets = [target_of(config, name) for name in config.targets]
     processes.prepare()
     found = observe(targets, search_stopped=True)
     for target in targets:
-        name, seen = target.name, in_group(config, target, found[target.name])
-        pid = f", pid {seen.who.pid}" if seen.who else ""
-        level = Level.OK if seen.state in (State.RUNNING, State.STOPPED) else Level.WARN
+        name, observed = target.name, in_group(config, target, found[target.name])
+        pid = f", pid {observed.process.pid}" if observed.process else ""
+        level = Level.OK if observed.state in (State.RUNNING, State.STOPPED) else Level.WARN
         advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}
-        yield Finding(level, f"target {name}: {seen.state.value}{pid}", advice.get(seen.state, seen.why))
-    for one in targets:
-        yield from (Finding(Level.FAIL, f"target {one.name}: {why}", "see the config") for why in _missing(one))
+        yield Finding(level, f"target {name}: {observed.state.value}{pid}", advice.get(observed.state, observed.why))
+    for target in targets:
+        yield from (Finding(Level.FAIL, f"target {target.name}: {why}", "see the config") for why in _missing(target))
 
 
-def _missing(one: Target) -> Iterator[str]:
-    settings, path = one.settings, one.program.path
+def _missing(target: Target) -> Iterator[str]:
+    settings, path = target.settings, target.program.path
     if not path.is_file():
         yield f"its program {path} is not there"
         return
@@ -39,7 +39,7 @@ def _missing(one: Target) -> Iterator[str]:
             yield f"its command {word} is not found, from {path.parent}"
     try:
         account(settings.user)
-        environment(one)
+        environment(target)
     except GuardError as error:
         yield str(error).rstrip(".")
     log = settings.log_file

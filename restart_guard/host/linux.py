@@ -132,15 +132,15 @@ def survives(pid: int, number: int) -> bool:
     return any(int(masks[name], 16) & 1 << number - 1 for name in ("SigCgt", "SigIgn"))
 
 
-def uptime_s(who: Identity) -> float:
+def uptime_s(process: Identity) -> float:
     """Seconds since a process was started, time in suspend included."""
-    return clock.boottime() - who.started / os.sysconf("SC_CLK_TCK")
+    return clock.boottime() - process.started / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def _opened(who: Identity) -> Iterator[int | None]:
+def _opened(process: Identity) -> Iterator[int | None]:
     """A pidfd of this very process, or None when it has ended: opened first, then verified."""
-    fd = _open(who)
+    fd = _open(process)
     try:
         yield fd
     finally:
@@ -148,25 +148,25 @@ def _opened(who: Identity) -> Iterator[int | None]:
             os.close(fd)
 
 
-def _open(who: Identity) -> int | None:
+def _open(process: Identity) -> int | None:
     try:
-        fd = os.pidfd_open(who.pid)
+        fd = os.pidfd_open(process.pid)
     except OSError as error:
         if error.errno not in (errno.ESRCH, errno.EINVAL):
             raise
         return None
     same = False
     try:
-        same = identity(who.pid) == who
+        same = identity(process.pid) == process
     finally:
         if not same:
             os.close(fd)
     return fd if same else None
 
 
-def send(who: Identity, number: int) -> bool:
+def send(process: Identity, number: int) -> bool:
     """Signal this very process; False when it has ended. Raises PermissionError."""
-    with _opened(who) as fd:
+    with _opened(process) as fd:
         if fd is None:
             return False
         with suppress(ProcessLookupError):
@@ -175,9 +175,9 @@ def send(who: Identity, number: int) -> bool:
     return False
 
 
-def wait(who: Identity, seconds: float) -> bool:
+def wait(process: Identity, seconds: float) -> bool:
     """Wait until this process has ended; whether it has."""
-    with _opened(who) as fd:
+    with _opened(process) as fd:
         if fd is None:
             return True
         poll = select.poll()
@@ -201,17 +201,17 @@ class Deaths:
         """Wake also when something can be read here."""
         self._poll.register(fd, select.POLLIN)
 
-    def add(self, who: Identity) -> bool:
+    def add(self, process: Identity) -> bool:
         """Wait for this process too; False when it has ended already. Raises PermissionError."""
-        fd = _open(who)
+        fd = _open(process)
         if fd is None:
             return False
-        self._pidfds[fd] = who
+        self._pidfds[fd] = process
         self._poll.register(fd, select.POLLIN)
         return True
 
-    def remove(self, who: Identity) -> None:
-        for fd in [fd for fd, one in self._pidfds.items() if one == who]:
+    def remove(self, process: Identity) -> None:
+        for fd in [fd for fd, one in self._pidfds.items() if one == process]:
             self._forget(fd)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
@@ -223,7 +223,7 @@ class Deaths:
         others = [fd for fd in ready if fd not in self._pidfds]
         for fd, _ in ended:
             self._forget(fd)
-        return [who for _, who in ended], others
+        return [process for _, process in ended], others
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)

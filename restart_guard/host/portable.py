@@ -28,7 +28,7 @@ def boot_id() -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """psutil's errors as those of the system calls."""
     try:
         yield
@@ -41,7 +41,7 @@ def _told() -> Iterator[None]:
 def facts(pid: int) -> Facts | None:
     """What a pid is now; None when there is no such process. Raises PermissionError."""
     try:
-        with _told():
+        with _translate_errors():
             return _facts(psutil.Process(pid))
     except ProcessLookupError:
         return None
@@ -73,7 +73,7 @@ def everybody() -> Iterator[Facts]:
 
 def look(pid: int) -> Look:
     """What a process runs. Raises ProcessLookupError or PermissionError."""
-    with _told():
+    with _translate_errors():
         process = psutil.Process(pid)
         argv = process.cmdline()
     return Look(argv, _path(process.exe), _path(process.cwd))
@@ -108,25 +108,25 @@ def survives(pid: int, number: int) -> bool:
     return pid > 0 and number > 0
 
 
-def uptime_s(who: Identity) -> float:
+def uptime_s(process: Identity) -> float:
     """Seconds since a process was started."""
-    return clock.now().timestamp() - who.started / 1000
+    return clock.now().timestamp() - process.started / 1000
 
 
-def send(who: Identity, number: int) -> bool:
+def send(process: Identity, number: int) -> bool:
     """Signal this very process; False when it has ended. Raises PermissionError."""
-    if identity(who.pid) != who:
+    if identity(process.pid) != process:
         return False
     with suppress(ProcessLookupError):
-        os.kill(who.pid, number)
+        os.kill(process.pid, number)
         return True
     return False
 
 
-def wait(who: Identity, seconds: float) -> bool:
+def wait(process: Identity, seconds: float) -> bool:
     """Wait until this process has ended; whether it has."""
     deadline = clock.monotonic() + seconds
-    while identity(who.pid) == who:
+    while identity(process.pid) == process:
         left = deadline - clock.monotonic()
         if left <= 0:
             return False
@@ -148,21 +148,21 @@ class Deaths:
         """Wake also when something can be read here."""
         self._fds.append(fd)
 
-    def add(self, who: Identity) -> bool:
+    def add(self, process: Identity) -> bool:
         """Wait for this process too; False when it has ended already. Raises PermissionError."""
-        if identity(who.pid) != who:
+        if identity(process.pid) != process:
             return False
-        self._living.add(who)
+        self._living.add(process)
         return True
 
-    def remove(self, who: Identity) -> None:
-        self._living.discard(who)
+    def remove(self, process: Identity) -> None:
+        self._living.discard(process)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
         """Those that have ended, each told once, and the other descriptors that can be read."""
         deadline = clock.monotonic() + (sys.maxsize if seconds is None else seconds)
         while True:
-            ended = [who for who in self._living if identity(who.pid) != who]
+            ended = [process for process in self._living if identity(process.pid) != process]
             left = 0.0 if ended else max(0.0, min(_EVERY_S, deadline - clock.monotonic()))
             ready = select.select(self._fds, [], [], left)[0]
             if ended or ready or clock.monotonic() >= deadline:

@@ -68,7 +68,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);  -- the newest 
 def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
     """Open the journal in the state directory, making both where they are missing. Raises JournalError."""
     path = state_dir / "journal.db"
-    with told(path), ExitStack() as on_error:
+    with translate_errors(path), ExitStack() as on_error:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             path.touch(mode=0o600)
@@ -86,7 +86,7 @@ def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
 def open_file_to_read(state_dir: Path) -> tuple[Path, sqlite3.Connection] | None:
     """Open one that is there, also on a full or read-only disk (SQLite then only reads); None without one."""
     path = state_dir / "journal.db"
-    with told(path), ExitStack() as on_error:
+    with translate_errors(path), ExitStack() as on_error:
         if not path.exists() or path.stat().st_size == 0:
             return None
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", timeout=_WAIT_S, isolation_level=None, uri=True)
@@ -100,7 +100,7 @@ def open_file_to_read(state_dir: Path) -> tuple[Path, sqlite3.Connection] | None
 @contextmanager
 def transaction(path: Path, connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, and on disk when it ends. Raises JournalError."""
-    with told(path):
+    with translate_errors(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -143,7 +143,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Turns what the disk and SQLite say into a sentence."""
     try:
         yield

@@ -19,7 +19,7 @@ import msgspec
 
 from restart_guard.clock import stamp
 from restart_guard.config.values import printable, printable_all
-from restart_guard.journal.file import open_file, open_file_to_read, readable, told, transaction
+from restart_guard.journal.file import open_file, open_file_to_read, readable, transaction, translate_errors
 from restart_guard.journal.incident import Incident
 
 KEEP_DAYS = 400
@@ -80,7 +80,7 @@ class Journal:
         return transaction(self.path, self._connection)
 
     def _run(self, sql: str, *values: object) -> sqlite3.Cursor:
-        with told(self.path):
+        with translate_errors(self.path):
             return self._connection.execute(sql, values)
 
     def append(self, event: Event, deliveries: Sequence[tuple[str, Any]]) -> None:

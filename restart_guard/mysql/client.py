@@ -59,7 +59,7 @@ def connect(
         password = settings.password.reveal().encode() if settings.password else b""
     except SecretError as error:
         raise DeliveryError(str(error), code="secret", permanent=True) from error
-    with told(what, advice):
+    with translate_errors(what, advice):
         return pymysql.connect(
             host=settings.host,
             port=settings.port,
@@ -92,7 +92,7 @@ def _tls(settings: MySql) -> Mapping[str, Any]:
 
 
 @contextmanager
-def told(what: str, advice: Mapping[int, str]) -> Iterator[None]:
+def translate_errors(what: str, advice: Mapping[int, str]) -> Iterator[None]:
     """Turns the driver's errors into ours, once: which are worth another try, and which need a person.
 
     ``advice`` by error number goes before the general one.

@@ -59,7 +59,7 @@ class Rows:
         """Up to so many rows at a time. Raises DeliveryError, also when the stream ends before its end."""
         source = _packets(self._connection._rfile, rows * len(self.columns))  # noqa: SLF001
         while True:
-            with mysql_client.told(self._what, _ADVICE):
+            with mysql_client.translate_errors(self._what, _ADVICE):
                 batch = next(source, None)
             if batch is None:
                 self._connection._result.unbuffered_active = False  # noqa: SLF001 (all is read)
@@ -76,13 +76,13 @@ def reading(settings: MySql, refresh: str, timeout_s: float) -> Iterator[Callabl
 
     def ask(query: str) -> Rows:
         left = max(0.001, deadline - clock.monotonic())
-        with mysql_client.told(what, _ADVICE):
+        with mysql_client.translate_errors(what, _ADVICE):
             _limit_time(connection, left)
             connection.query(query, unbuffered=True)
         return Rows(connection, what)
 
     try:
-        with mysql_client.told(what, _ADVICE), connection.cursor() as cursor:
+        with mysql_client.translate_errors(what, _ADVICE), connection.cursor() as cursor:
             cursor.execute("SET SESSION net_write_timeout = 600")
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")

@@ -48,7 +48,7 @@ class TaskMonitor:
         connection = _connect(settings)
         with ExitStack() as on_error:
             on_error.callback(connection.close)
-            with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+            with mysql_client.translate_errors(name(settings), _ADVICE), connection.cursor() as cursor:
                 table = read_table(cursor, settings)
                 mode = _mode(cursor, settings, table, only_look=only_look)
             on_error.pop_all()
@@ -59,7 +59,7 @@ class TaskMonitor:
 
     def insert(self, row: Row) -> None:
         """Make sure that the row is there, once. Raises DeliveryError."""
-        with mysql_client.told(name(self._settings), _ADVICE), self._connection.cursor() as cursor:
+        with mysql_client.translate_errors(name(self._settings), _ADVICE), self._connection.cursor() as cursor:
             try:
                 self._insert(cursor, row)
                 self._connection.commit()
@@ -116,7 +116,7 @@ def create(settings: MySql) -> Created:
     task_monitor, _sidecar = statements(settings)
     connection = _connect(settings)
     try:
-        with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+        with mysql_client.translate_errors(name(settings), _ADVICE), connection.cursor() as cursor:
             cursor.execute("SHOW TABLES LIKE %s", (settings.table.replace("_", r"\_"),))
             was_there = cursor.fetchone() is not None
             if not was_there:
@@ -166,6 +166,6 @@ def _mode(cursor: Any, settings: MySql, table: Table, *, only_look: bool = False
 
 def _connect(settings: MySql) -> "pymysql.Connection[Any]":
     connection = mysql_client.connect(settings, name(settings), _ADVICE)
-    with mysql_client.told(name(settings), _ADVICE), connection.cursor() as cursor:
+    with mysql_client.translate_errors(name(settings), _ADVICE), connection.cursor() as cursor:
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (_LOCK_WAIT_S,))
     return connection

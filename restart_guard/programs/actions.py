@@ -41,7 +41,7 @@ class ActionResult(NamedTuple):
     event: str | None = None
     busy: bool = False
     crashes: int = 0
-    who: Identity | None = None
+    process: Identity | None = None
     child: "subprocess.Popen[bytes] | None" = None
 
 
@@ -59,17 +59,17 @@ _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
 """The commands after which a target is to run."""
 
 
-def act(target: Target, command: Command, how: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
+def act(target: Target, command: Command, options: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
     """Do what a command asks of one target. What goes wrong is in the answer, never raised."""
     try:
-        with target.lock.held(wait_s=how.wait_s):
-            seen = observe([target], search_stopped=command is not Command.TICK)[target.name]
-            if seen.who is not None and command in _RUNNING and _is_unfenced(target, seen.who):
-                drain.drain(target, seen.who, StopOptions(force=True))
-                seen = observe([target], search_stopped=True)[target.name]
+        with target.lock.held(wait_s=options.wait_s):
+            observed = observe([target], search_stopped=command is not Command.TICK)[target.name]
+            if observed.process is not None and command in _RUNNING and _is_unfenced(target, observed.process):
+                drain.drain(target, observed.process, StopOptions(force=True))
+                observed = observe([target], search_stopped=True)[target.name]
             if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
                 target.lock.record(Record(process_table.boot_id()))  # to lead must not start it here
-            return _do(target, seen, command, how)
+            return _do(target, observed, command, options)
     except BusyError as error:
         return ActionResult(target.name, ok=True, text=str(error), busy=True)
     except PermissionError as error:
@@ -78,10 +78,10 @@ def act(target: Target, command: Command, how: ActionOptions = ActionOptions()) 
         return ActionResult(target.name, ok=False, text=str(error))
 
 
-def _is_unfenced(target: Target, who: Identity) -> bool:
+def _is_unfenced(target: Target, process: Identity) -> bool:
     """Whether it is of a group and would outlive its host's permit: a worker whose fence was killed, or what was
     started before there was a group. Neither may be taken for the target."""
-    return target.permit is not None and not processes.is_fence(who.pid)
+    return target.permit is not None and not processes.is_fence(process.pid)
 
 
 def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult | None]:
@@ -94,13 +94,13 @@ def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult |
     results: dict[str, ActionResult | None] = {}
     begun: list[tuple[Target, Spawned]] = []
     with ExitStack() as locks:
-        for target, who in ended:
+        for target, process in ended:
             results[target.name] = None
             with suppress(BusyError, PermissionError):
                 try:
                     locks.enter_context(target.lock.held(wait_s=0))
                     record = target.lock.recorded(process_table.boot_id())
-                    if record.who != who:
+                    if record.process != process:
                         continue
                     if _may_be_launched(target, record):
                         begun.append((target, launch.spawn(target, record, by_hand=False)))
@@ -111,7 +111,7 @@ def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult |
                         results[target.name] = ActionResult(target.name, ok=False, text=str(error))
         for target, spawned in begun:
             try:
-                results[target.name] = _told(target, launch.remember(target, spawned), "relaunched")
+                results[target.name] = _launch_result(target, launch.remember(target, spawned), "relaunched")
             except GuardError as error:
                 results[target.name] = ActionResult(target.name, ok=False, text=str(error))
     return results
@@ -124,65 +124,67 @@ def _may_be_launched(target: Target, record: Record) -> bool:
     return crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
 
 
-def _do(target: Target, seen: Observation, command: Command, how: ActionOptions) -> ActionResult:
-    match decide(command, seen.state):
-        case Action.LOCK if seen.who is not None:
-            launch.adopt(target, seen.who, seen.record)
-            return ActionResult(target.name, ok=True, text=f"runs already, pid {seen.who.pid}", who=seen.who)
+def _do(target: Target, observed: Observation, command: Command, options: ActionOptions) -> ActionResult:
+    match decide(command, observed.state):
+        case Action.LOCK if observed.process is not None:
+            launch.adopt(target, observed.process, observed.record)
+            return ActionResult(
+                target.name, ok=True, text=f"runs already, pid {observed.process.pid}", process=observed.process
+            )
         case Action.LAUNCH if not target.may_run:
-            return _stand_by(target, seen, command)
-        case Action.LAUNCH if command is Command.TICK and seen.record.starting:
-            return _launch(target, seen.record, "started", how, by_hand=True)
+            return _stand_by(target, observed, command)
+        case Action.LAUNCH if command is Command.TICK and observed.record.starting:
+            return _launch(target, observed.record, "started", options, by_hand=True)
         case Action.LAUNCH if command is Command.TICK:
-            if _waits(target, seen.record):
+            if _waits(target, observed.record):
                 return ActionResult(target.name, ok=True, text="")
-            return _launch(target, seen.record, "relaunched", how, by_hand=False)
+            return _launch(target, observed.record, "relaunched", options, by_hand=False)
         case Action.LAUNCH:
-            return _launch(target, seen.record, "started", how, by_hand=command is not Command.HEAL)
+            return _launch(target, observed.record, "started", options, by_hand=command is not Command.HEAL)
         case Action.DRAIN | Action.REST | Action.FORGET | Action.KILL | Action.SWEEP as action:
-            return _end(target, action, seen, how)
-        case Action.CYCLE if seen.who is not None:
-            return _cycle(target, seen, command, how)
-        case Action.RELOAD if seen.who is not None:
-            return _reload(target, seen.who)
+            return _end(target, action, observed, options)
+        case Action.CYCLE if observed.process is not None:
+            return _cycle(target, observed, command, options)
+        case Action.RELOAD if observed.process is not None:
+            return _reload(target, observed.process)
         case Action.REFUSE:
-            return _refuse(target, seen, command)
-    if command is Command.TICK and seen.who is not None:
-        return _repair(target, seen, seen.who)
-    return ActionResult(target.name, ok=seen.state is not State.UNKNOWN, text=_as_it_is(seen, command))
+            return _refuse(target, observed, command)
+    if command is Command.TICK and observed.process is not None:
+        return _repair(target, observed, observed.process)
+    return ActionResult(target.name, ok=observed.state is not State.UNKNOWN, text=_as_it_is(observed, command))
 
 
-def _stand_by(target: Target, seen: Observation, command: Command) -> ActionResult:
+def _stand_by(target: Target, observed: Observation, command: Command) -> ActionResult:
     """This host may not run it now: a start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
         target.lock.write(os.getpid())
     text = "" if command is Command.TICK else "this host stands by: it is started when it leads"
-    return ActionResult(target.name, ok=True, text=text, who=seen.who)
+    return ActionResult(target.name, ok=True, text=text, process=observed.process)
 
 
-def _end(target: Target, action: Action, seen: Observation, how: ActionOptions) -> ActionResult:
+def _end(target: Target, action: Action, observed: Observation, options: ActionOptions) -> ActionResult:
     """Down with it, or with what a dead one has left behind."""
-    if action is Action.KILL and seen.who is not None:
-        ended = drain.kill(target, seen.who)
-        target.lock.record(msgspec.structs.replace(seen.record, crashes=Crashes()))
+    if action is Action.KILL and observed.process is not None:
+        ended = drain.kill(target, observed.process)
+        target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
         again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
         return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
-        _give_up(target, seen.record)  # the intent first: a stop that is interrupted stays a stop
-    if action in (Action.DRAIN, Action.REST) and seen.who is not None:
-        return _stopped(target, seen.who, how)
-    swept = _sweep(target, seen.record, how.stop)
+        _give_up(target, observed.record)  # the intent first: a stop that is interrupted stays a stop
+    if action in (Action.DRAIN, Action.REST) and observed.process is not None:
+        return _stopped(target, observed.process, options)
+    swept = _sweep(target, observed.record, options.stop)
     if swept is not None:
         return swept
     if action is Action.FORGET:
         return ActionResult(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
-    return ActionResult(target.name, ok=True, text=_as_it_is(seen, Command.STOP))
+    return ActionResult(target.name, ok=True, text=_as_it_is(observed, Command.STOP))
 
 
-def _as_it_is(seen: Observation, command: Command) -> str:
-    if command in (Command.TICK, Command.HEAL) and seen.state is not State.UNKNOWN:
+def _as_it_is(observed: Observation, command: Command) -> str:
+    if command in (Command.TICK, Command.HEAL) and observed.state is not State.UNKNOWN:
         return ""
-    return seen.why or f"is {seen.state.value}"
+    return observed.why or f"is {observed.state.value}"
 
 
 def _give_up(target: Target, record: Record) -> None:
@@ -194,7 +196,7 @@ def _give_up(target: Target, record: Record) -> None:
 
 def _sweep(target: Target, record: Record, stop: StopOptions) -> ActionResult | None:
     """End what a dead program has left behind; None when that is nothing."""
-    ended = drain.sweep(target, record.who, stop) if record.who is not None else None
+    ended = drain.sweep(target, record.process, stop) if record.process is not None else None
     if ended is None:
         return None
     advice = "" if ended.ok else "; stop --force kills it"
@@ -206,11 +208,13 @@ def follow(target: Target) -> ActionResult:
     try:
         with target.lock.held(wait_s=0):
             record = remembered(target)
-            if target.lock.is_there() and (record.who is None or not processes.is_alive(record.who)):
-                who = launch.daemon(target)
-                if who is not None:
-                    launch.adopt(target, who, record)
-                    return ActionResult(target.name, ok=True, text=f"went into the background, pid {who.pid}", who=who)
+            if target.lock.is_there() and (record.process is None or not processes.is_alive(record.process)):
+                process = launch.daemon(target)
+                if process is not None:
+                    launch.adopt(target, process, record)
+                    return ActionResult(
+                        target.name, ok=True, text=f"went into the background, pid {process.pid}", process=process
+                    )
     except (BusyError, PermissionError):
         return ActionResult(target.name, ok=True, text="", busy=True)
     except GuardError as error:
@@ -218,43 +222,48 @@ def follow(target: Target) -> ActionResult:
     return act(target, Command.TICK, ActionOptions(settle=False))
 
 
-def _refuse(target: Target, seen: Observation, command: Command) -> ActionResult:
+def _refuse(target: Target, observed: Observation, command: Command) -> ActionResult:
     if command is Command.STOP:
-        _give_up(target, seen.record)
-    if seen.state is State.UNKNOWN:
-        return ActionResult(target.name, ok=False, text=f"{seen.why}: it is neither signalled nor started.")
-    return ActionResult(target.name, ok=False, text=f"is {seen.state.value}: there is nothing to reload.")
+        _give_up(target, observed.record)
+    if observed.state is State.UNKNOWN:
+        return ActionResult(target.name, ok=False, text=f"{observed.why}: it is neither signalled nor started.")
+    return ActionResult(target.name, ok=False, text=f"is {observed.state.value}: there is nothing to reload.")
 
 
-def _repair(target: Target, seen: Observation, who: Identity) -> ActionResult:
+def _repair(target: Target, observed: Observation, process: Identity) -> ActionResult:
     """What a kill at the wrong moment leaves: a pid lock that names another pid, or an unfinished start.
 
     One that has proved itself leaves its crashes behind.
     """
-    record = seen.record
-    fine = target.lock.read() == who.pid and record.who == who and not record.starting
-    if is_settled(target, seen):
+    record = observed.record
+    fine = target.lock.read() == process.pid and record.process == process and not record.starting
+    if is_settled(target, observed):
         record = msgspec.structs.replace(record, crashes=Crashes())
         target.lock.record(record)
-    if fine or seen.state is State.UNGUARDED:
-        return ActionResult(target.name, ok=True, text="", who=who)
-    launch.adopt(target, who, record)
+    if fine or observed.state is State.UNGUARDED:
+        return ActionResult(target.name, ok=True, text="", process=process)
+    launch.adopt(target, process, record)
     if record.starting:
-        text = f"its start was interrupted; it is guarded now, pid {who.pid}"
-        return ActionResult(target.name, ok=True, text=text, event=text, who=who)
-    return ActionResult(target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {who.pid}", who=who)
+        text = f"its start was interrupted; it is guarded now, pid {process.pid}"
+        return ActionResult(target.name, ok=True, text=text, event=text, process=process)
+    return ActionResult(
+        target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {process.pid}", process=process
+    )
 
 
-def is_settled(target: Target, seen: Observation) -> bool:
+def is_settled(target: Target, observed: Observation) -> bool:
     """Whether it has run long enough to forget the crashes before."""
-    return seen.record.crashes != Crashes() and is_well(target, seen)
+    return observed.record.crashes != Crashes() and is_well(target, observed)
 
 
-def is_well(target: Target, seen: Observation) -> bool:
+def is_well(target: Target, observed: Observation) -> bool:
     """Whether it has run for long enough, and does its work if one can tell."""
-    if seen.who is None or process_table.uptime_s(seen.who) < target.settings.restart_backoff.reset_after:
+    if (
+        observed.process is None
+        or process_table.uptime_s(observed.process) < target.settings.restart_backoff.reset_after
+    ):
         return False
-    return target.settings.health is None or health.is_good(seen.record.pulse, seen.who.started)
+    return target.settings.health is None or health.is_good(observed.record.pulse, observed.process.started)
 
 
 def _waits(target: Target, record: Record) -> bool:
@@ -266,75 +275,81 @@ def _waits(target: Target, record: Record) -> bool:
     return True
 
 
-def _launch(target: Target, record: Record, word: str, how: ActionOptions, *, by_hand: bool) -> ActionResult:
-    cleared = drain.clear(target, record.who) if record.who is not None else ""
-    done = launch.launch(target, record, by_hand=by_hand, settle=how.settle)
-    return _told(target, done, f"{cleared}{word}" if not how.why else f"{how.why}: {cleared}{word}")
+def _launch(target: Target, record: Record, word: str, options: ActionOptions, *, by_hand: bool) -> ActionResult:
+    cleared = drain.clear(target, record.process) if record.process is not None else ""
+    result = launch.launch(target, record, by_hand=by_hand, settle=options.settle)
+    return _launch_result(target, result, f"{cleared}{word}" if not options.why else f"{options.why}: {cleared}{word}")
 
 
-def _told(target: Target, done: Launched, words: str) -> ActionResult:
-    if not done.ok:
-        event = f"failed to start: {done.why}"
-        text = f"{words.rpartition('; ')[0]}; {done.text}" if "; " in words else done.text
+def _launch_result(target: Target, result: Launched, words: str) -> ActionResult:
+    if not result.ok:
+        event = f"failed to start: {result.why}"
+        text = f"{words.rpartition('; ')[0]}; {result.text}" if "; " in words else result.text
         return ActionResult(
-            target.name, ok=False, text=text, event=event, crashes=done.crashes, who=done.who, child=done.child
+            target.name,
+            ok=False,
+            text=text,
+            event=event,
+            crashes=result.crashes,
+            process=result.process,
+            child=result.child,
         )
-    text = f"{words}, pid {done.who.pid}" if done.who is not None else words
+    text = f"{words}, pid {result.process.pid}" if result.process is not None else words
     return ActionResult(
-        target.name, ok=True, text=text, event=text, crashes=done.crashes, who=done.who, child=done.child
+        target.name, ok=True, text=text, event=text, crashes=result.crashes, process=result.process, child=result.child
     )
 
 
-def _stopped(target: Target, who: Identity, how: ActionOptions) -> ActionResult:
-    ended = drain.drain(target, who, how.stop)
+def _stopped(target: Target, process: Identity, options: ActionOptions) -> ActionResult:
+    ended = drain.drain(target, process, options.stop)
     advice = "" if ended.ok else "; stop --force kills it"
     event = ended.text if ended.ok else f"did not stop: {ended.text}"
     return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
 
 
-def _cycle(target: Target, seen: Observation, command: Command, how: ActionOptions) -> ActionResult:
+def _cycle(target: Target, observed: Observation, command: Command, options: ActionOptions) -> ActionResult:
     """A graceful stop and a start; the pid lock stays, so that an interrupted one is completed by the next tick."""
-    assert seen.who is not None  # noqa: S101 (the caller's guard)
-    done = _stopped(target, seen.who, how)
-    if not done.ok:
-        return done
+    assert observed.process is not None  # noqa: S101 (the caller's guard)
+    result = _stopped(target, observed.process, options)
+    if not result.ok:
+        return result
     by_hand = command is Command.COLD
-    return _launch(target, seen.record, f"{done.text}; started", how, by_hand=by_hand)
+    return _launch(target, observed.record, f"{result.text}; started", options, by_hand=by_hand)
 
 
-def _reload(target: Target, who: Identity) -> ActionResult:
+def _reload(target: Target, process: Identity) -> ActionResult:
     """In place: the same process goes on. A signal that would end it is not sent."""
     settings = target.settings
     if settings.reload_command is not None:
-        ran = hook.run(hook_of(target, settings.reload_command, who, settings.stop_timeout))
+        ran = hook.run(hook_of(target, settings.reload_command, process, settings.stop_timeout))
         if not ran.ok:
             return ActionResult(
                 target.name, ok=False, text=f"reload_command failed: {ran}", event=f"failed to reload: {ran}"
             )
     else:
         number = signal.Signals[f"SIG{settings.reload_signal.removeprefix('SIG')}"]
-        program = processes.behind_fence(who)
+        program = processes.behind_fence(process)
         if not process_table.survives(program.pid, number):
             text = f"{number.name} would end it, since it does not handle that signal; nothing was sent"
             return ActionResult(target.name, ok=False, text=text)
         process_table.send(program, number)
-    if process_table.wait(who, settings.min_uptime):
+    if process_table.wait(process, settings.min_uptime):
         text = f"ended within {span(settings.min_uptime)} of the reload"
         return ActionResult(target.name, ok=False, text=text, event=f"failed to reload: {text}")
     return ActionResult(
-        target.name, ok=True, text=f"reloaded, pid {who.pid}", event=f"reloaded, pid {who.pid}", who=who
+        target.name, ok=True, text=f"reloaded, pid {process.pid}", event=f"reloaded, pid {process.pid}", process=process
     )
 
 
-def shown(target: Target, seen: Observation, restarts: int) -> Mapping[str, Any]:
+def shown(target: Target, observed: Observation, restarts: int) -> Mapping[str, Any]:
     """The object of ``status --json``."""
     return {
         "target": target.name,
-        "state": seen.state.value,
-        "pid": seen.who.pid if seen.who else None,
-        "uptime_s": round(process_table.uptime_s(seen.who), 1) if seen.who else None,
+        "state": observed.state.value,
+        "pid": observed.process.pid if observed.process else None,
+        "uptime_s": round(process_table.uptime_s(observed.process), 1) if observed.process else None,
         "pid_lock": str(target.lock.path) if target.lock.is_there() else None,
         "restarts": restarts,
-        "next_try_s": round(seen.next_try_s, 1) if seen.next_try_s is not None else None,
-        "why": seen.why,
+        "next_try_s": round(observed.next_try_s, 1) if observed.next_try_s is not None else None,
+        "why": observed.why,
     }

@@ -27,48 +27,48 @@ def record(config: Config, happened: Sequence[ActionResult]) -> None:
     if not happened:
         return
     with Journal.open(config.state_dir) as journal, journal.transaction():
-        for done in happened:
-            _append(config, journal, done, clock.now())
+        for result in happened:
+            _append(config, journal, result, clock.now())
         journal.prune(clock.now())
 
 
-def _append(config: Config, journal: Journal, done: ActionResult, now: datetime) -> None:
+def _append(config: Config, journal: Journal, result: ActionResult, now: datetime) -> None:
     run_id = new_run_id()
-    detail = config.redact(done.event or "")
-    status = "success" if done.ok else "failure"
-    more = {"host": os.uname().nodename, "relaunch": done.crashes > 0, "crashes": done.crashes}
+    detail = config.redact(result.event or "")
+    status = "success" if result.ok else "failure"
+    more = {"host": os.uname().nodename, "relaunch": result.crashes > 0, "crashes": result.crashes}
     deliveries: list[tuple[str, Any]] = []
-    if done.crashes >= KEEPS_DYING:
+    if result.crashes >= KEEPS_DYING:
         incident, notice = advance(
-            journal.incident(KIND, done.name),
+            journal.incident(KIND, result.name),
             ok=False,
             now=now,
             repeat_interval_s=math.inf,  # once, and once when it is well again
             can_notify=bool(config.alert_channels),
             fresh=Incident(run_id[:8], now, 0, 0, None),
         )
-        journal.set_incident(KIND, done.name, incident)
+        journal.set_incident(KIND, result.name, incident)
         if notice is not Notice.NONE and incident is not None:
-            settings = config.targets.get(done.name)
+            settings = config.targets.get(result.name)
             log = str(settings.log_file or "") if settings else ""
-            loop = CrashLoop(done.name, done.crashes, detail, log)
+            loop = CrashLoop(result.name, result.crashes, detail, log)
             here = os.uname().nodename
             text = keeps_dying(loop, incident, language=_language(config), host=here, at=clock.local(now))
             deliveries = _message(config, text, mention=True)
-    journal.append(Event(run_id, now, KIND, done.name, status, detail, more), deliveries)
+    journal.append(Event(run_id, now, KIND, result.name, status, detail, more), deliveries)
 
 
 def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:
     """End the incidents of targets that are well again, and tell so; only inside a transaction."""
     ended = []
     incidents = journal.incidents(KIND)
-    failing = [one for one in targets if one.name in incidents]
-    seen = observe(failing, search_stopped=False) if failing else {}
-    for one in failing:
-        who = seen[one.name].who
-        if who is not None and is_well(one, seen[one.name]):
-            _end(config, journal, one.name, incidents[one.name], process_table.uptime_s(who))
-            ended.append(ActionResult(one.name, ok=True, text=f"is well again, pid {who.pid}"))
+    failing = [target for target in targets if target.name in incidents]
+    observed = observe(failing, search_stopped=False) if failing else {}
+    for target in failing:
+        process = observed[target.name].process
+        if process is not None and is_well(target, observed[target.name]):
+            _end(config, journal, target.name, incidents[target.name], process_table.uptime_s(process))
+            ended.append(ActionResult(target.name, ok=True, text=f"is well again, pid {process.pid}"))
     return ended
 
 

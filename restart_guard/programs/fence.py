@@ -89,15 +89,15 @@ def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -
     daemons = [pid for pid in _children() if pid != second and _is_program(pid, program)] if ended == 0 else []
     if not daemons:
         # What the second process will find may drain; all else must not outlive us.
-        _kill(lambda: [one for one in _all_of(own, None, second) if not _is_found_again(one, own)], own.boot)
+        _kill(lambda: [member for member in _all_of(own, None, second) if not _is_found_again(member, own)], own.boot)
         _end_as(ended)
     return daemons[0], second
 
 
-def _is_found_again(one: Facts, own: Identity) -> bool:
+def _is_found_again(member: Facts, own: Identity) -> bool:
     ticket = os.environ.get(processes.TICKET)
-    return one.session == own.pid or (
-        bool(ticket) and process_table.environment_entry(one.pid, processes.TICKET) == ticket
+    return member.session == own.pid or (
+        bool(ticket) and process_table.environment_entry(member.pid, processes.TICKET) == ticket
     )
 
 
@@ -107,7 +107,7 @@ def _children() -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
     except OSError:
-        return [one.pid for _ in range(2) for one in process_table.everybody() if one.parent == own]
+        return [member.pid for _ in range(2) for member in process_table.everybody() if member.parent == own]
 
 
 def _is_program(pid: int, program: Path) -> bool:
@@ -188,9 +188,9 @@ def _second(path: Path, own: Identity) -> int:
 
 def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
     """Whatever belongs to the target, of this launch or another, and whatever descends from us, but for the second."""
-    found = {one.pid: one for one in processes.kin(own, program)}
-    found |= {pid: one for pid in _children() if (one := process_table.facts(pid)) is not None}
-    return [one for one in found.values() if one.pid != second and not one.dead]
+    found = {member.pid: member for member in processes.kin(own, program)}
+    found |= {pid: member for pid in _children() if (member := process_table.facts(pid)) is not None}
+    return [member for member in found.values() if member.pid != second and not member.dead]
 
 
 def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:
@@ -199,9 +199,9 @@ def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:
         found = left()
         if not found:
             return
-        for one in found:
+        for member in found:
             with suppress(ProcessLookupError, PermissionError):
-                process_table.send(Identity(one.pid, one.started, boot), signal.SIGKILL)
+                process_table.send(Identity(member.pid, member.started, boot), signal.SIGKILL)
         clock.sleep(0.01)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Folders:
+class FolderEvents:
     """The folders that are listened to. ``fd`` is None where the kernel tells nothing: then one has to look."""
 
     def __init__(self) -> None:

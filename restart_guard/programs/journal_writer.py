@@ -17,7 +17,7 @@ _KEPT = 1000
 _GATHER_S = 0.05  # what ends together becomes one transaction, and the disk does not compete with the relaunches
 
 
-class Scribe:
+class JournalWriter:
     """``say`` takes what an operator should know; it is called from the scribe's threads."""
 
     def __init__(self, config: Config, say: Callable[[ActionResult], None]) -> None:
@@ -28,8 +28,8 @@ class Scribe:
         self._thread = Thread(target=self._write, daemon=True)
         self._thread.start()
 
-    def put(self, done: ActionResult) -> None:
-        self._queue.put(done)
+    def put(self, result: ActionResult) -> None:
+        self._queue.put(result)
 
     def keep_house(self, targets: Sequence[Target]) -> None:
         """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
@@ -52,21 +52,21 @@ class Scribe:
                 while True:
                     batch.append(self._queue.get_nowait())
             last = None in batch
-            kept = [*kept, *(done for done in batch if done is not None)][-_KEPT:]
+            kept = [*kept, *(result for result in batch if result is not None)][-_KEPT:]
             try:
                 events.record(self._config, kept)
             except JournalError as error:  # tried again with what happens next, and at the end
                 self._say(ActionResult("journal", ok=False, text=str(error)))
                 continue
-            alert = any(done.crashes >= KEEPS_DYING for done in kept)
+            alert = any(result.crashes >= KEEPS_DYING for result in kept)
             kept = []
             if alert:
                 self.keep_house(())  # brings it on its way
 
     def _keep_house(self, targets: Sequence[Target]) -> None:
         try:
-            for done in tick.keep_house(self._config, targets):
-                self._say(done)
+            for result in tick.keep_house(self._config, targets):
+                self._say(result)
             tick.tell_monitor(self._config)
         except JournalError as error:
             self._say(ActionResult("journal", ok=False, text=str(error)))

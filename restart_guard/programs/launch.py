@@ -31,7 +31,7 @@ class Launched(NamedTuple):
     ok: bool
     text: str
     why: str = ""
-    who: Identity | None = None
+    process: Identity | None = None
     child: "subprocess.Popen[bytes] | None" = None
     crashes: int = 0
 
@@ -51,7 +51,7 @@ def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
     starting = by_hand and not target.lock.is_there()
     if starting or not before.ticket:
         # Should we be killed from here on, what we launched is found by its ticket; a tick then completes a start.
-        intent = Record(process_table.boot_id(), before.who, starting=starting, ticket=ticket, crashes=counts)
+        intent = Record(process_table.boot_id(), before.process, starting=starting, ticket=ticket, crashes=counts)
         if not target.lock.record(intent):
             raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")
     record = Record(process_table.boot_id(), None, starting=starting, ticket=_ticket(), crashes=counts)
@@ -71,11 +71,11 @@ def remember(target: Target, spawned: Spawned) -> Launched:
     if spawned.child is None:
         target.lock.record(spawned.record)
         return Launched(ok=False, text=spawned.why, why=spawned.why, crashes=crashes)
-    who = process_table.identity(spawned.child.pid)
-    target.lock.record(msgspec.structs.replace(spawned.record, who=who))
-    if who is not None and target.lock.is_there() and target.lock.read() != who.pid:
-        target.lock.write(who.pid, sync=False)
-    return Launched(ok=True, text="", who=who, child=spawned.child, crashes=crashes)
+    process = process_table.identity(spawned.child.pid)
+    target.lock.record(msgspec.structs.replace(spawned.record, process=process))
+    if process is not None and target.lock.is_there() and target.lock.read() != process.pid:
+        target.lock.write(process.pid, sync=False)
+    return Launched(ok=True, text="", process=process, child=spawned.child, crashes=crashes)
 
 
 def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> Launched:
@@ -85,37 +85,37 @@ def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> La
     """
     log_size = _size(target.settings.log_file)
     spawned = spawn(target, before, by_hand=by_hand)
-    done = remember(target, spawned)
+    result = remember(target, spawned)
     if spawned.child is None or not settle:
-        return done
-    record = msgspec.structs.replace(spawned.record, who=done.who)
-    if done.who is not None and not process_table.wait(done.who, target.settings.min_uptime):
+        return result
+    record = msgspec.structs.replace(spawned.record, process=result.process)
+    if result.process is not None and not process_table.wait(result.process, target.settings.min_uptime):
         guard(target, record)
-        ill = _wait_until_well(target, done.who) if by_hand else ""
-        return done._replace(ok=not ill, text=ill, why=ill)
+        ill = _wait_until_well(target, result.process) if by_hand else ""
+        return result._replace(ok=not ill, text=ill, why=ill)
     return _ended_early(target, spawned.child.wait(), record, log_size)
 
 
 def guard(target: Target, record: Record) -> None:
     """Write the pid lock for the recorded process, which makes the start complete. Raises GuardError."""
-    if record.who is not None and target.lock.read() != record.who.pid:
-        target.lock.write(record.who.pid)
+    if record.process is not None and target.lock.read() != record.process.pid:
+        target.lock.write(record.process.pid)
     target.lock.record(msgspec.structs.replace(record, starting=False))
 
 
-def adopt(target: Target, who: Identity, before: Record) -> None:
+def adopt(target: Target, process: Identity, before: Record) -> None:
     """Guard a process that runs already. Raises GuardError."""
-    same = before.who == who
-    guard(target, msgspec.structs.replace(before, who=who, pulse=before.pulse if same else Pulse()))
+    same = before.process == process
+    guard(target, msgspec.structs.replace(before, process=process, pulse=before.pulse if same else Pulse()))
 
 
 def _ended_early(target: Target, status: int, record: Record, log_size: int) -> Launched:
     """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
     if status == 0:
-        who = daemon(target)
-        if who is not None:
-            adopt(target, who, record)
-            return Launched(ok=True, text="", who=who, crashes=record.crashes.in_a_row)
+        process = daemon(target)
+        if process is not None:
+            adopt(target, process, record)
+            return Launched(ok=True, text="", process=process, crashes=record.crashes.in_a_row)
     target.lock.record(msgspec.structs.replace(record, starting=False))
     why = f"ended within {span(target.settings.min_uptime)} with {how_it_ended(status)}"
     return Launched(
@@ -128,14 +128,14 @@ def daemon(target: Target) -> Identity | None:
     patience = max(_DAEMON_S, target.settings.min_uptime)
     deadline = clock.monotonic() + patience
     while clock.monotonic() < deadline:
-        who = processes.search({target.name: target.program}, {}, {}).get(target.name)
-        if who is not None and not process_table.wait(who, patience):
-            return who
+        process = processes.search({target.name: target.program}, {}, {}).get(target.name)
+        if process is not None and not process_table.wait(process, patience):
+            return process
         clock.sleep(0.02)
     return None
 
 
-def _wait_until_well(target: Target, who: Identity) -> str:
+def _wait_until_well(target: Target, process: Identity) -> str:
     """Wait until the health says yes, if there is one; what is wrong when it does not within ``start_timeout``."""
     if target.settings.health is None:
         return ""
@@ -144,12 +144,12 @@ def _wait_until_well(target: Target, who: Identity) -> str:
 
     deadline = clock.monotonic() + target.settings.start_timeout
     while True:
-        looked = probe(target, who, "")
+        looked = probe(target, process, "")
         if looked.ok is not False:
             return ""
-        if process_table.wait(who, 0) or clock.monotonic() >= deadline:
+        if process_table.wait(process, 0) or clock.monotonic() >= deadline:
             within = span(target.settings.start_timeout)
-            return f"runs as pid {who.pid}, but is not well within {within}: {looked.why}"
+            return f"runs as pid {process.pid}, but is not well within {within}: {looked.why}"
         clock.sleep(min(0.1, target.settings.health.interval))
 
 

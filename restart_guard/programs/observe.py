@@ -18,45 +18,45 @@ def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Obs
 
     Without ``search_stopped`` a target that has no pid lock is not searched for.
     """
-    seen: dict[str, Observation] = {}
+    observed: dict[str, Observation] = {}
     unknown: dict[str, tuple[Target, Record]] = {}
     for target in targets:
         record = remembered(target)
         wanted = record.starting or target.lock.is_there()
         known = _by_record(target, record, wanted=wanted)
         if known is not None:
-            seen[target.name] = known
+            observed[target.name] = known
         elif wanted or search_stopped:
             unknown[target.name] = (target, record)
         else:
-            seen[target.name] = Observation(State.STOPPED, None, record)
+            observed[target.name] = Observation(State.STOPPED, None, record)
     if not unknown:
-        return seen
+        return observed
     programs = {name: target.program for name, (target, _) in unknown.items()}
-    ended = {name: record.who for name, (_, record) in unknown.items()}
+    ended = {name: record.process for name, (_, record) in unknown.items()}
     tickets = {name: record.ticket for name, (_, record) in unknown.items() if record.ticket}
     found = processes.search(programs, ended, tickets)
     for name, (target, record) in unknown.items():
-        who = found.get(name)
-        if name in found and who is None:
+        process = found.get(name)
+        if name in found and process is None:
             why = "another user's process looks like it and may not be looked at"
-            seen[name] = Observation(State.UNKNOWN, None, record, why)
-        elif who is not None:
+            observed[name] = Observation(State.UNKNOWN, None, record, why)
+        elif process is not None:
             state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
-            seen[name] = Observation(state, who, record, "found by what it runs")
+            observed[name] = Observation(state, process, record, "found by what it runs")
         else:
-            seen[name] = dead(target, record)
-    return seen
+            observed[name] = dead(target, record)
+    return observed
 
 
 def remembered(target: Target) -> Record:
     """The record. Root does not let itself be aimed at others by one that somebody else may write: of such, only a
     process of the writer's own counts."""
     record = target.lock.recorded(process_table.boot_id())
-    if record.who is not None and os.geteuid() == 0:
+    if record.process is not None and os.geteuid() == 0:
         writer = target.lock.recorded_by()
-        if writer not in (0, None, process_table.owner(record.who.pid)):
-            return msgspec.structs.replace(record, who=None)
+        if writer not in (0, None, process_table.owner(record.process.pid)):
+            return msgspec.structs.replace(record, process=None)
     return record
 
 
@@ -74,17 +74,17 @@ def dead(target: Target, record: Record) -> Observation:
 def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation | None:
     """What the record and the pid lock say, when they name a living process that is the program."""
     try:
-        if record.who is not None and processes.is_alive(record.who):
-            return Observation(state_of(locked=wanted, alive=True), record.who, record)
+        if record.process is not None and processes.is_alive(record.process):
+            return Observation(state_of(locked=wanted, alive=True), record.process, record)
         pid = target.lock.read()
-        if pid is None or (record.who is not None and record.who.pid == pid):
+        if pid is None or (record.process is not None and record.process.pid == pid):
             return None
         found = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
         if found is None:
             return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
-        who = process_table.identity(pid) if found else None
-        if who is not None:
-            return Observation(state_of(locked=wanted, alive=True), who, record)
+        process = process_table.identity(pid) if found else None
+        if process is not None:
+            return Observation(state_of(locked=wanted, alive=True), process, record)
     except PermissionError:
         return Observation(State.UNKNOWN, None, record, "its process may not be looked at")
     return None

@@ -13,7 +13,7 @@ from restart_guard.programs import actions, events, processes
 from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Observation, StopOptions, Target, guarded
+from restart_guard.programs.target import Observation, StopOptions, Target, target_of
 from restart_guard.threads import beside
 
 _BY_HAND_WAIT_S = 10.0
@@ -34,7 +34,7 @@ _WORST_FIRST = (State.UNKNOWN, State.DEAD, State.BACKOFF, State.STOPPED)
 def chosen(config: Config, names: Sequence[str]) -> list[Target]:
     """The named targets, or all. Raises UsageError for a name that the config does not have."""
     chosen_names = picked(config.targets, names, what="target", path=config.path)
-    return [guarded(config, name) for name in chosen_names]
+    return [target_of(config, name) for name in chosen_names]
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
     """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
     processes.prepare()
     gentle = StopOptions(timeout_s=0, force=True) if command is Command.KILL else StopOptions()
-    how = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
-    yield from run_all(config, [partial(actions.act, one, command, how) for one in targets])
+    options = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
+    yield from run_all(config, [partial(actions.act, target, command, options) for target in targets])
 
 
 def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -> Iterator[ActionResult]:
@@ -55,25 +55,25 @@ def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -
     for job in jobs:
         beside(job, finished.put)
     for _ in jobs:
-        done = finished.get()
-        if isinstance(done, BaseException):
-            raise done
-        if done is None:
+        result = finished.get()
+        if isinstance(result, BaseException):
+            raise result
+        if result is None:
             continue
-        if done.event is not None:
-            happened.append(done)
-        yield done
+        if result.event is not None:
+            happened.append(result)
+        yield result
     events.record(config, happened)
 
 
 def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Observation, int]]:
     """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
-    seen = observe(targets, search_stopped=True)
+    observed = observe(targets, search_stopped=True)
     restarts: dict[str, int] = {}
     with suppress(JournalError):
         journal = Journal.open_to_read(config.state_dir)
         restarts = journal.relaunches() if journal is not None else {}
-    return [(one, seen[one.name], restarts.get(one.name, 0)) for one in targets]
+    return [(target, observed[target.name], restarts.get(target.name, 0)) for target in targets]
 
 
 def lsb_code(states: Sequence[State]) -> int:

@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True):
     """
 
     boot: str
-    who: Identity | None = None
+    process: Identity | None = None
     starting: bool = False
     ticket: str = ""
     crashes: Crashes = Crashes()
@@ -179,7 +179,7 @@ class PidLock:
         """What is remembered; an empty record where nothing is, or only of another boot."""
         with suppress(OSError, ValueError, msgspec.MsgspecError):  # ValueError: bytes that are no UTF-8
             record = _DECODER.decode(_read(self.record_path, 4096))
-            if record.boot == boot and (record.who is None or _is_sane(record.who, boot)):
+            if record.boot == boot and (record.process is None or _is_sane(record.process, boot)):
                 return record
         return Record(boot)
 
@@ -224,9 +224,9 @@ def _is_new(fd: int) -> bool:
     return status.st_size == 0 and abs(clock.now().timestamp() - status.st_mtime) < _ACTION_S
 
 
-def _is_sane(who: Identity, boot: str) -> bool:
+def _is_sane(process: Identity, boot: str) -> bool:
     """Pid 0 is a group's and 1 is init's: neither is ever a target."""
-    return 1 < who.pid <= 2**22 and who.started >= 0 and who.boot == boot
+    return 1 < process.pid <= 2**22 and process.started >= 0 and process.boot == boot
 
 
 _DECODER = msgspec.json.Decoder(Record)

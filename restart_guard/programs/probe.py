@@ -22,14 +22,14 @@ _CHANNEL = "channel:"
 _GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
 
 
-def probe(target: Target, who: Identity, beat: str) -> Probe:
+def probe(target: Target, process: Identity, beat: str) -> Probe:
     """Look once, for no longer than the health's timeout; ``beat`` is what the heartbeat was the last time."""
     health = target.settings.health
     assert health is not None  # noqa: S101 (only asked of targets that have one)
     found: list[Probe] = []
 
     def look() -> None:
-        found.append(_look(target, health, who, beat))
+        found.append(_look(target, health, process, beat))
 
     # A server that sends a byte now and then keeps every single read within its timeout: the whole is limited here.
     thread = Thread(target=look, daemon=True)
@@ -38,7 +38,7 @@ def probe(target: Target, who: Identity, beat: str) -> Probe:
     return found[0] if found else Probe(ok=False, why=f"no answer within {span(health.timeout)}")
 
 
-def _look(target: Target, health: Health, who: Identity, beat: str) -> Probe:
+def _look(target: Target, health: Health, process: Identity, beat: str) -> Probe:
     try:
         if health.http is not None:
             return _http(health.http, health.timeout)
@@ -46,7 +46,7 @@ def _look(target: Target, health: Health, who: Identity, beat: str) -> Probe:
             with socket.create_connection(parse_place(health.tcp), health.timeout):
                 return Probe(ok=True)
         if health.command is not None:
-            ran = hook.run(hook_of(target, health.command, who, health.timeout))
+            ran = hook.run(hook_of(target, health.command, process, health.timeout))
             return Probe(ok=ran.ok, why=f"command: {ran}")
         return _heartbeat(target, str(health.redis_heartbeat), health.timeout, beat)
     except TimeoutError:

@@ -20,9 +20,9 @@ TICKET = "RESTART_GUARD_LAUNCH"
 """In the environment of a target: which launch it came from, known before it is launched."""
 
 
-def is_alive(who: Identity) -> bool:
+def is_alive(process: Identity) -> bool:
     """Whether this very process lives. Raises PermissionError when we may not look."""
-    return process_table.identity(who.pid) == who
+    return process_table.identity(process.pid) == process
 
 
 def _lives(found: Facts) -> bool:
@@ -30,7 +30,7 @@ def _lives(found: Facts) -> bool:
     return now is not None and now.started == found.started and not now.dead
 
 
-def kin(who: Identity, program: Path | None = None) -> list[Facts]:
+def kin(process: Identity, program: Path | None = None) -> list[Facts]:
     """The living others that belong to a process, alive or ended: its session if it led one, else its descendants;
     and whatever carries its program's mark in a session of its own.
 
@@ -41,22 +41,22 @@ def kin(who: Identity, program: Path | None = None) -> list[Facts]:
     living = [
         found
         for found in process_table.everybody()
-        if not found.dead and found.pid != who.pid and found.pid not in ours
+        if not found.dead and found.pid != process.pid and found.pid not in ours
     ]
-    leader = process_table.facts(who.pid)
-    reused = leader is not None and leader.started != who.started
+    leader = process_table.facts(process.pid)
+    reused = leader is not None and leader.started != process.started
     # A session keeps its number from being given out again for as long as it has members (setsid(2), credentials(7)).
-    found = [] if reused else [other for other in living if other.session == who.pid]
-    if not found and not reused and leader is not None and leader.session != who.pid:
-        found = descendants([who.pid], living)
-    family = {one.pid: one for one in found}
-    is_fenced = not reused and is_fence(who.pid)
+    found = [] if reused else [other for other in living if other.session == process.pid]
+    if not found and not reused and leader is not None and leader.session != process.pid:
+        found = descendants([process.pid], living)
+    family = {member.pid: member for member in found}
+    is_fenced = not reused and is_fence(process.pid)
     if is_fenced:  # which is told of all that descends from it, whatever that has made of itself
-        family |= {one.pid: one for one in descendants([who.pid], living)}
+        family |= {member.pid: member for member in descendants([process.pid], living)}
     if program is not None:
         mark = str(program)
-        family |= {one.pid: one for one in living if process_table.environment_entry(one.pid, MARK) == mark}
-    return [one for one in family.values() if not (is_fenced and is_fence(one.pid))]
+        family |= {member.pid: member for member in living if process_table.environment_entry(member.pid, MARK) == mark}
+    return [member for member in family.values() if not (is_fenced and is_fence(member.pid))]
 
 
 def _ancestors() -> set[int]:
@@ -79,13 +79,13 @@ def was_launched_as(pid: int, program: Path) -> bool:
     return found is not None and found.session == pid and process_table.environment_entry(pid, MARK) == str(program)
 
 
-def may_have_kin(who: Identity) -> bool:
+def may_have_kin(process: Identity) -> bool:
     """Whether anything may be left of the group that an ended process led; costs next to nothing.
 
     A zombie counts, since kill(2) finds it too.
     """
     try:
-        os.killpg(who.pid, 0)
+        os.killpg(process.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -166,25 +166,31 @@ def is_fence(pid: int) -> bool:
     return process_table.environment_entry(pid, FENCE) is not None
 
 
-def behind_fence(who: Identity) -> Identity:
+def behind_fence(process: Identity) -> Identity:
     """The program itself: the eldest child of its fence, if there is one between."""
-    if not is_fence(who.pid):
-        return who
+    if not is_fence(process.pid):
+        return process
     children = [
-        one for one in process_table.everybody() if one.parent == who.pid and one.session == who.pid and not one.dead
+        member
+        for member in process_table.everybody()
+        if member.parent == process.pid and member.session == process.pid and not member.dead
     ]
     # What it has forked and is not yet the program is like itself.
-    children = [one for one in children if not is_fence(one.pid)]
-    first = min(children, key=lambda one: one.started, default=None)
-    return who if first is None else Identity(first.pid, first.started, who.boot)
+    children = [member for member in children if not is_fence(member.pid)]
+    first = min(children, key=lambda member: member.started, default=None)
+    return process if first is None else Identity(first.pid, first.started, process.boot)
 
 
-def of_launch(who: Identity, ticket: str) -> list[Facts]:
+def of_launch(process: Identity, ticket: str) -> list[Facts]:
     """The living others of a process's session, and those that carry its launch's ticket; not we ourselves."""
-    found = {one.pid: one for one in kin(who)}
-    others = [one for one in process_table.everybody() if not one.dead and one.pid not in (who.pid, os.getpid())]
-    carriers = [one for one in others if ticket and process_table.environment_entry(one.pid, TICKET) == ticket]
-    return list({**found, **{one.pid: one for one in carriers}}.values())
+    found = {member.pid: member for member in kin(process)}
+    others = [
+        member
+        for member in process_table.everybody()
+        if not member.dead and member.pid not in (process.pid, os.getpid())
+    ]
+    carriers = [member for member in others if ticket and process_table.environment_entry(member.pid, TICKET) == ticket]
+    return list({**found, **{member.pid: member for member in carriers}}.values())
 
 
 class Launch(NamedTuple):
@@ -223,27 +229,27 @@ def _ignore(_number: int, _frame: object) -> None:
     """Ignores a signal as SIG_IGN does, but for ourselves only."""
 
 
-def launch(how: Launch) -> "subprocess.Popen[bytes]":
+def launch(spec: Launch) -> "subprocess.Popen[bytes]":
     """Start a program in a session of its own that holds descriptors 0 to 2 only and nothing of ours.
 
     Raises OSError. ``prepare`` must have been called.
     """
     output: int | None = None
     try:
-        if how.log_file is not None:
-            output = _open_log(how.log_file)
+        if spec.log_file is not None:
+            output = _open_log(spec.log_file)
             os.set_blocking(output, True)
-        uid, gid, groups = how.user or (None, None, None)
+        uid, gid, groups = spec.user or (None, None, None)
         return subprocess.Popen(
-            how.argv,
-            cwd=how.directory,
-            env=how.environment,
+            spec.argv,
+            cwd=spec.directory,
+            env=spec.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if output is None else output,
             stderr=subprocess.STDOUT,
             close_fds=False,  # there is nothing to close after prepare(), and looking for it takes its time
             start_new_session=True,
-            umask=how.umask,
+            umask=spec.umask,
             user=uid,
             group=gid,
             extra_groups=groups,
@@ -263,47 +269,47 @@ def _open_log(path: Path) -> int:
         return os.open(path, flags, 0o644)
 
 
-def end(who: Identity, others: Iterable[Facts], number: int) -> None:
+def end(process: Identity, others: Iterable[Facts], number: int) -> None:
     """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
 
     A fence would hand on what its target gets as one of the others; it gets it only as long as there is no target yet.
     """
     others = list(others)
-    if number == signal.SIGKILL or not is_fence(who.pid):
-        _signal(who, number)
+    if number == signal.SIGKILL or not is_fence(process.pid):
+        _signal(process, number)
     else:
-        process_table.send(who, signal.SIGCONT)
-        program = behind_fence(who)
+        process_table.send(process, signal.SIGCONT)
+        program = behind_fence(process)
         if program.pid not in {other.pid for other in others}:  # it has only just begun
             _signal(program, number)
     for other in others:
         with suppress(PermissionError):
-            _signal(Identity(other.pid, other.started, who.boot), number)
+            _signal(Identity(other.pid, other.started, process.boot), number)
 
 
-def _signal(who: Identity, number: int) -> None:
+def _signal(process: Identity, number: int) -> None:
     # A stopped process (SIGSTOP, Ctrl-Z) gets no other signal than KILL before it is continued (signal(7)).
-    if process_table.send(who, number) and number != signal.SIGKILL:
-        process_table.send(who, signal.SIGCONT)
+    if process_table.send(process, number) and number != signal.SIGKILL:
+        process_table.send(process, signal.SIGCONT)
 
 
-def left_of(who: Identity, others: Sequence[Facts], program: Path | None) -> list[Facts]:
+def left_of(process: Identity, others: Sequence[Facts], program: Path | None) -> list[Facts]:
     """What still lives of a process, these others and its later kin."""
-    left = {found.pid: found for found in [*others, *kin(who, program)] if _lives(found)}
-    found = process_table.facts(who.pid)
-    if found is not None and found.started == who.started and not found.dead:
-        left = {who.pid: found, **left}
+    left = {found.pid: found for found in [*others, *kin(process, program)] if _lives(found)}
+    found = process_table.facts(process.pid)
+    if found is not None and found.started == process.started and not found.dead:
+        left = {process.pid: found, **left}
     return list(left.values())
 
 
-def wait_for_all(who: Identity, others: Sequence[Facts], program: Path | None, seconds: float) -> list[Facts]:
+def wait_for_all(process: Identity, others: Sequence[Facts], program: Path | None, seconds: float) -> list[Facts]:
     """Wait until a process, these others and its later kin have ended; those that are left when the time is up."""
     deadline = clock.monotonic() + seconds
-    process_table.wait(who, seconds)
+    process_table.wait(process, seconds)
     while True:
-        left = left_of(who, others, program)
+        left = left_of(process, others, program)
         remaining = deadline - clock.monotonic()
         if not left or remaining <= 0:
             return left
         first = left[0]
-        process_table.wait(Identity(first.pid, first.started, who.boot), remaining)
+        process_table.wait(Identity(first.pid, first.started, process.boot), remaining)

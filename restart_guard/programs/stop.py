@@ -13,7 +13,7 @@ from restart_guard.durations import span
 from restart_guard.errors import GuardError
 from restart_guard.host import hook
 from restart_guard.host.identity import Facts, Identity
-from restart_guard.programs import processes as process
+from restart_guard.programs import processes
 from restart_guard.programs.target import StopOptions, Target, hook_of
 
 _KILL_S = 10.0
@@ -31,50 +31,50 @@ class Ended(NamedTuple):
         return not self.left
 
 
-def drain(target: Target, who: Identity, stop: StopOptions) -> Ended:
+def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
     """pre_stop, then stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
     settings, path = target.settings, target.program.path
     number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
-    before = _pre_stop(target, who)
+    before = _pre_stop(target, process)
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
     kill_after = min(settings.kill_after or timeout, timeout) if stop.force else settings.kill_after
     began = clock.monotonic()
-    others = process.kin(who, path)
-    count = len(others) + (not process.is_fence(who.pid))
-    process.end(who, others, number)
+    others = processes.kin(process, path)
+    count = len(others) + (not processes.is_fence(process.pid))
+    processes.end(process, others, number)
     patience = timeout if kill_after is None else min(timeout, kill_after)
-    left = _wait(target, who, others, stop, patience)
+    left = _wait(target, process, others, stop, patience)
     took = span(clock.monotonic() - began)
     if not left:
         return Ended(f"{before}stopped in {took}{_of(count)}")
     if kill_after is not None and kill_after <= timeout:
         killed = f"killed after {took}: {_names(left)}"
-        left = _kill_all(path, who, left)
+        left = _kill_all(path, process, left)
         return Ended(f"{before}{killed}" if not left else f"{before}{_names(left)} does not die", tuple(left))
     return Ended(f"{before}still runs after {took}: {_names(left)}", tuple(left))
 
 
-def _pre_stop(target: Target, who: Identity) -> str:
+def _pre_stop(target: Target, process: Identity) -> str:
     """Run pre_stop; a program is stopped also when that fails, which is told."""
     settings = target.settings
     if settings.pre_stop is None:
         return ""
     began = clock.monotonic()
     try:
-        ran = hook.run(hook_of(target, settings.pre_stop, who, settings.pre_stop_timeout))
+        ran = hook.run(hook_of(target, settings.pre_stop, process, settings.pre_stop_timeout))
     except GuardError as error:
         return f"pre_stop: {error}; "
     took = span(clock.monotonic() - began)
     return f"pre_stop took {took}; " if ran.ok else f"pre_stop failed ({ran}); "
 
 
-def _wait(target: Target, who: Identity, others: Sequence[Facts], stop: StopOptions, seconds: float) -> list[Facts]:
+def _wait(target: Target, process: Identity, others: Sequence[Facts], stop: StopOptions, seconds: float) -> list[Facts]:
     deadline = clock.monotonic() + seconds
     left: list[Facts] = []
     while True:
         remaining = max(0.0, deadline - clock.monotonic())
         step = remaining if stop.tell is None else min(remaining, _TOLD_EVERY_S)
-        left = process.wait_for_all(who, others, target.program.path, step)
+        left = processes.wait_for_all(process, others, target.program.path, step)
         remaining = deadline - clock.monotonic()
         if not left or remaining <= 0:
             return left
@@ -82,19 +82,19 @@ def _wait(target: Target, who: Identity, others: Sequence[Facts], stop: StopOpti
             stop.tell(target.name, remaining, len(left))
 
 
-def kill(target: Target, who: Identity) -> Ended:
+def kill(target: Target, process: Identity) -> Ended:
     """KILL to a program and its kin."""
-    left = _kill_all(target.program.path, who, process.kin(who, target.program.path))
+    left = _kill_all(target.program.path, process, processes.kin(process, target.program.path))
     if left:
         return Ended(f"{_names(left)} does not die: it hangs in the kernel", tuple(left))
-    return Ended(f"killed pid {who.pid}")
+    return Ended(f"killed pid {process.pid}")
 
 
-def _kill_all(program: Path | None, who: Identity, others: Sequence[Facts]) -> list[Facts]:
+def _kill_all(program: Path | None, process: Identity, others: Sequence[Facts]) -> list[Facts]:
     left = list(others)
     for _ in range(3):  # what is killed may have forked meanwhile
-        process.end(who, left, signal.SIGKILL)
-        left = process.wait_for_all(who, left, program, _KILL_S / 3)
+        processes.end(process, left, signal.SIGKILL)
+        left = processes.wait_for_all(process, left, program, _KILL_S / 3)
         if not left:
             break
     return left
@@ -102,7 +102,7 @@ def _kill_all(program: Path | None, who: Identity, others: Sequence[Facts]) -> l
 
 def clear(target: Target, ended: Identity) -> str:
     """End what a dead program has left behind in its session, which would hold its port; what was done, in words."""
-    orphans = process.kin(ended) if process.may_have_kin(ended) else []
+    orphans = processes.kin(ended) if processes.may_have_kin(ended) else []
     if not orphans:
         return ""
     _end_orphans(target, ended, None, orphans, StopOptions(force=True))
@@ -112,7 +112,7 @@ def clear(target: Target, ended: Identity) -> str:
 def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
     """End all that a dead program has left behind, in any session; None when that is nothing."""
     path = target.program.path
-    orphans = process.kin(ended, path)
+    orphans = processes.kin(ended, path)
     if not orphans:
         return None
     left = _end_orphans(target, ended, path, orphans, stop)
@@ -125,9 +125,9 @@ def _end_orphans(
     target: Target, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: StopOptions
 ) -> list[Facts]:
     settings = target.settings
-    process.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
+    processes.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
-    left = process.wait_for_all(ended, orphans, program, timeout)
+    left = processes.wait_for_all(ended, orphans, program, timeout)
     return _kill_all(program, ended, left) if left and stop.force else left
 
 
@@ -135,6 +135,6 @@ def _of(count: int) -> str:
     return f", {count} processes" if count > 1 else ""
 
 
-def _names(processes: Sequence[Facts]) -> str:
-    more = f" and {len(processes) - 5} more" if len(processes) > 5 else ""
-    return ", ".join(f"{found.name} (pid {found.pid})" for found in processes[:5]) + more
+def _names(members: Sequence[Facts]) -> str:
+    more = f" and {len(members) - 5} more" if len(members) > 5 else ""
+    return ", ".join(f"{found.name} (pid {found.pid})" for found in members[:5]) + more

@@ -50,7 +50,7 @@ class Observation(NamedTuple):
     """A target as it was found. ``why`` says more where there is more to say."""
 
     state: State
-    who: Identity | None
+    process: Identity | None
     record: Record
     why: str = ""
     next_try_s: float | None = None
@@ -67,7 +67,7 @@ class StopOptions(NamedTuple):
     tell: Callable[[str, float, int], None] | None = None
 
 
-def guarded(config: Config, name: str) -> Target:
+def target_of(config: Config, name: str) -> Target:
     settings = config.targets[name]
     path = Path(os.path.realpath(settings.program))
     words = command_words(settings, settings.command, path)
@@ -146,9 +146,9 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
     return command, {**plain, **ours, processes.FENCE: msgspec.json.encode(changes).decode()}
 
 
-def hook_of(target: Target, command: str, who: Identity | None, timeout_s: float) -> Hook:
+def hook_of(target: Target, command: str, process: Identity | None, timeout_s: float) -> Hook:
     """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
-    more = {"RESTART_GUARD_PID": str(processes.behind_fence(who).pid)} if who is not None else {}
+    more = {"RESTART_GUARD_PID": str(processes.behind_fence(process).pid)} if process is not None else {}
     # What it starts is not the target's: it must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != processes.MARK}
     words = command_words(target.settings, command, target.program.path)

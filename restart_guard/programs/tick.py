@@ -35,15 +35,15 @@ def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
     """
     processes.prepare()
     start = _start_ping(config.ping) if config.ping is not None else None
-    seen = observe(targets, search_stopped=False)
+    observed = observe(targets, search_stopped=False)
     jobs: list[Callable[[], ActionResult | None]] = [
-        partial(actions.act, one, Command.TICK) for one in targets if needs_care(one, seen[one.name])
+        partial(actions.act, target, Command.TICK) for target in targets if needs_care(target, observed[target.name])
     ]
-    jobs += [partial(look_after, one, seen[one.name]) for one in targets if one.settings.health]
+    jobs += [partial(look_after, target, observed[target.name]) for target in targets if target.settings.health]
     well = True
-    for done in run_all(config, jobs):
-        well = well and done.ok
-        yield done
+    for result in run_all(config, jobs):
+        well = well and result.ok
+        yield result
     yield from keep_house(config, targets)
     if start is not None:
         error = start.wait()
@@ -103,46 +103,48 @@ def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
     return settled
 
 
-def needs_care(one: Target, seen: Observation) -> bool:
+def needs_care(target: Target, observed: Observation) -> bool:
     """Whether a tick has anything to do or to repair."""
-    if seen.who is None and not one.may_run:
+    if observed.process is None and not target.may_run:
         return False
-    if seen.state is State.RUNNING and seen.who is not None:
-        wrong = one.lock.read() != seen.who.pid or seen.record.who != seen.who
-        return wrong or seen.record.starting or actions.is_settled(one, seen)
-    return seen.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
+    if observed.state is State.RUNNING and observed.process is not None:
+        wrong = target.lock.read() != observed.process.pid or observed.record.process != observed.process
+        return wrong or observed.record.starting or actions.is_settled(target, observed)
+    return observed.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
 
 
 _LOCK_WAIT_S = 1.0
 
 
-def look_after(one: Target, seen: Observation) -> ActionResult | None:
+def look_after(target: Target, observed: Observation) -> ActionResult | None:
     """Probe a running target when that is due; restart one that hangs. None when there is nothing to tell."""
-    health = one.settings.health
-    if health is None or seen.who is None or seen.state is not State.RUNNING:
+    health = target.settings.health
+    if health is None or observed.process is None or observed.state is not State.RUNNING:
         return None
-    if not pulse.is_due(seen.record.pulse, health, now=clock.boottime()):
+    if not pulse.is_due(observed.record.pulse, health, now=clock.boottime()):
         return None
     # An idle tick must not pay for an HTTP client.
     from restart_guard.programs.probe import probe
 
-    looked = probe(one, seen.who, seen.record.pulse.beat)
-    fresh = process_table.uptime_s(seen.who) < one.settings.start_timeout
+    looked = probe(target, observed.process, observed.record.pulse.beat)
+    fresh = process_table.uptime_s(observed.process) < target.settings.start_timeout
     try:
-        with one.lock.held(wait_s=_LOCK_WAIT_S):
-            record = one.lock.recorded(process_table.boot_id())
-            if record.who != seen.who:
+        with target.lock.held(wait_s=_LOCK_WAIT_S):
+            record = target.lock.recorded(process_table.boot_id())
+            if record.process != observed.process:
                 return None  # it was restarted meanwhile
             now = clock.boottime()
-            after = pulse.judged(record.pulse, looked, health, started=seen.who.started, now=now, fresh=fresh)
-            one.lock.record(msgspec.structs.replace(record, pulse=after))
+            after = pulse.judged(record.pulse, looked, health, started=observed.process.started, now=now, fresh=fresh)
+            target.lock.record(msgspec.structs.replace(record, pulse=after))
     except BusyError:
         return None
     except GuardError as error:
-        return ActionResult(one.name, ok=False, text=str(error))
-    wait = crashes.next_try_s(record.crashes, one.settings.restart_backoff, now=clock.boottime())
+        return ActionResult(target.name, ok=False, text=str(error))
+    wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     if not pulse.hangs(after, health) or wait > 0:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
     # What hangs may well ignore a gentle signal: it has had its time to drain then.
-    return actions.act(one, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})"))
+    return actions.act(
+        target, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})")
+    )

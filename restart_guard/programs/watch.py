@@ -28,8 +28,8 @@ from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
 from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.crashes import Crashes
-from restart_guard.programs.folder_events import Folders
-from restart_guard.programs.journal_writer import Scribe
+from restart_guard.programs.folder_events import FolderEvents
+from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
@@ -55,7 +55,7 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
     """
     processes.prepare()
     sys.setswitchinterval(_SWITCH_S)
-    chosen = [] if len(targets) == len(config.targets) else sorted(one.name for one in targets)
+    chosen = [] if len(targets) == len(config.targets) else sorted(target.name for target in targets)
     mark = quote(os.fsencode(os.pathsep.join([str(config.path), *chosen])), safe="")
     what = f"The watch of {config.path}"
     watch: _Watch | None = None
@@ -95,7 +95,7 @@ class _Leaving:
 class _Watch:
     def __init__(self, config: Config, targets: Sequence[Target], say: Say, leaving: _Leaving) -> None:
         self._config = config
-        self._targets = {one.name: one for one in targets}
+        self._targets = {target.name: target for target in targets}
         self._say = say
         self._leaving = leaving
         leaving.watching = True
@@ -103,7 +103,7 @@ class _Watch:
         self._known: dict[str, Identity] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._due: dict[str, float] = {}
-        self._probes: dict[str, float] = {one.name: 0.0 for one in targets if one.settings.health is not None}
+        self._probes: dict[str, float] = {target.name: 0.0 for target in targets if target.settings.health is not None}
         self._busy: set[str] = set()
         self._tries: dict[str, int] = {}
         self._said: dict[str, str] = {}
@@ -114,13 +114,13 @@ class _Watch:
         os.set_blocking(self._wake, False)
         self._deaths.listen(self._woken)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        self._folders = Folders()
+        self._folders = FolderEvents()
         if self._folders.fd is not None:
             self._deaths.listen(self._folders.fd)
-        self._scribe = Scribe(config, lambda done: self._post("", done, act=False))
+        self._writer = JournalWriter(config, lambda result: self._post("", result, act=False))
 
     def close(self) -> None:
-        self._scribe.finish(_FLUSH_S)
+        self._writer.finish(_FLUSH_S)
         self._collect()
         signal.set_wakeup_fd(-1)
         self._deaths.close()
@@ -146,29 +146,29 @@ class _Watch:
                 with suppress(BlockingIOError):
                     os.read(self._woken, 4096)
                 locks = self._folders.changed()
-                self._look([name for name, one in self._targets.items() if one.lock.path in locks])
-                if any(one.lock.path.parent in locks for one in self._targets.values()):
+                self._look([name for name, target in self._targets.items() if target.lock.path in locks])
+                if any(target.lock.path.parent in locks for target in self._targets.values()):
                     next_sweep = 0.0
             self._collect()
         self._finish_what_is_begun()
 
     def _sweep(self) -> None:
         """What cannot be missed for long: folders that are new, states that nobody told of, house-keeping."""
-        self._folders.listen(one.lock.path.parent for one in self._targets.values())
+        self._folders.listen(target.lock.path.parent for target in self._targets.values())
         # Those that run are waited for, and their pid locks listened to: no need to look at them again.
         self._look([name for name in self._targets if name not in self._known])
-        self._scribe.keep_house(list(self._targets.values()))
+        self._writer.keep_house(list(self._targets.values()))
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
         """What has just ended runs again before anything else is done; first what has surely left nothing behind.
 
         Of the others (also when only a zombie is left, which init has still to collect) one look for all tells.
         """
-        names = {who: name for name, who in self._known.items()}
-        gone = {names[who]: (who, self._collected(names[who])) for who in ended}
+        names = {process: name for name, process in self._known.items()}
+        gone = {names[process]: (process, self._collected(names[process])) for process in ended}
         for name in gone:
             del self._known[name]
-        unsure = {name for name, (who, _) in gone.items() if processes.may_have_kin(who)}
+        unsure = {name for name, (process, _) in gone.items() if processes.may_have_kin(process)}
         self._revive({name: gone[name] for name in gone if name not in unsure})
         sessions = processes.living_sessions() if unsure else set()
         orphans = {name for name in unsure if gone[name][0].pid in sessions}
@@ -185,114 +185,116 @@ class _Watch:
         # A launcher that ended well may have left a daemon, which only a search finds.
         simple = [name for name, (_, status) in gone.items() if status != 0 and name not in self._busy]
         results = actions.revive([(self._targets[name], gone[name][0]) for name in simple])
-        for name, (who, status) in gone.items():
-            done = results.get(name)
-            if done is None:
+        for name, (process, status) in gone.items():
+            result = results.get(name)
+            if result is None:
                 self._act(name, ended_well=status == 0)
                 continue
             ended = how_it_ended(status) if status is not None else "ended"
-            self._ended[name] = f"{ended} after {span(process_table.uptime_s(who))}"
-            self._take(name, done)
+            self._ended[name] = f"{ended} after {span(process_table.uptime_s(process))}"
+            self._take(name, result)
 
-    def _take(self, name: str, done: ActionResult) -> None:
+    def _take(self, name: str, result: ActionResult) -> None:
         """Go on from what was done to a target."""
-        before = self._ended.pop(name, "") if done.event is not None else ""
-        if done.child is not None:
-            self._children[name] = done.child
-        if done.busy or (not done.ok and done.who is None):
+        before = self._ended.pop(name, "") if result.event is not None else ""
+        if result.child is not None:
+            self._children[name] = result.child
+        if result.busy or (not result.ok and result.process is None):
             self._again(name)
-        elif done.who is not None:
+        elif result.process is not None:
             self._tries.pop(name, None)
-            self._register(name, done.who)
-            if done.crashes:
+            self._register(name, result.process)
+            if result.crashes:
                 self._due[name] = clock.monotonic() + self._targets[name].settings.restart_backoff.reset_after
         else:
             self._due[name] = 0.0
-        if done.event is not None:
-            text = f"{before}: {done.event}" if before else done.event
-            self._scribe.put(done._replace(event=text))
-            done = done._replace(text=f"{before}: {done.text}" if before and done.ok and done.text else done.text)
-        if not done.busy:
-            self._tell(name, done)
+        if result.event is not None:
+            text = f"{before}: {result.event}" if before else result.event
+            self._writer.put(result._replace(event=text))
+            result = result._replace(
+                text=f"{before}: {result.text}" if before and result.ok and result.text else result.text
+            )
+        if not result.busy:
+            self._tell(name, result)
 
-    def _tell(self, name: str, done: ActionResult) -> None:
+    def _tell(self, name: str, result: ActionResult) -> None:
         """Say it, but an error that comes again and again only once."""
-        text = done.text or (done.event or "")
-        if text and (done.ok or self._said.get(name) != text):
-            self._say(done._replace(text=text))
-        self._said[name] = "" if done.ok else text
+        text = result.text or (result.event or "")
+        if text and (result.ok or self._said.get(name) != text):
+            self._say(result._replace(text=text))
+        self._said[name] = "" if result.ok else text
 
     def _again(self, name: str) -> None:
         """Somebody else acts on it, or it cannot be done now: soon, then less often."""
         tries = self._tries[name] = self._tries.get(name, 0) + 1
         self._due[name] = clock.monotonic() + delay(tries, first_s=_AGAIN_FIRST_S, cap_s=_AGAIN_CAP_S)
 
-    def _register(self, name: str, who: Identity) -> None:
-        if self._known.get(name) == who:
+    def _register(self, name: str, process: Identity) -> None:
+        if self._known.get(name) == process:
             return
         self._forget(name)
         try:
-            alive = self._deaths.add(who)
+            alive = self._deaths.add(process)
         except PermissionError:
             return  # the sweep looks at it
         if alive:
-            self._known[name] = who
+            self._known[name] = process
             return
         status = self._collected(name)
         if status is not None:
-            self._ended[name] = f"{how_it_ended(status)} after {span(process_table.uptime_s(who))}"
+            self._ended[name] = f"{how_it_ended(status)} after {span(process_table.uptime_s(process))}"
         self._due[name] = 0.0
 
     def _forget(self, name: str) -> None:
-        who = self._known.pop(name, None)
-        if who is not None:
-            self._deaths.remove(who)
+        process = self._known.pop(name, None)
+        if process is not None:
+            self._deaths.remove(process)
 
     def _look(self, names: Sequence[str]) -> dict[str, Observation]:
         """See how targets are, and do what that asks for."""
         for name in names:
             self._due.pop(name, None)
         ours = [self._targets[name] for name in names if name not in self._busy]
-        seen = observe(ours, search_stopped=False) if ours else {}
+        observed = observe(ours, search_stopped=False) if ours else {}
         now = clock.monotonic()
-        for one in ours:
-            found = seen[one.name]
-            if found.who is not None and found.state is State.RUNNING:
-                self._register(one.name, found.who)
+        for target in ours:
+            found = observed[target.name]
+            if found.process is not None and found.state is State.RUNNING:
+                self._register(target.name, found.process)
                 if found.record.crashes != Crashes():
-                    left = one.settings.restart_backoff.reset_after - process_table.uptime_s(found.who)
+                    left = target.settings.restart_backoff.reset_after - process_table.uptime_s(found.process)
                     # Old enough already: then it is not well yet, as its health says.
-                    self._due[one.name] = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
+                    self._due[target.name] = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
             elif found.state is State.BACKOFF and found.next_try_s is not None:
-                self._due[one.name] = now + found.next_try_s
-                if one.name in self._ended:
-                    text = f"{self._ended[one.name]}; next try in {span(found.next_try_s)} ({found.why})"
-                    self._say(ActionResult(one.name, ok=True, text=text))
-            if tick.needs_care(one, found) and found.state is not State.UNKNOWN:
-                self._act(one.name)
-        return seen
+                self._due[target.name] = now + found.next_try_s
+                if target.name in self._ended:
+                    text = f"{self._ended[target.name]}; next try in {span(found.next_try_s)} ({found.why})"
+                    self._say(ActionResult(target.name, ok=True, text=text))
+            if tick.needs_care(target, found) and found.state is not State.UNKNOWN:
+                self._act(target.name)
+        return observed
 
     def _act(self, name: str, *, ended_well: bool = False) -> None:
         """A tick of one target, beside the others."""
         if name in self._busy:
             return
         self._busy.add(name)
-        one = self._targets[name]
+        target = self._targets[name]
         job = (
-            partial(actions.follow, one)
+            partial(actions.follow, target)
             if ended_well
-            else partial(actions.act, one, Command.TICK, ActionOptions(settle=False))
+            else partial(actions.act, target, Command.TICK, ActionOptions(settle=False))
         )
         beside(job, partial(self._post, name, act=True))
 
     def _probe(self, names: Iterable[str]) -> None:
         for name in names:
-            one = self._targets[name]
-            health = one.settings.health
+            target = self._targets[name]
+            health = target.settings.health
             self._probes[name] = clock.monotonic() + (health.interval if health is not None else 0)
             if name in self._known:
                 # Not among the busy: while it is looked at, it may die and be relaunched.
-                beside(partial(_look_after, one), partial(self._post, name, act=False))
+                beside(partial(_look_after, target), partial(self._post, name, act=False))
 
     def _post(self, name: str, result: "ActionResult | BaseException | None", *, act: bool) -> None:
         self._results.put((name, act, result))
@@ -320,5 +322,5 @@ class _Watch:
             self._collect()
 
 
-def _look_after(one: Target) -> ActionResult | None:
-    return tick.look_after(one, observe([one], search_stopped=False)[one.name])
+def _look_after(target: Target) -> ActionResult | None:
+    return tick.look_after(target, observe([target], search_stopped=False)[target.name])

@@ -60,7 +60,7 @@ def name(settings: Redis) -> str:
 @contextmanager
 def connected(settings: Redis) -> Iterator[redis.Redis]:
     """A client of the server, or of the service's present master. Driver errors leave it as StoreError."""
-    with _told():
+    with _translate_errors():
         client = _client(settings)
         try:
             yield client
@@ -207,7 +207,7 @@ def _tls(settings: Redis, address: RedisAddress) -> dict[str, Any]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Turns the driver's errors into ours, once.
 
     The order matters: refused passwords, loading and missing masters are all subclasses of ConnectionError there.

@@ -87,8 +87,8 @@ def refused_because(done: Refreshed) -> str | None:
 
 def examples(done: Refreshed) -> Sequence[Example]:
     """What is worth showing: nothing of a refresh that failed for another reason than its drift."""
-    told = done.error is None or getattr(done.error, "code", "") == "drift"
-    return done.drift.examples if told else ()
+    has_examples = done.error is None or getattr(done.error, "code", "") == "drift"
+    return done.drift.examples if has_examples else ()
 
 
 def chosen(config: Config, names: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ def claim(settings: MySql, group: str, holder: str) -> int:
     advice = dict.fromkeys(mysql_client.DENIED, ": the user needs CREATE once, and SELECT, INSERT and UPDATE.")
     connection = mysql_client.connect(settings, what, advice)
     try:
-        with mysql_client.told(what, advice), connection.cursor() as cursor:
+        with mysql_client.translate_errors(what, advice), connection.cursor() as cursor:
             try:
                 cursor.execute("SELECT 1 FROM guard_epoch LIMIT 1")
             except connection.ProgrammingError as error:

@@ -156,6 +156,6 @@ def _intend(targets: Iterable[Target]) -> None:
         with suppress(GuardError, PermissionError), one.lock.held(wait_s=_AGAIN_S):
             record = one.lock.recorded(process_table.boot_id())
             was_stopped = not one.lock.is_there() and one.lock.record_path.exists()
-            if not was_stopped and (record.who is None or not processes.is_alive(record.who)):
+            if not was_stopped and (record.process is None or not processes.is_alive(record.process)):
                 one.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
                 one.lock.write(one.lock.read() or os.getpid())

@@ -54,7 +54,7 @@ class LeaseHolder:
                     trouble = self._change(store, change)
                     change = None
                 if self.view.may_act(clock.boottime()) and not lease.why_lost(self.view, clock.boottime()):
-                    store.tell(self._settings.channel, self._told(released=False))
+                    store.tell(self._settings.channel, self._heartbeat(released=False))
         except StoreError as error:
             trouble = self._config.redact(str(error))
             if change is not None:
@@ -107,7 +107,7 @@ class LeaseHolder:
                     heir = store.heir() if view.may_act(clock.boottime()) else ""
                     heir = "" if heir == view.me.life else heir
                     store.change(lease.released(view._replace(seen=value), heir), 0, 0.0)
-                    store.tell(self._settings.channel, self._told(released=True), alive=False)
+                    store.tell(self._settings.channel, self._heartbeat(released=True), alive=False)
         except StoreError as error:
             self.trouble = self._config.redact(str(error))
 
@@ -122,7 +122,7 @@ class LeaseHolder:
         job = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=hear)
         Thread(target=job, daemon=True).start()
 
-    def _told(self, *, released: bool) -> dict[str, Any]:
+    def _heartbeat(self, *, released: bool) -> dict[str, Any]:
         """Whoever has a use for it may listen; other members only look when one releases the lease."""
         who = {"group": self._settings.group, "node": self.view.me.node, "number": self.view.me.number}
         return {**who, **self._news(), "released": released}

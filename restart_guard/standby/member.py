@@ -31,7 +31,7 @@ from restart_guard.standby.lease import Mark, View
 from restart_guard.standby.lease_holder import LeaseHolder
 from restart_guard.standby.memory import SavedState
 from restart_guard.standby.status import node_of, settings_of
-from restart_guard.threads import Aside, beside
+from restart_guard.threads import BackgroundWriter, beside
 
 _AT_ONCE = StopOptions(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
@@ -49,7 +49,7 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
     processes.prepare()
     until = None if for_s is None else clock.monotonic() + for_s
     with ExitStack() as stack:
-        aside = stack.enter_context(Aside(say))
+        aside = stack.enter_context(BackgroundWriter(say))
         with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
             stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
         member = GroupMember(config, aside.say)
@@ -73,7 +73,7 @@ class GroupMember:
         self._cannot = self._why_no_token = ""
         self._last_sign: float | None = None
         self._kept_at = 0.0
-        self._untold = 0
+        self._unrecorded = 0
         self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
@@ -124,7 +124,7 @@ class GroupMember:
             if self._act():
                 self._finish_telling()
                 return
-            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending or self._untold
+            is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending or self._unrecorded
             if until is not None and clock.monotonic() >= until and not is_busy:
                 self._keep()
                 return  # the next process goes on; the targets run, as long as their permit lasts
@@ -320,18 +320,18 @@ class GroupMember:
     def _tell(self, head: events.Words, detail: events.Words | None) -> None:
         """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
         self._say(events.english(head, detail))
-        self._untold += 1
+        self._unrecorded += 1
         job = partial(events.record, self._config, self._settings.group, head, detail)
-        beside(job, partial(self._post, self._told))
+        beside(job, partial(self._post, self._recorded))
 
     def _finish_telling(self) -> None:
         deadline = clock.monotonic() + _TELL_S
-        while self._untold and clock.monotonic() < deadline:
+        while self._unrecorded and clock.monotonic() < deadline:
             clock.sleep(_LEAST_PAUSE_S)
             self._collect()
 
-    def _told(self, result: Any) -> None:
-        self._untold -= 1
+    def _recorded(self, result: Any) -> None:
+        self._unrecorded -= 1
         if isinstance(result, BaseException):
             self._say(f"It could not be recorded: {result!r}")
 

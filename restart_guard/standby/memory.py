@@ -66,11 +66,11 @@ def _path(config: Config) -> Path:
     return config.permit.with_suffix(".json")
 
 
-def in_group(config: Config, target: Target, seen: Observation) -> Observation:
+def in_group(config: Config, target: Target, observed: Observation) -> Observation:
     """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
     if target.permit is None:
-        return seen
-    down = seen.who is None and not target.may_run and seen.state is not State.UNKNOWN
+        return observed
+    down = observed.process is None and not target.may_run and observed.state is not State.UNKNOWN
     part = f"this host {here(config)}"
-    why = f"{seen.why}; {part}" if seen.why and not down else part
-    return seen._replace(state=State.STOPPED, why=why, next_try_s=None) if down else seen._replace(why=why)
+    why = f"{observed.why}; {part}" if observed.why and not down else part
+    return observed._replace(state=State.STOPPED, why=why, next_try_s=None) if down else observed._replace(why=why)

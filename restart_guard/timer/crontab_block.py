@@ -78,16 +78,16 @@ def bites(above: Sequence[str]) -> list[str]:
         if assigned:
             name, value = (part.strip().strip("\"'") for part in assigned.groups())
             found[name] = value
-    told = []
+    problems = []
     for name, value in found.items():
         shell = value.rpartition("/")[2]
         if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
-            told.append(f"SHELL={value} above our block: its lines are written for sh")
+            problems.append(f"SHELL={value} above our block: its lines are written for sh")
         elif name in ("CRON_TZ", "RANDOM_DELAY", "HOME", "XDG_STATE_HOME"):
-            told.append(f"{name}={value} above our block: {_BITES[name]}")
+            problems.append(f"{name}={value} above our block: {_BITES[name]}")
         elif name == "PATH" and not {"/bin", "/usr/bin"} <= set(value.split(":")):
-            told.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
-    return told
+            problems.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
+    return problems
 
 
 def lines_of(content: bytes, name: str) -> list[str] | None:
