@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.fake_wecom import FakeWeCom
-from tests.servers import MariaDb, RedisServer
-from tests.services import Service
+from tests.support.fake_wecom import FakeWeCom
+from tests.support.servers import MariaDb, RedisServer
+from tests.support.services import Service
 
 SIX_COLUMNS = (
     "CREATE TABLE task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "

@@ -15,7 +15,7 @@ import pytest
 from restart_guard import cli
 from restart_guard.cli import COMMANDS
 from tests.conftest import Guard, job
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,8 +21,8 @@ from restart_guard.errors import StoreError
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
 from tests.conftest import Database, Guard, job
-from tests.fake_wecom import FakeWeCom
-from tests.servers import RedisServer
+from tests.support.fake_wecom import FakeWeCom
+from tests.support.servers import RedisServer
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pytest
 
 from restart_guard import cli
 from tests.conftest import Database, Guard
-from tests.fake_wecom import FakeWeCom
-from tests.servers import RedisServer, wait_until
+from tests.support.fake_wecom import FakeWeCom
+from tests.support.servers import RedisServer, wait_until
 
 SECRETS = {
     "redis": "redis-s3cret!/pw",

@@ -26,9 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tests.hosts import SIMPLE, Group, Host, Stamp
-from tests.net import Net
-from tests.servers import RedisServer, wait_until
+from tests.support.hosts import SIMPLE, Group, Host, Stamp
+from tests.support.net import Net
+from tests.support.servers import RedisServer, wait_until
 
 ROUNDS = 10
 LEASE_S = 3.0

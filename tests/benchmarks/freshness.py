@@ -22,7 +22,7 @@ from pathlib import Path
 
 import redis
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 ROUNDS = 3
 _PIPELINE = """

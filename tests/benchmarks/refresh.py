@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.freshness import measure
-from tests.servers import MariaDb, RedisServer
+from tests.support.servers import MariaDb, RedisServer
 
 ROUNDS = 3
 _LOOP = """

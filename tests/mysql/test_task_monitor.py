@@ -1,0 +1,307 @@
+"""task_monitor on a real MariaDB: it fits into the table that is there, and a row arrives exactly once."""
+
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restart_guard.config.options import MySql
+from restart_guard.config.secrets import Secret
+from restart_guard.durations import Duration
+from restart_guard.errors import DeliveryError
+from restart_guard.mysql import task_monitor
+from restart_guard.mysql.table import Row
+from restart_guard.mysql.task_monitor import TaskMonitor
+from tests.conftest import Database
+from tests.support.proxy import Proxy
+from tests.support.servers import MariaDb, free_port, resume
+
+ROW = Row(
+    run_id="1a2b3c4d-0000-4000-8000-000000000001",
+    ok=True,
+    task_description="Redis 数据检查 metadata",
+    task_command="restart-guard check-redis metadata",
+    task_execution_time="2026-11-23 02:00:15",
+    log_path="/var/log/get_redis_data.log",
+    attempts=3,
+    duration=15.2,
+    host="web-01",
+    detail="3 次重启尝试均失败",
+)
+
+
+def where(database: Database, **options: Any) -> MySql:
+    usual: dict[str, Any] = {"socket": database.server.socket, "user": "root", "database": database.name}
+    return MySql(**usual | options)
+
+
+def insert(settings: MySql, *rows: Row) -> str:
+    monitor = TaskMonitor.connect(settings)
+    try:
+        for row in rows:
+            monitor.insert(row)
+        return monitor.mode
+    finally:
+        monitor.close()
+
+
+def refused(settings: MySql, row: Row = ROW) -> DeliveryError:
+    with pytest.raises(DeliveryError) as caught:
+        insert(settings, row)
+    return caught.value
+
+
+def test_the_six_column_table_works_untouched(database: Database) -> None:
+    """Its labels are found out, a resend changes nothing, and its definition stays as it was."""
+    database.make_six_columns()
+    before = database.run("SHOW CREATE TABLE task_monitor")
+    assert insert(where(database), ROW, ROW) == "sidecar"
+    insert(where(database), ROW, ROW._replace(run_id="another", ok=False))
+    assert database.run("SELECT * FROM task_monitor") == [
+        (1, *ROW[2:4], "成功", *database.run("SELECT TIMESTAMP'2026-11-23 02:00:15'")[0], ROW.log_path),
+        (2, *ROW[2:4], "失败", *database.run("SELECT TIMESTAMP'2026-11-23 02:00:15'")[0], ROW.log_path),
+    ]
+    after = database.run("SHOW CREATE TABLE task_monitor")
+    assert before[0][1] == after[0][1].replace("AUTO_INCREMENT=3 ", "")
+
+
+def test_init_db_makes_the_full_table_once(database: Database) -> None:
+    assert task_monitor.create(where(database)) == (False, "unique", ())
+    assert task_monitor.create(where(database)) == (True, "unique", ())
+    assert insert(where(database), ROW, ROW) == "unique"
+    found = database.run("SELECT run_id, task_status, attempts, duration, host, detail FROM task_monitor")
+    assert [(*row[:3], float(row[3]), *row[4:]) for row in found] == [
+        (ROW.run_id, "成功", 3, 15.2, "web-01", "3 次重启尝试均失败")
+    ]
+
+
+def test_init_db_beside_the_six_column_table_makes_the_sidecar(database: Database) -> None:
+    database.make_six_columns()
+    created = task_monitor.create(where(database))
+    assert created == (True, "sidecar", ("run_id", "attempts", "duration", "host", "detail", "fencing_token"))
+    assert ("restart_guard_applied",) in database.run("SHOW TABLES")
+
+
+@pytest.mark.parametrize("table", ["six", "full", "myisam", "plain run_id"])
+@pytest.mark.parametrize("lost", [b"INSERT INTO `task_monitor`", b"COMMIT"])
+def test_an_answer_that_is_lost_does_not_double_the_row(database: Database, table: str, lost: bytes) -> None:
+    """The connection dies between the statement and its answer: whether it was carried out is unknown."""
+    match table:
+        case "six":
+            database.make_six_columns()
+        case "full":
+            task_monitor.create(where(database))
+        case "myisam":
+            database.make_six_columns().run("ALTER TABLE task_monitor ENGINE=MyISAM")
+        case "plain run_id":
+            database.make_six_columns().run("ALTER TABLE task_monitor ADD run_id VARCHAR(64), ENGINE=MyISAM")
+    with Proxy(database.server.port) as proxy:
+        settings = where(database, socket=None, host="127.0.0.1", port=proxy.port, tls="off")
+        proxy.lose_answer_to = lost
+        error = refused(settings)
+        assert (error.code, error.permanent) == ("2013", False)
+        assert proxy.lost == 1
+        insert(settings, ROW)
+        insert(settings, ROW)
+    assert database.statuses() == ["成功"]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("ENUM('成功','失败')", ("成功", "失败")),
+        ("ENUM('失败','成功')", ("成功", "失败")),
+        ("ENUM('FAILURE','SUCCESS')", ("SUCCESS", "FAILURE")),
+        ("ENUM('ok','it''s an error','fail')", ("ok", "fail")),
+        ("VARCHAR(10)", ("success", "failure")),
+        ("TINYINT", (1, 0)),
+    ],
+)
+def test_the_labels_follow_the_column(database: Database, column: str, expected: tuple[object, object]) -> None:
+    database.run(
+        "CREATE TABLE task_monitor (id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "
+        f"task_status {column}) DEFAULT CHARSET=utf8mb4"
+    )
+    insert(where(database), ROW, ROW._replace(run_id="2", ok=False))
+    assert tuple(row[0] for row in database.run("SELECT task_status FROM task_monitor ORDER BY id")) == expected
+
+
+def test_labels_and_columns_can_be_configured(database: Database) -> None:
+    database.run(
+        "CREATE TABLE jobs (job VARCHAR(20), state ENUM('好','坏') NOT NULL, started DATETIME) CHARSET=utf8mb4"
+    )
+    columns = {"task_description": "job", "task_status": "state", "task_execution_time": "started"}
+    settings = where(database, table="jobs", columns=columns, status_values={"success": "好", "failure": "坏"})
+    insert(settings, ROW)
+    assert database.run("SELECT job, state FROM jobs") == [("Redis 数据检查 metadata", "好")]
+    unknown = refused(where(database, table="jobs", columns=columns))
+    assert unknown.permanent
+    assert "knows only" not in str(unknown)
+    assert "say in [mysql] status_values which is which" in str(unknown)
+
+
+def test_values_are_made_to_fit(database: Database) -> None:
+    """Too long is cut with a mark, what the character set lacks is replaced; strict mode refuses neither."""
+    database.run(
+        "CREATE TABLE task_monitor (task_description VARCHAR(12) CHARACTER SET utf8mb4, task_command VARCHAR(9) "
+        "CHARACTER SET latin1, task_status ENUM('成功','失败') CHARACTER SET utf8mb4, "
+        "detail VARCHAR(50) CHARACTER SET utf8mb3)"
+    )
+    insert(where(database), ROW._replace(task_command="检查 long command", detail="键 😀 x"))
+    assert database.run("SELECT task_description, task_command, detail FROM task_monitor") == [
+        ("Redis 数据检查 …", "?? lon...", "键 ? x")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("", "is not there"),
+        ("CREATE TABLE task_monitor (a INT)", "has no column task_status"),
+        (
+            (
+                "CREATE TABLE task_monitor (task_status ENUM('成功','失败'), task_description TEXT, "
+                "owner INT NOT NULL) CHARSET=utf8mb4"
+            ),
+            "wants a value for owner",
+        ),
+    ],
+)
+def test_a_table_that_no_row_fits_into_is_told(database: Database, table: str, words: str) -> None:
+    if table:
+        database.run(table)
+    error = refused(where(database))
+    assert error.permanent
+    assert words in str(error)
+
+
+@pytest.fixture(scope="module")
+def accounts() -> Iterator[MariaDb]:
+    """A MariaDB with real accounts."""
+    with MariaDb(accounts=True) as server:
+        server.start().run(
+            "CREATE DATABASE irm CHARACTER SET utf8mb4",
+            "CREATE TABLE irm.task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(30), "
+            "task_status ENUM('成功','失败')) CHARSET=utf8mb4",
+            "CREATE USER writer IDENTIFIED BY '密码 pw'",
+            "GRANT SELECT, INSERT ON irm.task_monitor TO writer",
+        )
+        yield server
+
+
+def test_without_the_right_to_make_a_sidecar_rows_carry_a_mark(accounts: MariaDb) -> None:
+    """A resend then finds the row by its mark, also in a column that is too narrow for the description."""
+    settings = MySql(
+        host="127.0.0.1", port=accounts.port, user="writer", password=Secret(key="p", text="密码 pw"), database="irm"
+    )
+    assert insert(settings, ROW, ROW) == "look"
+    assert insert(settings, ROW, ROW._replace(run_id="2b-other", task_description="x" * 300)) == "look"
+    found = accounts.run("SELECT task_description FROM irm.task_monitor")
+    assert found == [("Redis 数据检查 meta #1a2b3c4d-0000",), ("x" * 20 + " #2b-other",)]
+
+
+def test_a_second_connection_waits_for_the_first_one_of_the_same_row(accounts: MariaDb) -> None:
+    """An insert that the server is still busy with is not repeated beside it."""
+    settings = MySql(
+        host="127.0.0.1", port=accounts.port, user="writer", password=Secret(key="p", text="密码 pw"), database="irm"
+    )
+    holder = accounts.connect("irm")
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('restart_guard:held', 0)")
+        error = refused(settings, ROW._replace(run_id="held"))
+    holder.close()
+    assert (error.code, error.permanent) == ("locked", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "permanent"),
+    [
+        ({"password": Secret(key="p", text="wrong")}, "1045", True),
+        ({"user": "nobody"}, "1045", True),
+        ({"database": "other"}, "1044", True),
+        ({"password": Secret(key="mysql.password", env="RG_NOT_SET")}, "secret", True),
+        ({"tls": "required"}, "2026", True),
+    ],
+)
+def test_what_a_person_has_to_mend_is_permanent(
+    accounts: MariaDb, options: dict[str, Any], code: str, permanent: bool
+) -> None:
+    usual: dict[str, Any] = {"host": "127.0.0.1", "port": accounts.port, "user": "writer", "database": "irm"}
+    error = refused(MySql(**usual | {"password": Secret(key="p", text="密码 pw")} | options))
+    assert (error.code, error.permanent, error.whole_destination) == (code, permanent, True)
+    assert "密码 pw" not in str(error)
+
+
+def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
+    """A replica during a failover: tried again, not given up."""
+    settings = MySql(
+        host="127.0.0.1", port=accounts.port, user="writer", password=Secret(key="p", text="密码 pw"), database="irm"
+    )
+    accounts.run("SET GLOBAL read_only = 1")
+    try:
+        error = refused(settings, ROW._replace(run_id="ro"))
+    finally:
+        accounts.run("SET GLOBAL read_only = 0")
+    assert (error.code, error.permanent) == ("1290", False)
+
+
+def test_tls_with_a_private_ca(tmp_path: Path) -> None:
+    (tmp_path / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=test-ca",
+        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 30 -extfile ext",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    options = [f"--ssl-{name}={tmp_path / path}" for name, path in (("cert", "server.crt"), ("key", "server.key"))]
+    with MariaDb(*options, "--require-secure-transport=1") as server:
+        server.start().run("CREATE DATABASE irm CHARACTER SET utf8mb4")
+        Database(server, "irm").make_six_columns()
+        usual: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "user": "root", "database": "irm"}
+        for tls in ("preferred", "required"):
+            insert(MySql(**usual | {"tls": tls}), ROW._replace(run_id=tls))
+        insert(MySql(**usual | {"tls": "verify", "ca_file": tmp_path / "ca.crt"}), ROW)
+        assert refused(MySql(**usual | {"tls": "verify"})).permanent
+
+
+def test_a_server_that_is_not_there_hangs_or_is_another_is_told_in_time(database: Database) -> None:
+    """Each wait is bounded: connect, handshake and answer."""
+    begun = time.monotonic()
+    down = refused(where(database, socket=None, host="127.0.0.1", port=free_port()))
+    assert (down.code, down.permanent) == ("2003", False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        hung = refused(where(database, socket=None, host="127.0.0.1", port=port, timeout=Duration(0.3)))
+    assert (hung.code, hung.permanent) == ("2013", False)
+    database.make_six_columns()
+    database.server.signal(signal.SIGSTOP)
+    try:
+        stopped = refused(where(database, timeout=Duration(0.3)))
+    finally:
+        resume(database.server.process)
+    assert not stopped.permanent
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00", b"\x0a\x00\x00\x00\x0a5.5\x00", b"x" * 500]
+)
+def test_a_server_of_another_protocol_is_told(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        settings = MySql(
+            host="127.0.0.1", port=listener.getsockname()[1], user="u", database="d", timeout=Duration(0.5)
+        )
+        assert not refused(settings).permanent

@@ -1,0 +1,146 @@
+"""When a dead program is launched again: at once, then later and later, never out of reach. And the words for it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restart_guard.config.options import Backoff
+from restart_guard.config.values import parse_environment, parse_place
+from restart_guard.durations import Duration
+from restart_guard.host.identity import Facts, Identity, Look, ProcessMatcher, root, successors
+from restart_guard.journal.incident import Incident
+from restart_guard.programs import crashes
+from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
+from tests.support.servers import wait_until
+from tests.support.services import Service
+
+USUAL = Backoff()
+
+
+def test_the_usual_delays() -> None:
+    """At once, then 1, 2, 4 … 300 seconds from launch to launch."""
+    relaunches, delays = Crashes(), []
+    for _ in range(11):
+        relaunches = crashes.launched(relaunches, USUAL, by_hand=False, at=1000.0)
+        delays.append(crashes.next_try_s(relaunches, USUAL, now=1000.0))
+    assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert crashes.launched(relaunches, USUAL, by_hand=True, at=1000.0) == Crashes()
+    assert crashes.next_try_s(Crashes(), USUAL, now=1000.0) == 0
+
+
+@given(st.integers(0, 10**9), st.floats(0, 1e9), st.floats(0, 1e9))
+def test_never_out_of_reach(count: int, next_at: float, now: float) -> None:
+    """Whatever was remembered, damaged or of another boot: no wait is longer than the longest delay."""
+    assert 0 <= crashes.next_try_s(Crashes(count, next_at), USUAL, now=now) <= 300
+    later = crashes.launched(Crashes(count, next_at), USUAL, by_hand=False, at=now)
+    assert 0 <= crashes.next_try_s(later, USUAL, now=now) <= 300.0001
+
+
+def test_a_first_delay_counts_from_the_death_that_was_noticed() -> None:
+    waits = Backoff(first=Duration(10))
+    noticed = crashes.died(Crashes(), waits, at=100.0)
+    assert crashes.next_try_s(noticed, waits, now=103.0) == 7
+    assert crashes.died(noticed, waits, at=105.0) == noticed
+    assert crashes.died(Crashes(), USUAL, at=100.0) == Crashes()
+
+
+def test_ticks_keep_the_backoff_and_forget_it_when_the_program_is_well(service: Service) -> None:
+    """Kept across runs and shown by status with when and why; a start by hand or a healthy run ends it."""
+    service.configure("", 'restart_backoff = { base = "1h", max = "2h", reset_after = "700ms" }')
+    guard = service.guard
+    guard("start")
+    service.kill()
+    assert "relaunched" in guard("restart").out
+    service.kill()
+    assert guard("restart").out == ""
+    shown = service.status()
+    assert (shown["state"], shown["why"]) == ("backoff", "relaunched 1 times in a row")
+    assert 3500 < shown["next_try_s"] <= 3600
+    assert guard("status").code == 1
+    assert "web: backoff  next try in 59m" in guard("status").out
+    assert guard("start").code == 0
+    assert service.status()["state"] == "running"
+    service.kill()
+    assert "relaunched" in guard("restart").out
+    wait_until(lambda: service.status()["uptime_s"] > 0.8, what="a healthy run")
+    assert guard("restart").out == ""
+    service.kill()
+    assert "relaunched" in guard("restart").out
+
+
+def test_a_first_delay_on_real_processes(service: Service) -> None:
+    service.configure("", 'restart_backoff = { first = "1h", max = "1h" }')
+    service.guard("start")
+    service.kill()
+    assert service.guard("restart").out == ""
+    shown = service.status()
+    assert (shown["state"], shown["why"]) == ("backoff", "waits before its relaunch")
+
+
+def test_the_words_of_an_alert_fit_and_say_what_matters() -> None:
+    """Name, count, host, reason and log in Chinese and English, at most 2,048 bytes whatever a program says."""
+    at = datetime(2026, 11, 21, 2, 0, 15, tzinfo=UTC)
+    incident = Incident("abcd1234", at - timedelta(minutes=5), 3, 1, at)
+    loop = CrashLoop("网站", 3, "退出 " * 2000, "/日志/web.log")
+    text = keeps_dying(loop, incident, language="zh", host="h", at=at)
+    assert text.startswith(
+        "【故障】程序 网站 反复退出：已连续重启 3 次，仍会继续尝试 | h\n时间：2026-11-21 02:00:15 +00:00\n"
+    )
+    assert len(text.encode()) <= 2048
+    assert text.endswith("编号 abcd1234")
+    again = well_again("web", incident, uptime_s=61, language="en", host="h", at=at)
+    assert again.startswith("[UP] program web has been up for 1m1s; it is well again after 5m | h\n")
+
+
+def facts(pid: int, parent: int, session: int) -> Facts:
+    return Facts(pid, "x", "S", parent, session, session, pid)
+
+
+def test_of_a_master_with_workers_the_root_counts_and_orphans_are_no_successor() -> None:
+    master, workers = facts(10, 1, 10), [facts(11, 10, 10), facts(12, 10, 10)]
+    assert root([*workers, master]) == master
+    orphans = [facts(11, 1, 10), facts(12, 1, 10)]
+    ended = Identity(10, 10, "b")
+    assert successors(orphans, ended) == []
+    assert successors(orphans, None) == orphans
+    upgraded = [facts(20, 1, 10), facts(21, 20, 10)]
+    assert root(successors([*upgraded, *orphans], ended)) == upgraded[0]
+    daemon = facts(30, 1, 30)
+    assert successors([daemon, *orphans], ended) == [daemon]
+
+
+@given(
+    st.lists(st.text(), max_size=6), st.none() | st.text(min_size=1), st.sampled_from(["auto", "argv", "exe", "cwd"])
+)
+def test_any_process_can_be_looked_at(argv: list[str], directory: str | None, way: str) -> None:
+    """Whatever a process calls itself: an answer, never an error."""
+    words = [word.replace("\0", "") for word in argv]
+    cwd = None if directory is None else Path(directory.replace("\0", "x"))
+    found = Look(words, None, cwd).is_program(
+        ProcessMatcher(Path("/srv/server.py"), lambda: frozenset({"python"}), way)
+    )
+    assert found in (True, False, None)
+
+
+@given(st.text())
+def test_any_environment_file_is_read_or_refused(text: str) -> None:
+    """Never a traceback, and never a word of its content in the reason."""
+    try:
+        found = parse_environment(text)
+    except ValueError as error:
+        assert str(error).startswith("line ")
+        return
+    assert all(name.isidentifier() and "\0" not in value for name, value in found.items())
+
+
+@given(st.text())
+def test_any_place_is_read_or_refused(text: str) -> None:
+    try:
+        host, port = parse_place(text)
+    except ValueError:
+        return
+    assert host
+    assert 0 < port < 65536

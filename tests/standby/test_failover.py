@@ -1,0 +1,97 @@
+"""A group of hosts never has two leaders, whatever befalls it, and always one again: each fault once, and in the slow
+tests ten times at moments of chance (RG_ROUNDS by hand for more)."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support import faults
+from tests.support.faults import Scene
+from tests.support.hosts import Host
+
+Fault = Callable[[Scene, Host], None]
+
+ROUNDS = int(os.environ.get("RG_ROUNDS", "10"))
+
+
+def named(found: Sequence[Fault]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("fault", found, ids=[one.__name__ for one in found])
+
+
+@named(faults.ONE_SERVER)
+def test_one_server(tmp_path: Path, fault: Fault) -> None:
+    with faults.one_server(tmp_path, "a", "b") as scene:
+        scene.suffer(fault)
+
+
+@named([faults.guard_killed, faults.guard_stopped, faults.all_killed, faults.fence_stopped])
+def test_another_takes_over_in_time(tmp_path: Path, fault: Fault) -> None:
+    """Within lease + 2 beats + what a start takes, once it has watched for a lease."""
+    with faults.one_server(tmp_path, "a", "b") as scene:
+        group = scene.group
+        leader = group.leader()
+        time.sleep(1.2 * group.lease)
+        moment = time.monotonic()
+        fault(scene, leader)
+        (other,) = group.others(leader)
+        assert group.taken_over_after(moment, other) < group.lease * 1.2 + 3.0
+        group.check()
+
+
+@named(faults.SENTINELS)
+@pytest.mark.parametrize("acks", [None, 0], ids=["acknowledged", "unacknowledged"])
+def test_under_sentinels(tmp_path: Path, fault: Fault, acks: int | None) -> None:
+    with faults.under_sentinels(tmp_path, "a", "b", acks=acks) as scene:
+        scene.suffer(fault)
+
+
+@named(faults.NETWORK)
+def test_network(tmp_path: Path, fault: Fault) -> None:
+    with faults.network(tmp_path, "a", "b") as scene:
+        scene.suffer(fault)
+
+
+def test_three_sites(tmp_path: Path) -> None:
+    with faults.three_sites(tmp_path) as scene:
+        scene.suffer(faults.site_cut_off)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@named(faults.ONE_SERVER)
+def test_one_server_again_and_again(tmp_path: Path, fault: Fault) -> None:
+    """With three hosts."""
+    with faults.one_server(tmp_path, "a", "b", "c") as scene:
+        for _ in range(ROUNDS):
+            scene.suffer(fault)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@named(faults.SENTINELS)
+@pytest.mark.parametrize("acks", [None, 0], ids=["acknowledged", "unacknowledged"])
+def test_under_sentinels_again_and_again(tmp_path: Path, fault: Fault, acks: int | None) -> None:
+    """Half of the rounds each way."""
+    with faults.under_sentinels(tmp_path, "a", "b", acks=acks) as scene:
+        for _ in range((ROUNDS + 1) // 2):
+            scene.suffer(fault)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@named(faults.NETWORK)
+def test_network_again_and_again(tmp_path: Path, fault: Fault) -> None:
+    with faults.network(tmp_path, "a", "b", "c") as scene:
+        for _ in range(ROUNDS):
+            scene.suffer(fault)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_three_sites_again_and_again(tmp_path: Path) -> None:
+    with faults.three_sites(tmp_path) as scene:
+        for _ in range(ROUNDS):
+            scene.suffer(faults.site_cut_off)
