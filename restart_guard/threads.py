@@ -1,17 +1,19 @@
-"""Jobs that are done side by side: each in a daemon thread, so that one that hangs holds up neither the others nor the
-end of the process."""
+"""Background threads. All are daemons, so that a job that hangs delays no other, and not the end of the process."""
 
 import os
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
+
+from restart_guard import clock
 
 _Result = TypeVar("_Result")
+_FLUSH_S = 2.0
 
 
-def beside(job: Callable[[], _Result], post: Callable[[_Result | BaseException], None]) -> None:
-    """Do a job in a thread of its own and hand on its result, or what it raised, for the receiver to raise again."""
+def in_background(job: Callable[[], _Result], post: Callable[[_Result | BaseException], None]) -> None:
+    """Run a job in a thread. ``post`` gets its result, or the exception that it raised, in that thread."""
 
     def work() -> None:
         try:
@@ -24,12 +26,53 @@ def beside(job: Callable[[], _Result], post: Callable[[_Result | BaseException],
     Thread(target=work, daemon=True).start()
 
 
-_FLUSH_S = 2.0
+class Background(Generic[_Result]):
+    """A job in a thread; ``result`` waits for its end."""
+
+    def __init__(self, job: Callable[[], _Result]) -> None:
+        self._results: SimpleQueue[_Result | BaseException] = SimpleQueue()
+        in_background(job, self._results.put)
+
+    def result(self, seconds: float) -> _Result:
+        """The job's result, once. Raises what the job raised, or TimeoutError if it takes longer than this."""
+        try:
+            result = self._results.get(timeout=max(0.0, seconds))
+        except Empty:
+            raise TimeoutError from None
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+def within(seconds: float, job: Callable[[], _Result]) -> _Result:
+    """Run a job in a thread and wait for its result. After the time it is left behind: raises TimeoutError."""
+    return Background(job).result(seconds)
+
+
+def all_within(seconds: float, jobs: Mapping[str, Callable[[], _Result]]) -> dict[str, _Result]:
+    """Run jobs side by side. The results of those that have ended in time; raises the first error of theirs."""
+    running = {name: Background(job) for name, job in jobs.items()}
+    deadline = clock.monotonic() + seconds
+    results: dict[str, _Result] = {}
+    errors: list[BaseException] = []
+    for name, job in running.items():
+        try:
+            results[name] = job.result(deadline - clock.monotonic())
+        except TimeoutError:
+            continue
+        except BaseException as error:  # noqa: BLE001 (all are waited for first)
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return results
 
 
 class BackgroundWriter:
-    """``say`` returns at once. At the end what is still to be written has a moment; where nobody reads, the process
-    ends without it, since Python itself would wait for ever."""
+    """Writes lines in a thread, for callers that must not wait for a reader: ``say`` returns at once.
+
+    At the end what is still to be written has two seconds. If nobody reads, the process exits without it, since Python
+    itself would wait for ever.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._lines: SimpleQueue[str | None] = SimpleQueue()

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 
 # From the ground up; a name is a package, or a file that stands at the top.
 FLOORS = [
-    {"errors", "clock", "threads", "durations", "backoff", "ids"},
-    {"lock", "config", "host"},
+    {"errors", "clock", "durations", "backoff", "ids"},
+    {"threads", "lock", "config", "host"},
     {"alerts", "mysql", "timer"},
     {"redis_server", "journal"},
     {"programs", "refreshes"},

@@ -3,7 +3,6 @@
 import ssl
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -11,7 +10,7 @@ import requests
 import urllib3
 
 from restart_guard import clock
-from restart_guard.threads import beside
+from restart_guard.threads import within
 
 _CONNECT_S = 3.0
 _READ_S = 4.0
@@ -19,7 +18,7 @@ _TOTAL_S = 8.0
 _LARGEST_REPLY = 65536
 
 
-class WireError(Exception):
+class HttpError(Exception):
     """No answer was had. The text is a reason without a host; ``permanent``: only a person can mend it."""
 
     def __init__(self, why: str, *, code: str, permanent: bool = False) -> None:
@@ -44,19 +43,15 @@ def host_of(url: str) -> str:
 
 
 def ask(request: Request, *, proxy: str | None = None, ca_file: Path | None = None) -> tuple[int, bytes]:
-    """The status and the body. Without a proxy those of the environment count, but for loopback. Raises WireError.
+    """The status and the body. Raises HttpError.
 
-    In a thread that is left behind when the whole takes too long: each read of a header that drips is short.
+    Without a proxy those of the environment are used, except for loopback. The whole has a time limit: a server that
+    sends one byte now and then keeps every single read short.
     """
-    answers: SimpleQueue[tuple[int, bytes] | BaseException] = SimpleQueue()
-    beside(partial(_ask, request, proxy, ca_file), answers.put)
     try:
-        answer = answers.get(timeout=_TOTAL_S)
-    except Empty as error:
-        raise WireError("no answer in time", code="timeout") from error
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+        return within(_TOTAL_S, partial(_ask, request, proxy, ca_file))
+    except TimeoutError as error:
+        raise HttpError("no answer in time", code="timeout") from error
 
 
 def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int, bytes]:
@@ -99,20 +94,20 @@ def _body(answer: requests.Response) -> bytes:
     return body
 
 
-def _translated(error: Exception) -> WireError:
+def _translated(error: Exception) -> HttpError:
     """What went wrong below HTTP. Only a certificate that is not trusted needs a person."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:
             case ssl.SSLCertVerificationError():
-                return WireError(f"its certificate is not trusted ({cause.verify_message})", code="tls", permanent=True)
+                return HttpError(f"its certificate is not trusted ({cause.verify_message})", code="tls", permanent=True)
             case requests.Timeout() | TimeoutError():
-                return WireError("no answer in time", code="timeout")
+                return HttpError("no answer in time", code="timeout")
             case ConnectionRefusedError():
-                return WireError("the connection was refused", code="refused")
+                return HttpError("the connection was refused", code="refused")
             case urllib3.exceptions.NameResolutionError():
-                return WireError("its name cannot be resolved", code="dns")
+                return HttpError("its name cannot be resolved", code="dns")
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        return WireError(error.strerror or type(error).__name__, code="network")
-    return WireError(f"the connection failed ({type(error).__name__})", code="network")
+        return HttpError(error.strerror or type(error).__name__, code="network")
+    return HttpError(f"the connection failed ({type(error).__name__})", code="network")

@@ -4,7 +4,7 @@ As Healthchecks has it (healthchecks.io/docs/http_api): URL/start, URL for succe
 ``?rid=`` to tell runs apart, a POST whose body is shown. A monitor that knows only the plain URL tells by silence.
 """
 
-from threading import Thread
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -12,6 +12,7 @@ from restart_guard.alerts import http
 from restart_guard.config.options import Ping
 from restart_guard.errors import DeliveryError, SecretError
 from restart_guard.ids import new_run_id
+from restart_guard.threads import Background
 
 SUCCESS, START, FAIL = "", "start", "fail"
 TICK = "tick"
@@ -51,7 +52,7 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
     body = item["text"].encode()[:_LONGEST_BODY]
     try:
         status, _ = http.ask(http.Request("POST", url, body, "text/plain; charset=utf-8"))
-    except http.WireError as error:
+    except http.HttpError as error:
         raise DeliveryError(f"{who} was not reached: {error}.", code=error.code, permanent=error.permanent) from error
     if status < 300:
         return None
@@ -62,26 +63,21 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
 
 
 class Start:
-    """A start that is told beside the job that it is about; a monitor that hangs delays that by two seconds at most."""
+    """The start of a job, sent in the background; a monitor that hangs delays the job by two seconds at most."""
 
     def __init__(self, settings: Ping, job: str, rid: str | None = None) -> None:
         self.rid = rid or new_run_id()
-        self._settings = settings
-        self._item = payload(job, START, rid=self.rid)
-        self._error: str | None = "The monitor has not answered yet."
-        self._thread = Thread(target=self._send, daemon=True)
-        self._thread.start()
-
-    def _send(self) -> None:
-        try:
-            send(self._settings, self._item)
-        except DeliveryError as error:
-            self._error = str(error)  # a late start would be of no use
-        else:
-            self._error = None
+        self._sending = Background(partial(send, settings, payload(job, START, rid=self.rid)))
 
     def wait(self) -> str | None:
-        """Wait a moment until it has arrived, since after the end of its job a start would be a job that never ends;
-        why it has not, or None."""
-        self._thread.join(_PATIENCE_S)
-        return self._error
+        """Wait until it has arrived: a start after the end of its job would look like a job that never ends.
+
+        Why it has not arrived, or None. A late start would be of no use, so it is not sent again.
+        """
+        try:
+            self._sending.result(_PATIENCE_S)
+        except TimeoutError:
+            return "The monitor has not answered yet."
+        except DeliveryError as error:
+            return str(error)
+        return None

@@ -62,7 +62,7 @@ class Robot:
 
     def __init__(self, settings: WeCom) -> None:
         """Raises DeliveryError when the webhook's secret is not to be had."""
-        self._wire = _Wire(settings)
+        self._client = _Client(settings)
         secret = settings.webhook
         webhook = _reveal(secret).strip() if secret is not None else ""
         if not webhook.startswith(("https://", "http://")):
@@ -79,10 +79,10 @@ class Robot:
             body["text"]["mentioned_list"] = self._users
         if mention and self._mobiles:
             body["text"]["mentioned_mobile_list"] = self._mobiles
-        reply = self._wire.post(self._url, body)
+        reply = self._client.post(self._url, body)
         if _wants_less(reply):
             body["text"]["content"] = _minimal(text)
-            reply = self._wire.post(self._url, body)
+            reply = self._client.post(self._url, body)
         return _judge(reply, "the group robot")
 
 
@@ -91,7 +91,7 @@ class App:
 
     def __init__(self, settings: WeCom, state_dir: Path) -> None:
         """Raises DeliveryError when the app's secret is not to be had."""
-        self._wire = _Wire(settings)
+        self._client = _Client(settings)
         self._base = settings.api_base.rstrip("/")
         self._corp_id = settings.corp_id or ""
         self._secret = _reveal(settings.corp_secret) if settings.corp_secret is not None else ""
@@ -123,9 +123,9 @@ class App:
 
     def _send(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Post with the cached token; a token that is refused is fetched anew, once."""
-        reply = self._wire.post(self._message_url(self._cache.load() or self.fetch_token()), body)
+        reply = self._client.post(self._message_url(self._cache.load() or self.fetch_token()), body)
         if reply["errcode"] in _TOKEN_REFUSED:
-            reply = self._wire.post(self._message_url(self.fetch_token()), body)
+            reply = self._client.post(self._message_url(self.fetch_token()), body)
         return reply
 
     def _message_url(self, token: str) -> str:
@@ -134,7 +134,7 @@ class App:
     def fetch_token(self) -> str:
         """Log in, and keep the token for later runs. Raises DeliveryError."""
         corp_id, secret = quote(self._corp_id, safe=""), quote(self._secret, safe="")
-        reply = self._wire.get(f"{self._base}/cgi-bin/gettoken?corpid={corp_id}&corpsecret={secret}")
+        reply = self._client.get(f"{self._base}/cgi-bin/gettoken?corpid={corp_id}&corpsecret={secret}")
         _judge(reply, "the app's login")
         token, lifetime = reply.get("access_token"), reply.get("expires_in")
         if not isinstance(token, str) or not token or not isinstance(lifetime, int):
@@ -168,8 +168,8 @@ class _TokenCache:
             new.replace(self._path)
 
 
-class _Wire:
-    """The wire to WeCom: its errors name the host and never the URL, which holds the key."""
+class _Client:
+    """HTTP to WeCom. Its errors name the host and never the URL, which holds the key."""
 
     def __init__(self, settings: WeCom) -> None:
         self._settings = settings
@@ -192,7 +192,7 @@ class _Wire:
         request = http.Request(method, url, data, "application/json" if data else None)
         try:
             status, body = http.ask(request, proxy=self._proxy, ca_file=self._settings.ca_file)
-        except http.WireError as error:
+        except http.HttpError as error:
             why = f"{error}; see [wecom] ca_file" if error.permanent else str(error)
             raise _failure(host, why, code=error.code, permanent=error.permanent) from error
         return _parse(host, status, body)

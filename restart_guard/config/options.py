@@ -257,6 +257,11 @@ class Config(Struct, frozen=True, kw_only=True):
         return None if self.standby is None else self.state_dir / f"{self.standby_name}.permit"
 
     @property
+    def language(self) -> Literal["zh", "en"]:
+        """The language of alerts and of ``task_monitor`` rows."""
+        return "zh" if self.wecom is None else self.wecom.language
+
+    @property
     def alert_channels(self) -> list[str]:
         """The destinations of an alert."""
         if self.wecom is None:

@@ -8,7 +8,7 @@ from restart_guard.alerts import http, wecom, wording
 from restart_guard.config.options import Config
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.errors import DeliveryError, JournalError, SecretError
-from restart_guard.journal import delivery
+from restart_guard.journal import delivery, events
 from restart_guard.journal.journal import Journal
 from restart_guard.programs import tick
 
@@ -69,12 +69,10 @@ def _note(config: Config, channel: str) -> str | None:
 
 
 def test_alert_findings(config: Config) -> Iterator[Finding]:
-    language: wording.Language = config.wecom.language if config.wecom else "zh"
-    text = wording.test_alert(os.uname().nodename, clock.local(clock.now()), language)
-    channels = config.alert_channels
-    if not channels:
+    text = wording.test_alert(os.uname().nodename, clock.local(clock.now()), config.language)
+    if not config.alert_channels:
         yield Finding(Level.FAIL, "no test alert was sent: there is no [wecom]", "add [wecom] webhook")
-    for tally in delivery.deliver_directly(config, [(name, {"text": text, "mention": True}) for name in channels]):
+    for tally in delivery.deliver_directly(config, events.messages(config, text, mention=True)):
         if tally.delivered:
             yield Finding(
                 Level.OK, f"{tally.destination}: a test alert was sent{''.join(f'; {x}' for x in tally.said)}"

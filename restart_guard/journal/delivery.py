@@ -6,7 +6,6 @@ between, the next run sends it again, which the row's run_id makes harmless and 
 """
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
@@ -26,6 +25,7 @@ from restart_guard.journal.journal import DELIVERY_CAP_S, DELIVERY_FIRST_S, Deli
 from restart_guard.lock import held
 from restart_guard.mysql import task_monitor
 from restart_guard.mysql.table import Row
+from restart_guard.threads import all_within
 
 RUN_BUDGET_S = 10.0
 """What a destination that is down may add to a run."""
@@ -144,24 +144,8 @@ def deliver_directly(config: Config, payloads: Iterable[tuple[str, Any]]) -> lis
 
 
 def _side_by_side(jobs: Mapping[str, Callable[[], Tally]], budget_s: float) -> list[Tally]:
-    """Run each job in a daemon thread and wait no longer than the budget: what hangs beyond it is left behind."""
-    results: dict[str, Tally] = {}
-    errors: list[BaseException] = []
-
-    def run(name: str, job: Callable[[], Tally]) -> None:
-        try:
-            results[name] = job()
-        except BaseException as error:  # noqa: BLE001 (handed to the thread that waits)
-            errors.append(error)
-
-    threads = {name: threading.Thread(target=run, args=(name, job), daemon=True) for name, job in jobs.items()}
-    for thread in threads.values():
-        thread.start()
-    deadline = clock.monotonic() + budget_s
-    for thread in threads.values():
-        thread.join(max(0.0, deadline - clock.monotonic()))
-    if errors:
-        raise errors[0]
+    """Run each destination's job in a thread; one that hangs beyond the budget is left behind."""
+    results = all_within(budget_s, jobs)
     late = f"did not answer within {budget_s:.0f} s."
     return [results.get(name) or Tally(name, pending=1, said=(f"{name} {late}",)) for name in jobs]
 

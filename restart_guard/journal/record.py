@@ -14,9 +14,9 @@ from restart_guard.alerts.wording import Language, unrecorded
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.host import permit
-from restart_guard.journal import delivery
+from restart_guard.journal import delivery, events
 from restart_guard.journal.incident import Incident, Notice, advance
-from restart_guard.journal.journal import Event, Journal
+from restart_guard.journal.journal import Journal
 from restart_guard.mysql.table import Row
 
 Say = Callable[[str], None]
@@ -81,17 +81,21 @@ def finish(config: Config, entry: JournalEntry, down: set[str], say: Say) -> Rec
 
 def _keep(config: Config, journal: Journal, entry: JournalEntry) -> None:
     """The event, its row, its ping and its alert or recovery, all in one transaction. Raises JournalError."""
-    now = clock.now()
+    now, outcome = clock.now(), entry.outcome
     with journal.transaction():
         before = journal.incident(entry.kind, entry.name)
         incident, kind = _advance(config, before, entry, now)
-        deliveries = _payloads(config, entry, incident or before, kind, now)
-        status, detail = (
-            "success" if entry.outcome.ok else "failure",
-            config.redact(entry.words.summary(entry.outcome, "en")),
+        events.append(
+            config,
+            journal,
+            (entry.kind, entry.name),
+            ok=outcome.ok,
+            detail=entry.words.summary(outcome, "en"),
+            run_id=outcome.run_id,
+            at=now,
+            data={**entry.data, "host": outcome.host},
+            deliveries=_payloads(config, entry, incident or before, kind, now),
         )
-        data = {**entry.data, "host": entry.outcome.host}
-        journal.append(Event(entry.outcome.run_id, now, entry.kind, entry.name, status, detail, data), deliveries)
         journal.set_incident(entry.kind, entry.name, incident)
         journal.prune(now)
 
@@ -111,30 +115,25 @@ def _advance(
 
 def _payloads(
     config: Config, entry: JournalEntry, incident: Incident | None, kind: Notice, now: datetime
-) -> list[tuple[str, Any]]:
+) -> list[events.Delivery]:
     """What has to reach which destination."""
-    language = _language(config)
+    language = config.language
     local = clock.local(now)
-    found: list[tuple[str, Any]] = []
+    payloads: list[events.Delivery] = []
     if config.mysql is not None:
         line = entry.words.row(entry.outcome, language=language, log_path=_log_path(config, entry), at=local)
         allowed = permit.read(config.permit)
         token = allowed.token if allowed.holds() else None
-        found.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
+        payloads.append(("mysql", line._replace(detail=config.redact(line.detail), fencing_token=token)._asdict()))
     if config.ping is not None:
         signal = ping.SUCCESS if entry.outcome.ok else ping.FAIL
         text = config.redact(entry.words.summary(entry.outcome, language))
         job = ping.job_name(entry.kind, entry.name)
-        found.append((delivery.PING, ping.payload(job, signal, rid=entry.outcome.run_id, text=text)))
+        payloads.append((delivery.PING, ping.payload(job, signal, rid=entry.outcome.run_id, text=text)))
     if kind is not Notice.NONE and incident is not None:
-        text = config.redact(entry.words.notice(entry.outcome, incident, kind, language=language, at=local))
-        message = {"text": text, "mention": kind is not Notice.RECOVERED}
-        found += [(channel, message) for channel in config.alert_channels]
-    return found
-
-
-def _language(config: Config) -> Language:
-    return config.wecom.language if config.wecom else "zh"
+        text = entry.words.notice(entry.outcome, incident, kind, language=language, at=local)
+        payloads += events.messages(config, text, mention=kind is not Notice.RECOVERED)
+    return payloads
 
 
 def _log_path(config: Config, entry: JournalEntry) -> str:
@@ -161,7 +160,7 @@ def _deliver(config: Config, entry: JournalEntry, down: set[str], say: Say) -> R
 def _unrecorded(config: Config, entry: JournalEntry, why: str, say: Say) -> Recorded:
     """Without a journal: send the row and an alert at once. Each run alerts, since none can know of the one before."""
     now = clock.now()
-    language = _language(config)
+    language = config.language
     incident = Incident(entry.outcome.run_id[:8], now, 1, 1, now)
     sent = []
     for destination, payload in _payloads(config, entry, incident, Notice.FIRST, now):

@@ -4,15 +4,14 @@ import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from restart_guard import clock
-from restart_guard.alerts.wording import Language
 from restart_guard.config.options import Config
 from restart_guard.host import process_table
 from restart_guard.ids import new_run_id
+from restart_guard.journal import events
 from restart_guard.journal.incident import Incident, Notice, advance
-from restart_guard.journal.journal import Event, Journal
+from restart_guard.journal.journal import Journal
 from restart_guard.programs.actions import ActionResult, is_well
 from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
@@ -35,9 +34,7 @@ def record(config: Config, happened: Sequence[ActionResult]) -> None:
 def _append(config: Config, journal: Journal, result: ActionResult, now: datetime) -> None:
     run_id = new_run_id()
     detail = config.redact(result.event or "")
-    status = "success" if result.ok else "failure"
-    more = {"host": os.uname().nodename, "relaunch": result.crashes > 0, "crashes": result.crashes}
-    deliveries: list[tuple[str, Any]] = []
+    deliveries: list[events.Delivery] = []
     if result.crashes >= KEEPS_DYING:
         incident, notice = advance(
             journal.incident(KIND, result.name),
@@ -49,13 +46,23 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
         )
         journal.set_incident(KIND, result.name, incident)
         if notice is not Notice.NONE and incident is not None:
-            settings = config.targets.get(result.name)
-            log = str(settings.log_file or "") if settings else ""
-            loop = CrashLoop(result.name, result.crashes, detail, log)
-            here = os.uname().nodename
-            text = keeps_dying(loop, incident, language=_language(config), host=here, at=clock.local(now))
-            deliveries = _message(config, text, mention=True)
-    journal.append(Event(run_id, now, KIND, result.name, status, detail, more), deliveries)
+            options = config.targets.get(result.name)
+            loop = CrashLoop(result.name, result.crashes, detail, str(options.log_file or "") if options else "")
+            here, at = os.uname().nodename, clock.local(now)
+            text = keeps_dying(loop, incident, language=config.language, host=here, at=at)
+            deliveries = events.messages(config, text, mention=True)
+    data = {"relaunch": result.crashes > 0, "crashes": result.crashes}
+    events.append(
+        config,
+        journal,
+        (KIND, result.name),
+        ok=result.ok,
+        detail=detail,
+        run_id=run_id,
+        at=now,
+        data=data,
+        deliveries=deliveries,
+    )
 
 
 def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:
@@ -73,27 +80,11 @@ def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[
 
 
 def _end(config: Config, journal: Journal, name: str, incident: Incident, uptime_s: float) -> None:
-    now = clock.now()
-    deliveries: list[tuple[str, Any]] = []
+    deliveries: list[events.Delivery] = []
     if incident.notices:
-        text = well_again(
-            name,
-            incident,
-            uptime_s=uptime_s,
-            language=_language(config),
-            host=os.uname().nodename,
-            at=clock.local(now),
-        )
-        deliveries = _message(config, text, mention=False)
-    more = {"host": os.uname().nodename, "relaunch": False, "crashes": 0}
-    journal.append(Event(new_run_id(), now, KIND, name, "success", "is well again", more), deliveries)
+        here, at = os.uname().nodename, clock.local(clock.now())
+        text = well_again(name, incident, uptime_s=uptime_s, language=config.language, host=here, at=at)
+        deliveries = events.messages(config, text, mention=False)
+    data = {"relaunch": False, "crashes": 0}
+    events.append(config, journal, (KIND, name), ok=True, detail="is well again", data=data, deliveries=deliveries)
     journal.set_incident(KIND, name, None)
-
-
-def _message(config: Config, text: str, *, mention: bool) -> list[tuple[str, Any]]:
-    message = {"text": config.redact(text), "mention": mention}
-    return [(channel, message) for channel in config.alert_channels]
-
-
-def _language(config: Config) -> Language:
-    return config.wecom.language if config.wecom else "zh"

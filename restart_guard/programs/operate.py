@@ -14,7 +14,7 @@ from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.target import Observation, StopOptions, Target, target_of
-from restart_guard.threads import beside
+from restart_guard.threads import in_background
 
 _BY_HAND_WAIT_S = 10.0
 
@@ -53,7 +53,7 @@ def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -
     finished: SimpleQueue[ActionResult | BaseException | None] = SimpleQueue()
 
     for job in jobs:
-        beside(job, finished.put)
+        in_background(job, finished.put)
     for _ in jobs:
         result = finished.get()
         if isinstance(result, BaseException):

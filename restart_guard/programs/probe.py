@@ -4,7 +4,7 @@ import http.client
 import socket
 import ssl
 import zlib
-from threading import Thread
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from restart_guard.host import hook
 from restart_guard.host.identity import Identity
 from restart_guard.programs.health import Probe
 from restart_guard.programs.target import Target, hook_of
+from restart_guard.threads import within
 
 _CHANNEL = "channel:"
 _GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
@@ -26,16 +27,11 @@ def probe(target: Target, process: Identity, beat: str) -> Probe:
     """Look once, for no longer than the health's timeout; ``beat`` is what the heartbeat was the last time."""
     health = target.settings.health
     assert health is not None  # noqa: S101 (only asked of targets that have one)
-    found: list[Probe] = []
-
-    def look() -> None:
-        found.append(_look(target, health, process, beat))
-
-    # A server that sends a byte now and then keeps every single read within its timeout: the whole is limited here.
-    thread = Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(health.timeout + _GRACE_S)
-    return found[0] if found else Probe(ok=False, why=f"no answer within {span(health.timeout)}")
+    try:
+        # A server that sends a byte now and then keeps every single read within its timeout: the whole is limited here.
+        return within(health.timeout + _GRACE_S, partial(_look, target, health, process, beat))
+    except TimeoutError:
+        return _no_answer(health)
 
 
 def _look(target: Target, health: Health, process: Identity, beat: str) -> Probe:
@@ -50,11 +46,15 @@ def _look(target: Target, health: Health, process: Identity, beat: str) -> Probe
             return Probe(ok=ran.ok, why=f"command: {ran}")
         return _heartbeat(target, str(health.redis_heartbeat), health.timeout, beat)
     except TimeoutError:
-        return Probe(ok=False, why=f"no answer within {span(health.timeout)}")
+        return _no_answer(health)
     except (OSError, http.client.HTTPException) as error:
         return Probe(ok=False, why=str(getattr(error, "strerror", None) or error or type(error).__name__))
     except GuardError as error:
         return Probe(ok=None, why=str(error))
+
+
+def _no_answer(health: Health) -> Probe:
+    return Probe(ok=False, why=f"no answer within {span(health.timeout)}")
 
 
 def _http(url: str, timeout_s: float) -> Probe:

@@ -1,10 +1,10 @@
-"""The tick, in milliseconds: wait for the end of every target at once and relaunch what has ended.
+"""Waits for the end of all targets at once, and relaunches a target as soon as it exits.
 
-Nothing but the launch stands between a death and a relaunch. The journal is written by a thread, and whatever may take
-its time (a graceful restart, what a dead one left behind, a probe, a search) has a thread too.
+Only the launch itself is done between a death and a relaunch. A thread writes the journal, and whatever may take long
+(a graceful restart, the orphans of a dead program, a probe, a search) has a thread too.
 
-Killed at any instant it harms nothing: the targets live on in sessions of their own, their identities are on disk, and
-the next watch or tick goes on from there.
+Killing the watch at any instant harms nothing: the targets are in sessions of their own, their identities are on disk,
+and the next watch or tick goes on from there.
 """
 
 import gc
@@ -12,10 +12,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 from urllib.parse import quote
 
 from restart_guard import clock
@@ -33,11 +34,11 @@ from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Observation, Target
-from restart_guard.threads import beside
+from restart_guard.programs.target import Target
+from restart_guard.threads import in_background
 
-_SWEEP_S = 120.0  # cron's ticks, if there are any, look each minute
-_SWEEP_BLIND_S = 1.0  # where the kernel does not tell of changes in folders
+_SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
+_SCAN_BLIND_S = 1.0  # where the kernel does not tell of changes in folders
 _NOT_WELL_S = 5.0
 _AGAIN_FIRST_S = 0.01
 _AGAIN_CAP_S = 1.0
@@ -48,10 +49,10 @@ Say = Callable[[ActionResult], None]
 
 
 def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | None, wait: bool) -> None:
-    """Watch until SIGTERM or SIGINT, or for a time. One a config, or a choice of its targets: raises BusyError while
-    another does it, or waits.
+    """Watch until SIGTERM or SIGINT, or for a time.
 
-    Of those that wait there is one too, so that a cron that starts one each minute never piles them up.
+    Only one process may watch a config, or a choice of its targets. Another raises BusyError, or with ``wait`` waits
+    for the first to end; only one may wait, so that cron, which starts one each minute, never piles them up.
     """
     processes.prepare()
     sys.setswitchinterval(_SWITCH_S)
@@ -74,11 +75,11 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
 
 
 class _Left(BaseException):
-    """A signal to leave, while waiting for another watch to end."""
+    """A signal came while this process waited for another watch to end."""
 
 
 class _Leaving:
-    """Whether SIGTERM or SIGINT has come. Once there is a watch, it finishes what it is at."""
+    """Whether SIGTERM or SIGINT has come. A watch that runs finishes what it has begun."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -92,22 +93,49 @@ class _Leaving:
             raise _Left
 
 
+class _Watched:
+    """A target in the watch, and what is going on with it. Times are those of ``clock.monotonic``."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.process: Identity | None = None  # the one whose end is waited for
+        self.child: subprocess.Popen[bytes] | None = None  # the same, if it was launched here
+        self.look_at: float | None = None
+        self.probe_at: float | None = None if target.settings.health is None else 0.0
+        self.is_busy = False  # a thread acts on it
+        self.tries = 0  # in a row, that could not be finished
+        self.ended = ""  # how and after what time, to be told with the relaunch
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    def collect(self) -> int | None:
+        """The exit status of a process that has ended, if it is a child of ours."""
+        child, self.child = self.child, None
+        return child.wait() if child is not None else None
+
+    def has_ended(self, process: Identity, status: int | None) -> None:
+        ended = how_it_ended(status) if status is not None else "ended"
+        self.ended = f"{ended} after {span(process_table.uptime_s(process))}"
+
+
+class _Death(NamedTuple):
+    """A process that has just ended; ``status`` is None if it was no child of ours."""
+
+    watched: _Watched
+    process: Identity
+    status: int | None
+
+
 class _Watch:
     def __init__(self, config: Config, targets: Sequence[Target], say: Say, leaving: _Leaving) -> None:
-        self._config = config
-        self._targets = {target.name: target for target in targets}
+        self._targets = {target.name: _Watched(target) for target in targets}
         self._say = say
         self._leaving = leaving
+        self._last_errors: dict[str, str] = {}  # of the targets, and of the journal
         leaving.watching = True
         self._deaths = process_table.Deaths()
-        self._known: dict[str, Identity] = {}
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._due: dict[str, float] = {}
-        self._probes: dict[str, float] = {target.name: 0.0 for target in targets if target.settings.health is not None}
-        self._busy: set[str] = set()
-        self._tries: dict[str, int] = {}
-        self._said: dict[str, str] = {}
-        self._ended: dict[str, str] = {}
         self._results: SimpleQueue[tuple[str, bool, ActionResult | BaseException | None]] = SimpleQueue()
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
@@ -130,173 +158,166 @@ class _Watch:
 
     def run(self, until: float | None) -> None:
         gc.freeze()  # what is there now stays: no need to go through it again and again
-        sweep_s = _SWEEP_S if self._folders.fd is not None else _SWEEP_BLIND_S
-        next_sweep = 0.0
+        scan_s = _SCAN_S if self._folders.fd is not None else _SCAN_BLIND_S
+        next_scan = 0.0
+        every = self._targets.values()
         while not self._leaving.asked and (until is None or clock.monotonic() < until):
             now = clock.monotonic()
-            if now >= next_sweep:
-                self._sweep()
-                next_sweep = now + sweep_s
-            self._look([name for name, at in self._due.items() if at <= now])
-            self._probe([name for name, at in self._probes.items() if at <= now])
-            moments = [next_sweep, *self._due.values(), *self._probes.values()] + ([until] if until else [])
+            if now >= next_scan:
+                self._scan()
+                next_scan = now + scan_s
+            self._look([one for one in every if one.look_at is not None and one.look_at <= now])
+            self._probe([one for one in every if one.probe_at is not None and one.probe_at <= now])
+            moments = [at for one in every for at in (one.look_at, one.probe_at) if at is not None]
+            moments += [next_scan] + ([until] if until else [])
             ended, ready = self._deaths.wait(max(0.0, min(moments) - clock.monotonic()))
             self._relaunch(ended)
             if ready:
                 with suppress(BlockingIOError):
                     os.read(self._woken, 4096)
-                locks = self._folders.changed()
-                self._look([name for name, target in self._targets.items() if target.lock.path in locks])
-                if any(target.lock.path.parent in locks for target in self._targets.values()):
-                    next_sweep = 0.0
+                changed = self._folders.changed()
+                self._look([one for one in every if one.target.lock.path in changed])
+                if any(one.target.lock.path.parent in changed for one in every):
+                    next_scan = 0.0
             self._collect()
         self._finish_what_is_begun()
 
-    def _sweep(self) -> None:
-        """What cannot be missed for long: folders that are new, states that nobody told of, house-keeping."""
-        self._folders.listen(target.lock.path.parent for target in self._targets.values())
+    def _scan(self) -> None:
+        """Look for what no event has told: new folders, changed states. Then the housekeeping."""
+        targets = [one.target for one in self._targets.values()]
+        self._folders.listen(target.lock.path.parent for target in targets)
         # Those that run are waited for, and their pid locks listened to: no need to look at them again.
-        self._look([name for name in self._targets if name not in self._known])
-        self._writer.keep_house(list(self._targets.values()))
+        self._look([one for one in self._targets.values() if one.process is None])
+        self._writer.keep_house(targets)
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
-        """What has just ended runs again before anything else is done; first what has surely left nothing behind.
+        """Relaunch what has just ended before anything else is done; first what has surely left no orphans.
 
-        Of the others (also when only a zombie is left, which init has still to collect) one look for all tells.
+        For the rest (also when only a zombie is left, which init has still to reap) one scan of the process table shows
+        whether orphans remain.
         """
-        names = {process: name for name, process in self._known.items()}
-        gone = {names[process]: (process, self._collected(names[process])) for process in ended}
-        for name in gone:
-            del self._known[name]
-        unsure = {name for name, (process, _) in gone.items() if processes.may_have_kin(process)}
-        self._revive({name: gone[name] for name in gone if name not in unsure})
+        by_process = {one.process: one for one in self._targets.values() if one.process is not None}
+        deaths = [_Death(by_process[process], process, by_process[process].collect()) for process in ended]
+        for death in deaths:
+            death.watched.process = None
+        unsure = [death for death in deaths if processes.may_have_kin(death.process)]
+        self._revive([death for death in deaths if death not in unsure])
         sessions = processes.living_sessions() if unsure else set()
-        orphans = {name for name in unsure if gone[name][0].pid in sessions}
-        self._revive({name: gone[name] for name in unsure - orphans})
-        for name in orphans:
-            self._act(name, ended_well=gone[name][1] == 0)
+        self._revive([death for death in unsure if death.process.pid not in sessions])
+        for death in unsure:
+            if death.process.pid in sessions:
+                self._act(death.watched, ended_well=death.status == 0)
 
-    def _collected(self, name: str) -> int | None:
-        """The exit status of a process that has ended, when it is a child of ours."""
-        child = self._children.pop(name, None)
-        return child.wait() if child is not None else None
-
-    def _revive(self, gone: Mapping[str, tuple[Identity, int | None]]) -> None:
+    def _revive(self, deaths: Sequence[_Death]) -> None:
         # A launcher that ended well may have left a daemon, which only a search finds.
-        simple = [name for name, (_, status) in gone.items() if status != 0 and name not in self._busy]
-        results = actions.revive([(self._targets[name], gone[name][0]) for name in simple])
-        for name, (process, status) in gone.items():
-            result = results.get(name)
+        simple = [death for death in deaths if death.status != 0 and not death.watched.is_busy]
+        results = actions.revive([(death.watched.target, death.process) for death in simple])
+        for death in deaths:
+            result = results.get(death.watched.name)
             if result is None:
-                self._act(name, ended_well=status == 0)
+                self._act(death.watched, ended_well=death.status == 0)
                 continue
-            ended = how_it_ended(status) if status is not None else "ended"
-            self._ended[name] = f"{ended} after {span(process_table.uptime_s(process))}"
-            self._take(name, result)
+            death.watched.has_ended(death.process, death.status)
+            self._take(death.watched, result)
 
-    def _take(self, name: str, result: ActionResult) -> None:
+    def _take(self, watched: _Watched, result: ActionResult) -> None:
         """Go on from what was done to a target."""
-        before = self._ended.pop(name, "") if result.event is not None else ""
-        if result.child is not None:
-            self._children[name] = result.child
-        if result.busy or (not result.ok and result.process is None):
-            self._again(name)
-        elif result.process is not None:
-            self._tries.pop(name, None)
-            self._register(name, result.process)
-            if result.crashes:
-                self._due[name] = clock.monotonic() + self._targets[name].settings.restart_backoff.reset_after
-        else:
-            self._due[name] = 0.0
+        ended = ""
         if result.event is not None:
-            text = f"{before}: {result.event}" if before else result.event
-            self._writer.put(result._replace(event=text))
-            result = result._replace(
-                text=f"{before}: {result.text}" if before and result.ok and result.text else result.text
-            )
+            ended, watched.ended = watched.ended, ""
+        if result.child is not None:
+            watched.child = result.child
+        if result.busy or (not result.ok and result.process is None):
+            self._try_again(watched)
+        elif result.process is not None:
+            watched.tries = 0
+            self._wait_for(watched, result.process)
+            if result.crashes:
+                watched.look_at = clock.monotonic() + watched.target.settings.restart_backoff.reset_after
+        else:
+            watched.look_at = 0.0
+        if result.event is not None:
+            self._writer.put(result._replace(event=f"{ended}: {result.event}" if ended else result.event))
+            if ended and result.ok and result.text:
+                result = result._replace(text=f"{ended}: {result.text}")
         if not result.busy:
-            self._tell(name, result)
+            self._tell(result)
 
-    def _tell(self, name: str, result: ActionResult) -> None:
-        """Say it, but an error that comes again and again only once."""
+    def _tell(self, result: ActionResult) -> None:
+        """Say it, but say an error that comes again and again only once."""
         text = result.text or (result.event or "")
-        if text and (result.ok or self._said.get(name) != text):
+        if text and (result.ok or self._last_errors.get(result.name) != text):
             self._say(result._replace(text=text))
-        self._said[name] = "" if result.ok else text
+        self._last_errors[result.name] = "" if result.ok else text
 
-    def _again(self, name: str) -> None:
+    def _try_again(self, watched: _Watched) -> None:
         """Somebody else acts on it, or it cannot be done now: soon, then less often."""
-        tries = self._tries[name] = self._tries.get(name, 0) + 1
-        self._due[name] = clock.monotonic() + delay(tries, first_s=_AGAIN_FIRST_S, cap_s=_AGAIN_CAP_S)
+        watched.tries += 1
+        watched.look_at = clock.monotonic() + delay(watched.tries, first_s=_AGAIN_FIRST_S, cap_s=_AGAIN_CAP_S)
 
-    def _register(self, name: str, process: Identity) -> None:
-        if self._known.get(name) == process:
+    def _wait_for(self, watched: _Watched, process: Identity) -> None:
+        """Wait for the end of this process from now on."""
+        if watched.process == process:
             return
-        self._forget(name)
+        if watched.process is not None:
+            self._deaths.remove(watched.process)
+            watched.process = None
         try:
             alive = self._deaths.add(process)
         except PermissionError:
-            return  # the sweep looks at it
+            return  # the scan looks at it
         if alive:
-            self._known[name] = process
+            watched.process = process
             return
-        status = self._collected(name)
+        status = watched.collect()
         if status is not None:
-            self._ended[name] = f"{how_it_ended(status)} after {span(process_table.uptime_s(process))}"
-        self._due[name] = 0.0
+            watched.has_ended(process, status)
+        watched.look_at = 0.0
 
-    def _forget(self, name: str) -> None:
-        process = self._known.pop(name, None)
-        if process is not None:
-            self._deaths.remove(process)
-
-    def _look(self, names: Sequence[str]) -> dict[str, Observation]:
+    def _look(self, every: Sequence[_Watched]) -> None:
         """See how targets are, and do what that asks for."""
-        for name in names:
-            self._due.pop(name, None)
-        ours = [self._targets[name] for name in names if name not in self._busy]
-        observed = observe(ours, search_stopped=False) if ours else {}
+        for watched in every:
+            watched.look_at = None
+        ours = [watched for watched in every if not watched.is_busy]
+        observations = observe([watched.target for watched in ours], search_stopped=False) if ours else {}
         now = clock.monotonic()
-        for target in ours:
-            found = observed[target.name]
-            if found.process is not None and found.state is State.RUNNING:
-                self._register(target.name, found.process)
-                if found.record.crashes != Crashes():
-                    left = target.settings.restart_backoff.reset_after - process_table.uptime_s(found.process)
+        for watched in ours:
+            observed, target = observations[watched.name], watched.target
+            if observed.process is not None and observed.state is State.RUNNING:
+                self._wait_for(watched, observed.process)
+                if observed.record.crashes != Crashes():
+                    left = target.settings.restart_backoff.reset_after - process_table.uptime_s(observed.process)
                     # Old enough already: then it is not well yet, as its health says.
-                    self._due[target.name] = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
-            elif found.state is State.BACKOFF and found.next_try_s is not None:
-                self._due[target.name] = now + found.next_try_s
-                if target.name in self._ended:
-                    text = f"{self._ended[target.name]}; next try in {span(found.next_try_s)} ({found.why})"
-                    self._say(ActionResult(target.name, ok=True, text=text))
-            if tick.needs_care(target, found) and found.state is not State.UNKNOWN:
-                self._act(target.name)
-        return observed
+                    watched.look_at = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
+            elif observed.state is State.BACKOFF and observed.next_try_s is not None:
+                watched.look_at = now + observed.next_try_s
+                if watched.ended:
+                    text = f"{watched.ended}; next try in {span(observed.next_try_s)} ({observed.why})"
+                    self._say(ActionResult(watched.name, ok=True, text=text))
+            if tick.needs_care(target, observed) and observed.state is not State.UNKNOWN:
+                self._act(watched)
 
-    def _act(self, name: str, *, ended_well: bool = False) -> None:
-        """A tick of one target, beside the others."""
-        if name in self._busy:
+    def _act(self, watched: _Watched, *, ended_well: bool = False) -> None:
+        """A tick of one target, in the background."""
+        if watched.is_busy:
             return
-        self._busy.add(name)
-        target = self._targets[name]
-        job = (
-            partial(actions.follow, target)
-            if ended_well
-            else partial(actions.act, target, Command.TICK, ActionOptions(settle=False))
-        )
-        beside(job, partial(self._post, name, act=True))
+        watched.is_busy = True
+        if ended_well:
+            job = partial(actions.follow, watched.target)
+        else:
+            job = partial(actions.act, watched.target, Command.TICK, ActionOptions(settle=False))
+        in_background(job, partial(self._post, watched.name, act=True))
 
-    def _probe(self, names: Iterable[str]) -> None:
-        for name in names:
-            target = self._targets[name]
-            health = target.settings.health
-            self._probes[name] = clock.monotonic() + (health.interval if health is not None else 0)
-            if name in self._known:
-                # Not among the busy: while it is looked at, it may die and be relaunched.
-                beside(partial(_look_after, target), partial(self._post, name, act=False))
+    def _probe(self, every: Iterable[_Watched]) -> None:
+        for watched in every:
+            health = watched.target.settings.health
+            watched.probe_at = None if health is None else clock.monotonic() + health.interval
+            if watched.process is not None:
+                # It is not marked as busy: while it is probed, it may die and be relaunched.
+                in_background(partial(_look_after, watched.target), partial(self._post, watched.name, act=False))
 
     def _post(self, name: str, result: "ActionResult | BaseException | None", *, act: bool) -> None:
+        """Hand on a thread's result; without a name it is about no target (the journal's)."""
         self._results.put((name, act, result))
         with suppress(OSError):  # full: it wakes anyway; closed: it has left
             os.write(self._wake, b"\0")
@@ -306,18 +327,18 @@ class _Watch:
             while True:
                 name, act, result = self._results.get_nowait()
                 if act:
-                    self._busy.discard(name)
+                    self._targets[name].is_busy = False
                 if isinstance(result, BaseException):
                     raise result
                 if result is not None and name:
-                    self._take(name, result)
+                    self._take(self._targets[name], result)
                 elif result is not None:
-                    self._tell(result.name, result)
+                    self._tell(result)
 
     def _finish_what_is_begun(self) -> None:
         """A launch that is under way takes milliseconds; what takes longer is completed by the next watch or tick."""
         deadline = clock.monotonic() + 1.0
-        while self._busy and clock.monotonic() < deadline:
+        while any(one.is_busy for one in self._targets.values()) and clock.monotonic() < deadline:
             clock.sleep(0.01)
             self._collect()
 

@@ -1,5 +1,8 @@
 """How a Redis keeps its data: whether its saves, its append-only file and its replicas are well, and saving it now."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import redis
 
 from restart_guard import clock
@@ -17,18 +20,11 @@ def problems(client: redis.Redis) -> list[str]:
     Fields: redis.io/docs, INFO. A replica's own copy and link, and a master's replicas, are looked at alike.
     """
     persistence, replication = client.info("persistence"), client.info("replication")
-    found = [
-        f"{field} is {persistence[field]}"
-        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
-        if persistence.get(field, "ok") != "ok"
-    ]
+    found = [f"{field} is {persistence[field]}" for field in _failed_saves(persistence)]
     if not persistence.get("aof_enabled"):
         unsaved = int(persistence.get("rdb_changes_since_last_save", 0))
         age = int(clock.now().timestamp()) - int(persistence.get("rdb_last_save_time", 0))
-        try:
-            has_snapshots = client.config_get("save").get("save") != ""
-        except redis.ResponseError:
-            has_snapshots = True  # which this user may not see
+        has_snapshots = _has_snapshots(client) is not False  # or this user may not see it
         if not has_snapshots:
             found.append("it keeps neither snapshots nor an append-only file")
         elif unsaved and age > _UNSAVED_S:
@@ -83,16 +79,26 @@ def danger(settings: Redis) -> str | None:
             persistence, replication = client.info("persistence"), client.info("replication")
         except redis.exceptions.NoPermissionError:
             return None
-        unsaved = persistence.get("rdb_changes_since_last_save", 0)
-        for field in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status"):
-            if persistence.get(field, "ok") != "ok":
-                return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
+        for field in _failed_saves(persistence):
+            unsaved = persistence.get("rdb_changes_since_last_save", 0)
+            return f"its last save to disk failed ({field}), so {unsaved} changes would be lost"
         replicas = replication.get("connected_slaves", 0)
-        if replication.get("role") == "master" and replicas and not persistence.get("aof_enabled"):
-            try:
-                snapshots = client.config_get("save").get("save")
-            except redis.exceptions.ResponseError:
-                return None
-            if snapshots == "":
-                return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
+        is_bare = replication.get("role") == "master" and replicas and not persistence.get("aof_enabled")
+        if is_bare and _has_snapshots(client) is False:
+            return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
     return None
+
+
+def _failed_saves(persistence: Mapping[str, Any]) -> list[str]:
+    """The fields of INFO persistence that say that the last save, or the append-only file, has failed."""
+    fields = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+    return [field for field in fields if persistence.get(field, "ok") != "ok"]
+
+
+def _has_snapshots(client: Any) -> bool | None:
+    """Whether the server saves snapshots by itself; None if it does not say, or this user may not ask."""
+    try:
+        save = client.config_get("save").get("save")
+    except redis.ResponseError:
+        return None
+    return None if save is None else save != ""

@@ -21,7 +21,7 @@ from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command
 from restart_guard.programs.target import StopOptions, Target
-from restart_guard.threads import beside
+from restart_guard.threads import in_background
 from restart_guard.timer.jobs import command
 
 _AGAIN_S = 1.0
@@ -61,7 +61,7 @@ class Leadership:
         self.acts = True
         self._failures, self._watch_again_at = 0, 0.0
         # In a thread: bringing many of them to the disk may take longer than a beat.
-        beside(partial(_intend, self._targets.values()), partial(self._post, ""))
+        in_background(partial(_intend, self._targets.values()), partial(self._post, ""))
         self.keep_watching()  # why it cannot is found again by the next look
 
     def keep_watching(self) -> str:
@@ -118,7 +118,7 @@ class Leadership:
     def _yield(self, name: str) -> None:
         self._ending[name] = float("inf")
         job = partial(actions.act, self._targets[name], Command.YIELD, ActionOptions(self._stop, wait_s=_AGAIN_S))
-        beside(job, partial(self._post, name))
+        in_background(job, partial(self._post, name))
 
     def ended(self, name: str, result: Any) -> str:
         """What came of it, in words, if that is news. What could not be ended is tried again by ``end_again``."""

@@ -31,7 +31,7 @@ from restart_guard.standby.lease import Mark, View
 from restart_guard.standby.lease_holder import LeaseHolder
 from restart_guard.standby.memory import SavedState
 from restart_guard.standby.status import node_of, settings_of
-from restart_guard.threads import BackgroundWriter, beside
+from restart_guard.threads import BackgroundWriter, in_background
 
 _AT_ONCE = StopOptions(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
@@ -229,7 +229,7 @@ class GroupMember:
         self._token_asked_for = life
         assert self._config.mysql is not None  # noqa: S101 (it needs one)
         job = partial(fencing_token.claim, self._config.mysql, self._settings.group, self.node)
-        beside(job, partial(self._post, partial(self._claimed, life)))
+        in_background(job, partial(self._post, partial(self._claimed, life)))
 
     def _claimed(self, life: str, found: Any) -> None:
         # One of an earlier leadership is worth nothing: another host may have got a higher one since.
@@ -317,12 +317,12 @@ class GroupMember:
         with suppress(OSError):
             os.write(self._wake, b"\0")
 
-    def _tell(self, head: events.Words, detail: events.Words | None) -> None:
+    def _tell(self, head: events.Message, detail: events.Message | None) -> None:
         """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
         self._say(events.english(head, detail))
         self._unrecorded += 1
         job = partial(events.record, self._config, self._settings.group, head, detail)
-        beside(job, partial(self._post, self._recorded))
+        in_background(job, partial(self._post, self._recorded))
 
     def _finish_telling(self) -> None:
         deadline = clock.monotonic() + _TELL_S
