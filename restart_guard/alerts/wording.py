@@ -53,8 +53,9 @@ def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
 
     Text from elsewhere must not mention anybody (``<@userid>`` does) nor hold what UTF-8 cannot carry.
     """
-    # Neither may a mention come to be where the parts meet.
-    head, variable, tail = (_harmless(part + " " if part.endswith("<") else part) for part in (head, variable, tail))
+    # A mention must not come into being where two parts meet, either.
+    parts = [_harmless(part) for part in (head, variable, tail)]
+    head, variable, tail = (part + " " if part.endswith("<") else part for part in parts)
     room = limit - len((head + tail).encode())
     if len(variable.encode()) > room:
         variable = _cut(variable, room - 1) + "\n"

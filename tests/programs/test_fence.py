@@ -285,7 +285,7 @@ from restart_guard.programs.lifecycle import Command
 processes.prepare()
 (one,) = operate.chosen(load.load(Path(sys.argv[1]), dict(os.environ)), [])
 for number in range(10):
-    actions.act(one, Command.START, actions.How(settle=False))
+    actions.act(one, Command.START, actions.ActionOptions(settle=False))
     time.sleep(0.02 * number)
     begun = time.monotonic()
     assert actions.act(one, Command.STOP).ok
