@@ -1,4 +1,4 @@
-"""When to try again: capped exponential delays. Pure: no clock, no sleep."""
+"""When to try again: exponential delays with a maximum. Pure: no clock, no sleep."""
 
 from datetime import datetime, timedelta
 

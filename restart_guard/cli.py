@@ -1,4 +1,4 @@
-"""The command line: global options, the table of commands, and the one place where errors become words and exit codes.
+"""The command line: global options, the table of commands, and the one place where errors become texts and exit codes.
 
 A command's module is imported only when that command runs, so that a tick imports neither redis nor requests.
 """
@@ -47,7 +47,7 @@ GROUPS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are loaded by name; the help texts of the list stand in COMMANDS."""
+    """A group whose commands are imported by name. Their short help texts are in COMMANDS."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(COMMANDS)
@@ -89,7 +89,7 @@ def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code. Nothing is raised: every error has become words."""
+    """Run one command line and return the exit code. Nothing is raised: every error becomes text."""
     terminal = Terminal()
     context: click.Context | None = None
     try:
@@ -116,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _finish(terminal: Terminal, code: int) -> int:
-    """The command's own code, or failure when its output could not be written."""
+    """The command's own exit code, or failure if its output could not be written."""
     terminal.close()
     if terminal.write_error is None or isinstance(terminal.write_error, BrokenPipeError):
         return code
@@ -126,12 +126,12 @@ def _finish(terminal: Terminal, code: int) -> int:
 
 
 def _terminal_of(context: click.Context | None, terminal: Terminal) -> Terminal:
-    """The session's terminal, which knows what to redact."""
+    """The session's terminal, which knows the secrets to redact."""
     return context.obj.terminal if context is not None and isinstance(context.obj, Session) else terminal
 
 
 def _bug(context: click.Context | None, terminal: Terminal, error: Exception) -> int:
-    """One line for the operator, the traceback for us."""
+    """Report a bug: one line for the operator, the traceback in the log."""
     terminal = _terminal_of(context, terminal)
     session = context.obj if context is not None else None
     state_dir = (session or Session(None, terminal)).state_dir

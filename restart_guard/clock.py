@@ -20,7 +20,7 @@ def monotonic() -> float:
 
 
 def boottime() -> float:
-    """Seconds since boot; on Linux with the time in suspend, as the kernel stamps processes (proc(5))."""
+    """Seconds since boot. On Linux time in suspend counts, as in the kernel's start times of processes (proc(5))."""
     return time.clock_gettime(_BOOTTIME)
 
 

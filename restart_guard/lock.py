@@ -12,14 +12,14 @@ from restart_guard.errors import BusyError
 
 @contextmanager
 def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True, wait: bool = False) -> Iterator[None]:
-    """Hold the named locks of a state directory, all or none. Raises BusyError at once when another process has one,
-    or with ``wait`` waits for it.
+    """Hold the named locks of a state directory, all or none. Raises BusyError at once if another process has one of
+    them, or with ``wait`` waits for it.
 
-    Where no lock file can be made (a full or read-only disk), the ``fallback`` locks the directory itself, else
-    nothing is excluded.
+    If no lock file can be made (a full or read-only disk), ``fallback`` locks the directory itself; without it nothing
+    is excluded.
 
-    Taken in the order of their names, so that two processes that want several never wait for each other. The
-    descriptors are close-on-exec (PEP 446): a program that is started meanwhile does not keep the lock.
+    The locks are taken in the order of their names, so that two processes that want several never wait for each other.
+    The descriptors are close-on-exec (PEP 446): a program that is started meanwhile does not keep the lock.
     """
     with ExitStack() as stack:
         fds = [_open(state_dir, name) for name in sorted(set(names))]
@@ -53,7 +53,7 @@ def _open(state_dir: Path, name: str) -> int | None:
 
 
 def _file_name(name: str) -> str:
-    """A file's name is limited to 255 bytes, a check's is not."""
+    """The lock's file name. A file name is limited to 255 bytes, the name of a check is not."""
     if len(name.encode()) < 200:
         return name
     # It brings 5 MiB of OpenSSL.

@@ -1,4 +1,4 @@
-"""What every command starts from: the config, loaded when first asked for, and the terminal."""
+"""The start of every command: the config, loaded when it is first needed, and the terminal."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ class Session:
 
     @property
     def config(self) -> Config:
-        """Raises ConfigError with everything that is wrong."""
+        """Raises ConfigError with every problem."""
         if self._config is None:
             path = self.path
             self._config = config_file.load(path, os.environ)
@@ -40,12 +40,12 @@ class Session:
 
     @property
     def path(self) -> Path:
-        """The config file, whether it can be loaded or not. Raises ConfigError where there is none."""
+        """The config file, whether it can be loaded or not. Raises ConfigError if there is none."""
         return config_file.find(self.config_option, os.environ)
 
     @property
     def state_dir(self) -> Path:
-        """The state directory, also when the config could not be loaded."""
+        """The state directory, also if the config could not be loaded."""
         return self._config.state_dir if self._config else config_file.default_state_dir(os.environ)
 
     def report_all(self, results: "Iterable[ActionResult]", *, tick: bool = False) -> int:

@@ -1,7 +1,8 @@
-"""Where lines go: results to stdout, diagnostics to stderr; off a terminal each with its time, so that it can be a log.
+"""Writes lines: results to stdout, diagnostics to stderr. Off a terminal each has its time, so that the output can be a
+log.
 
-A stream that cannot be written (full disk, closed pipe) must not stop the job that writes to it: the failure is kept
-and told by the exit code.
+A stream that cannot be written (full disk, closed pipe) must not stop the job: the failure is kept and shown by the
+exit code.
 """
 
 import os
@@ -33,19 +34,19 @@ class Terminal:
             getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
 
     def result(self, text: str) -> None:
-        """What the command was asked to do, done. Not shown with -q."""
+        """A success of the command. Not shown with -q."""
         if self.verbosity >= 0:
             self._write(sys.stdout, text, stamped=not sys.stdout.isatty())
 
     def failure(self, text: str) -> None:
-        """What the command was asked to do, failed: a result, and with -q an error."""
+        """A failure of the command: a result, and with -q an error."""
         if self.verbosity >= 0:
             self.result(text)
         else:
             self.error(text)
 
     def note(self, text: str) -> None:
-        """What happens meanwhile. Not shown with -q."""
+        """Progress and side notes. Not shown with -q."""
         if self.verbosity >= 0:
             self.error(text)
 
@@ -58,7 +59,7 @@ class Terminal:
         self._write(sys.stderr, text, stamped=not sys.stderr.isatty())
 
     def report(self, text: str) -> None:
-        """A line of an answer that is no log: never stamped, shown with -q too."""
+        """A line of an answer that is no log: never with a time, shown with -q too."""
         self._write(sys.stdout, text, stamped=False)
 
     def document(self, value: object) -> None:
@@ -72,7 +73,7 @@ class Terminal:
             self.write_error = error
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows for a person to look at: drawn on a terminal, else tab-separated without the heads."""
+        """Rows for a person: drawn on a terminal, else separated by tabs and without heads."""
         if sys.stdout.isatty():
             # rich costs five times a bare start: here and below it is loaded only where a person looks at its output.
             from restart_guard import terminal_rich
@@ -84,7 +85,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
-        """A bar on stderr while a terminal shows it, else nothing."""
+        """A bar on stderr if that is a terminal, else nothing."""
         if self.verbosity < 0 or not sys.stderr.isatty():
             yield lambda _done, _total: None
             return
@@ -96,8 +97,8 @@ class Terminal:
 
     @contextmanager
     def counting(self, noun: str) -> Iterator[Callable[[str, int], None]]:
-        """How many of something are done, and how many a second: a bar on stderr while a terminal shows it, else a
-        line a minute. The function gets the name of the job and its count so far."""
+        """How many of something are done, and how many a second: a bar on stderr if that is a terminal, else a line a
+        minute. The function gets the name of the job and its count so far."""
         if self.verbosity >= 0 and sys.stderr.isatty():
             # As for a table.
             from restart_guard import terminal_rich
@@ -118,7 +119,7 @@ class Terminal:
         yield advance_log
 
     def countdown(self, name: str, left_s: float, count: int) -> None:
-        """How long each of several things may still take: a line on stderr while a terminal shows it, else nothing."""
+        """How long each of several things may still take: a line on stderr if that is a terminal, else nothing."""
         if self.verbosity < 0 or not sys.stderr.isatty():
             return
         noun = "process" if count == 1 else "processes"
@@ -145,7 +146,7 @@ class Terminal:
             self.write_error = error
 
     def close(self) -> None:
-        """Flush; what cannot be written is dropped, else the interpreter complains once more at its end."""
+        """Flush. What cannot be written is dropped, else the interpreter would complain once more at its end."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()

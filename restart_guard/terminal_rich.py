@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: tables and progress bars, by rich."""
+"""Tables and progress bars for a person at a terminal, by rich."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

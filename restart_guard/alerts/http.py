@@ -19,7 +19,7 @@ _LARGEST_REPLY = 65536
 
 
 class HttpError(Exception):
-    """No answer was had. The text is a reason without a host; ``permanent``: only a person can mend it."""
+    """No answer was received. The text is the reason without the host; ``permanent``: only a person can fix it."""
 
     def __init__(self, why: str, *, code: str, permanent: bool = False) -> None:
         super().__init__(why)
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 def host_of(url: str) -> str:
-    """Empty for one that cannot be read."""
+    """The host of a URL; empty if the URL cannot be parsed."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -81,7 +81,7 @@ def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _body(answer: requests.Response) -> bytes:
-    """The body, bounded in size and time: each read may be short and the whole still endless."""
+    """The body, limited in size and time: each read may be short and the whole still endless."""
     deadline = clock.monotonic() + _TOTAL_S
     body = b""
     # read1, since iter_content would wait until a whole chunk is there, however slowly it comes.
@@ -95,7 +95,7 @@ def _body(answer: requests.Response) -> bytes:
 
 
 def _translated(error: Exception) -> HttpError:
-    """What went wrong below HTTP. Only a certificate that is not trusted needs a person."""
+    """The reason of a failure below HTTP. Only a certificate that is not trusted needs a person."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:

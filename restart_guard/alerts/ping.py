@@ -1,7 +1,8 @@
-"""A dead man's switch: a monitor elsewhere that is pinged, and that tells a person when no ping comes.
+"""A dead man's switch: pings to a monitor elsewhere, which alerts a person when pings stop.
 
-As Healthchecks has it (healthchecks.io/docs/http_api): URL/start, URL for success, URL/fail, URL/N for an exit status,
-``?rid=`` to tell runs apart, a POST whose body is shown. A monitor that knows only the plain URL tells by silence.
+The protocol is that of Healthchecks (healthchecks.io/docs/http_api): URL/start, URL for success, URL/fail, URL/N for an
+exit status, ``?rid=`` to tell runs apart, a POST whose body is shown. A monitor that knows only the plain URL alerts
+when pings stop.
 """
 
 from functools import partial
@@ -21,17 +22,17 @@ _PATIENCE_S = 2.0
 
 
 def job_name(kind: str, name: str) -> str:
-    """A job in the place of ``{job}``; targets are the tick's."""
+    """The job's name for ``{job}`` in the URL; targets belong to the tick."""
     return TICK if kind == "target" else f"{kind}-{name}"
 
 
 def payload(job: str, signal: str, *, rid: str, text: str = "") -> dict[str, str]:
-    """What the journal keeps of a ping; ``signal`` is one of ours or an exit status."""
+    """A ping as the journal keeps it; ``signal`` is SUCCESS, START, FAIL or an exit status."""
     return {"job": job, "signal": signal, "rid": rid, "text": text}
 
 
 def address(url: str, job: str, signal: str, rid: str) -> str:
-    """The URL to ask: ``{job}`` filled in, the signal after its path, the rid beside what it asks already."""
+    """The URL to request: ``{job}`` filled in, the signal after its path, the rid added to its query."""
     parts = urlsplit(url.strip().replace("{job}", quote(job, safe="")))
     path = parts.path.rstrip("/") + (f"/{signal}" if signal else "")
     query = "&".join(filter(None, [parts.query, f"rid={rid}" if rid else ""]))
@@ -39,7 +40,7 @@ def address(url: str, job: str, signal: str, rid: str) -> str:
 
 
 def send(settings: Ping, item: dict[str, Any]) -> str | None:
-    """Nothing, or a note, when the monitor took it; else DeliveryError."""
+    """Send a ping. Returns None or a note; raises DeliveryError if the monitor did not take it."""
     try:
         url = address(settings.url.reveal(), item["job"], item["signal"], item["rid"])
     except SecretError as error:

@@ -1,8 +1,8 @@
 """WeCom (企业微信): a message to a group robot or, through an app, to persons.
 
 An answer is judged by its ``errcode``; HTTP 200 alone means nothing. Sources: the robot is document 99110 of
-developer.work.weixin.qq.com, app messages 90236, the access token 91039, error codes 90455, rates 90454.
-Keys and tokens travel in the URL, so no exception's own text is ever used: it may carry the URL.
+developer.work.weixin.qq.com, app messages 90236, the access token 91039, error codes 90455, rates 90454. Keys and
+tokens are part of the URL, so the text of an exception is never used: it may contain the URL.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class Robot:
     """A group robot's webhook."""
 
     def __init__(self, settings: WeCom) -> None:
-        """Raises DeliveryError when the webhook's secret is not to be had."""
+        """Raises DeliveryError if the webhook's secret cannot be read."""
         self._client = _Client(settings)
         secret = settings.webhook
         webhook = _reveal(secret).strip() if secret is not None else ""
@@ -90,7 +90,7 @@ class App:
     """A message to persons through an app of the corporation, with an access token kept in the state directory."""
 
     def __init__(self, settings: WeCom, state_dir: Path) -> None:
-        """Raises DeliveryError when the app's secret is not to be had."""
+        """Raises DeliveryError if the app's secret cannot be read."""
         self._client = _Client(settings)
         self._base = settings.api_base.rstrip("/")
         self._corp_id = settings.corp_id or ""
@@ -100,7 +100,7 @@ class App:
         self._cache = _TokenCache(state_dir, self._base, self._corp_id, str(self._agent_id), self._secret)
 
     def send(self, text: str, *, mention: bool) -> str | None:  # noqa: ARG002 (its receivers are notified anyway)
-        """Send a text; the answer names receivers that do not exist. Raises DeliveryError.
+        """Send a text. Returns a note that names receivers who do not exist; raises DeliveryError.
 
         The body is the same at each try, so that the server's duplicate check drops a second copy for half an hour.
         """
@@ -144,7 +144,7 @@ class App:
 
 
 class _TokenCache:
-    """A file of mode 0600; the key holds a digest of who the token is for, so that a changed config fetches anew."""
+    """A file of mode 0600. Its key is a digest of the app and its secret, so that a changed config logs in again."""
 
     def __init__(self, state_dir: Path, *identity: str) -> None:
         self._path = state_dir / "wecom_token.json"
@@ -214,7 +214,7 @@ def _parse(host: str, status: int, body: bytes) -> Mapping[str, Any]:
 
 
 def _wants_less(reply: Mapping[str, Any]) -> bool:
-    """The server did not like the body: it is too long or not well-formed in its eyes."""
+    """Whether the server rejects the body as too long or malformed."""
     return reply["errcode"] in _MALFORMED or "wrong json format" in str(reply.get("errmsg", ""))
 
 
@@ -223,7 +223,7 @@ def _minimal(text: str) -> str:
 
 
 def _judge(reply: Mapping[str, Any], who: str) -> str | None:
-    """Nothing, or a note, when the message was taken; else DeliveryError."""
+    """Returns None or a note if the message was taken; raises DeliveryError if it was not."""
     code, said = reply["errcode"], str(reply.get("errmsg", ""))[:300]
     if code == 0:
         return "WeCom calls the message malformed, yet took it." if "wrong json format" in said else None

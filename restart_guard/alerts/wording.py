@@ -1,4 +1,4 @@
-"""What every message to a person has in common: language, length, clipping, times. Pure."""
+"""What all messages to people share: language, length, shortening, times. Pure."""
 
 from datetime import datetime
 from typing import Literal
@@ -30,9 +30,9 @@ def say(table: dict[str, tuple[str, str]], word: str, language: Language, **valu
 
 
 def unrecorded(text: str, why: str, *, good_subject: str | None, host: str, language: Language) -> str:
-    """An alert's text with the news, in its first line already, that the journal could not keep the outcome.
+    """An alert's text that also says, in its first line, that the journal could not be written.
 
-    ``good_subject`` names what is well, and only not recorded.
+    ``good_subject`` names what is well, and only could not be recorded.
     """
     head, _, rest = text.partition("\n")
     if good_subject is not None:
@@ -49,9 +49,10 @@ def test_alert(host: str, at: datetime, language: Language) -> str:
 
 
 def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
-    """The three parts as one text of at most ``limit`` bytes of UTF-8, cutting only the variable part, visibly.
+    """The three parts as one text of at most ``limit`` bytes of UTF-8. Only the variable part is cut, and the cut is
+    visible.
 
-    Text from elsewhere must not mention anybody (``<@userid>`` does) nor hold what UTF-8 cannot carry.
+    Text from outside must not mention anybody (``<@userid>`` does) and must be valid UTF-8.
     """
     # A mention must not come into being where two parts meet, either.
     parts = [_harmless(part) for part in (head, variable, tail)]
@@ -67,7 +68,7 @@ def _harmless(text: str) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """At most ``limit`` bytes of UTF-8, never half a character, the cut marked where there is room for the mark."""
+    """At most ``limit`` bytes of UTF-8, never half a character; the cut is marked if there is room for the mark."""
     data = text.encode()
     if len(data) <= limit:
         return text
@@ -76,7 +77,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """Foreign text on one line and of bounded length, so that the fixed parts of a message always fit."""
+    """Text from outside on one line and of limited length, so that the fixed parts of a message always fit."""
     return _cut(" ".join(text.encode(errors="replace").decode().split()), limit)
 
 

@@ -1,4 +1,5 @@
-"""The weekly job: read, heal, read again; the outcome is recorded, brought to MySQL and, when bad, to a person."""
+"""The weekly job: read, recover, read again; record the outcome, bring it to MySQL and, if the data stays bad, to a
+person."""
 
 import contextlib
 import os
@@ -28,7 +29,7 @@ _DANGER = "redis.danger"
 
 
 class Result(NamedTuple):
-    """An outcome and what became of it."""
+    """An outcome, and where it was recorded."""
 
     outcome: Outcome
     recorded: Recorded
@@ -49,7 +50,7 @@ class Result(NamedTuple):
 
 
 def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
-    """The named checks, or all. Raises UsageError for a name that the config does not have, and without any check."""
+    """The named checks, or all. Raises UsageError for an unknown name, and if the config has no check."""
     chosen_names = picked(config.checks, names, what="check", path=config.path)
     if not config.checks:
         raise UsageError(f"{config.path} has no [checks.NAME]: there is nothing to check.")
@@ -57,10 +58,10 @@ def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
 
 
 def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dict[str, Check]:
-    """Those whose last scheduled moment passed without a run, as when the machine slept through it.
+    """The checks that did not run at their last scheduled time, for example because the machine was asleep.
 
-    A run that failed counts: it was recorded and told. One that may be ``late_s`` late is not due before. Raises
-    ConfigError, JournalError.
+    A run that failed counts as a run: it was recorded and alerted. A check that may be ``late_s`` late is not due
+    before that. Raises ConfigError, JournalError.
     """
     slot = last_slot(
         (config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now() - timedelta(seconds=late_s)
@@ -75,7 +76,7 @@ def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dic
 
 
 def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progress) -> Iterator[Result]:
-    """Read each check once; nothing is healed, recorded or sent."""
+    """Read each check once; nothing is recovered, recorded or sent."""
     for name, check in checks.items():
         begun, began_at = clock.monotonic(), clock.now()
         reading = read.read(config.redis, check, progress=progress)
@@ -83,7 +84,7 @@ def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progre
 
 
 def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, say: Say) -> Iterator[Result]:
-    """Do the job for each check. Raises BusyError when another process has one of them in hand."""
+    """Do the job for each check. Raises BusyError if another process is working on one of them."""
     down: set[str] = set()
     refreshes = {name for check in checks.values() for name in related(config, check)}
     locks = [*(f"check-{name}" for name in checks), *(f"refresh-{name}" for name in refreshes)]
@@ -128,7 +129,7 @@ def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) 
 
 
 def _danger(config: Config) -> str | None:
-    """Why a restart of Redis could lose data: as it says now, or, when it does not answer, as it said last."""
+    """Why a restart of Redis could lose data: as the server says now or, if it does not answer, as it said last."""
     try:
         return persistence.danger(config.redis)
     except StoreError:
@@ -138,7 +139,7 @@ def _danger(config: Config) -> str | None:
 
 
 def _remember_danger(config: Config, reading: Reading) -> None:
-    """Keep what a server that answers says of a restart, for the day when it does not answer."""
+    """Keep what a running server says about a restart, for the day when it does not answer."""
     if reading.trouble is not None:
         return
     with contextlib.suppress(JournalError, StoreError):
@@ -163,7 +164,7 @@ def _outcome(
 
 
 def particulars(outcome: Outcome) -> dict[str, Any]:
-    """What the journal and --json hold beside the summary."""
+    """The fields that the journal and --json have beside the summary."""
     reading = outcome.reading
     return {
         "bad": [{"key": bad.key, "reason": messages.reason(bad, "en")} for bad in reading.bad],

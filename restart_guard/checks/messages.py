@@ -1,4 +1,4 @@
-"""The words of rows, alerts and result lines, in Chinese and English. Pure: values in, text out."""
+"""The texts of rows, alerts and result lines about checks, in Chinese and English. Pure: values in, text out."""
 
 import shlex
 from datetime import datetime
@@ -81,12 +81,12 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 
 def reason(bad: KeyProblem, language: Language) -> str:
-    """What is wrong with a key, without its name."""
+    """The problem of a key, without the key's name."""
     return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
 
 
 def summary(outcome: Outcome, language: Language) -> str:
-    """What a check came to, without its name, on one line."""
+    """The outcome of a check on one line, without the check's name."""
     count, took = len(outcome.attempts), span(outcome.duration_s)
     if outcome.ok:
         word = "good_again" if count else "good"
@@ -98,7 +98,7 @@ def summary(outcome: Outcome, language: Language) -> str:
 
 
 def what_is_wrong(outcome: Outcome, language: Language) -> str:
-    """What a bad read found, without what was done about it."""
+    """The problem that a bad read found, without the restart attempts."""
     reading = outcome.reading
     if reading.trouble is not None:
         return trouble(reading.trouble, outcome.server, language)
@@ -109,7 +109,7 @@ def what_is_wrong(outcome: Outcome, language: Language) -> str:
 
 
 def attempt_text(attempt: Attempt, language: Language) -> str:
-    """What a restart attempt did and how it went."""
+    """A restart attempt and its result."""
     said = f": {attempt.said}" if attempt.said else ""
     return say(_ATTEMPTS, attempt.how, language, action=attempt.action, detail=attempt.detail) + said
 
@@ -136,7 +136,7 @@ def row(outcome: Outcome, *, language: Language, log_path: str, at: datetime) ->
 
 
 def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-    """The text of an alert, a repeat or a recovery: its first line alone tells what broke, where and how badly.
+    """The text of an alert, a repeat or a recovery. Its first line alone says what broke, where and how badly.
 
     At most TEXT_LIMIT bytes; only the list of keys and attempts is cut. ``at`` is local and aware.
     """
@@ -168,7 +168,7 @@ def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: La
 
 
 def _particulars(outcome: Outcome, language: Language) -> list[str]:
-    """The part of an alert that may be long: the bad keys, then what each restart attempt did."""
+    """The part of an alert that may be long: the bad keys, then each restart attempt."""
     lines = []
     if outcome.reading.bad:
         lines.append(say(_WORDS, "keys", language))

@@ -1,4 +1,4 @@
-"""What a read of Redis found and what a check came to: values that decisions and words are made from."""
+"""The result of a read of Redis and the outcome of a check, as values."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from restart_guard.errors import Remedy, StoreError
 
 
 class KeyProblem(NamedTuple):
-    """A key that is not as it should be. The last three are short texts of no language (``2d3h``, ``hash``)."""
+    """A key that is not as it should be. The last three are short texts that need no translation (``2d3h``, ``hash``)."""
 
     key: str
     code: str
@@ -19,7 +19,8 @@ class KeyProblem(NamedTuple):
 class Reading(NamedTuple):
     """One read of a check's data.
 
-    ``bad`` holds the first of ``bad_total``, ``codes`` what was wrong with any, ``trouble`` what ended the read.
+    ``bad`` holds the first of ``bad_total`` problems, ``codes`` all their kinds, ``trouble`` the error that ended the
+    read.
     """
 
     keys: int
@@ -34,9 +35,10 @@ class Reading(NamedTuple):
 
     @property
     def remedy(self) -> Remedy:
-        """What may help after a read that was not good.
+        """The remedy that may help after a bad read.
 
-        Restarting whatever fills Redis cannot change a key's type, so data that is bad by type alone needs a person.
+        Restarting the program that fills Redis cannot change a key's type, so data that is bad only by type needs a
+        person.
         """
         if self.trouble is not None:
             return self.trouble.remedy
@@ -44,9 +46,9 @@ class Reading(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One restart attempt, between two reads. ``action`` is what was done, ``how`` a word for how it went.
+    """One restart attempt, between two reads: ``action`` is what was done, ``how`` a code for its result.
 
-    ``detail`` is of no language (an exit status, a duration); ``said`` is the end of what a command printed.
+    ``detail`` needs no translation (an exit status, a duration); ``said`` is the end of a command's output.
     """
 
     action: str
@@ -65,7 +67,7 @@ class Attempt(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one run of a check came to."""
+    """The outcome of one run of a check."""
 
     run_id: str
     check: str

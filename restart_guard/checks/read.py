@@ -1,4 +1,4 @@
-"""What Redis holds: a check's keys are read in batches, in bounded memory, and judged."""
+"""Reads a check's keys from Redis in batches, in limited memory, and judges them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,7 +37,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
-    """Read everything that a check names and judge it. A server's trouble is in the reading, never raised."""
+    """Read everything that a check names and judge it. Errors of the server are in the result, never raised."""
     tally = _Tally(check, progress)
     try:
         with connected(settings) as client, cut_after(client, check.timeout + settings.timeout):
@@ -52,7 +52,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
 
 
 class _Tally:
-    """What one read has found so far."""
+    """The findings of one read so far."""
 
     def __init__(self, check: Check, progress: Progress) -> None:
         self.check = check
@@ -98,14 +98,14 @@ def _read_keys(client: redis.Redis, check: Check, tally: _Tally) -> None:
 
 
 def _sieve(client: redis.Redis, check: Check) -> Sieve:
-    """Values that have to be decoded must all come here anyway."""
+    """With format json all values must be fetched anyway, so the sieve is not used."""
     sieve = Sieve(client, bounds(check))
     sieve.works = check.format != "json"
     return sieve
 
 
 def _judge_suspects(suspects: Iterable[Suspect], tally: _Tally, *, must_exist: bool) -> int:
-    """Judge what the sieve has held back; the number of keys that are not there after all."""
+    """Judge the keys that the sieve returned. Returns the number of keys that do not exist after all."""
     verdict, missing = judge(tally.check), 0
     for key, kind, pttl, size in suspects:
         code = verdict(kind, pttl, size)
@@ -117,7 +117,7 @@ def _judge_suspects(suspects: Iterable[Suspect], tally: _Tally, *, must_exist: b
 
 
 def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally) -> None:
-    """Read what a pattern matches, a page at a time. A key that SCAN shows twice counts twice."""
+    """Read the keys that match a pattern, a page at a time. A key that SCAN returns twice counts twice."""
     matched, cursor = 0, -1
     sieve = _sieve(client, check)
     while cursor != 0:
@@ -144,7 +144,7 @@ def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally
 
 
 def _judge(client: redis.Redis, keys: list[bytes], tally: _Tally, *, must_exist: bool) -> int:
-    """Judge a batch of keys; the number of those that exist."""
+    """Judge a batch of keys. Returns the number of those that exist."""
     check = tally.check
     verdict = judge(check)
     facts = _facts(client, keys, check)
@@ -165,7 +165,7 @@ def _judge(client: redis.Redis, keys: list[bytes], tally: _Tally, *, must_exist:
 
 
 def _facts(client: redis.Redis, keys: list[bytes], check: Check) -> list[tuple[str, int, int | None]]:
-    """Type, PTTL and size of each key. One round trip where the check names the type, else two."""
+    """Type, PTTL and size of each key. One round trip if the check names the type, else two."""
     guess = "string" if check.format == "json" else check.type
     command = _SIZE_COMMANDS.get(guess)
     # Redis removes a collection with its last member, so only strings can be empty.
@@ -206,7 +206,7 @@ def _sizes(client: redis.Redis, keys: list[bytes], kinds: list[str]) -> list[int
 
 
 def _by_bytes(strings: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
-    """Keys in groups whose values fit in bounded memory together; a larger value goes alone."""
+    """Groups of keys whose values fit in limited memory together; a larger value is in a group alone."""
     group: list[bytes] = []
     held = 0
     for key, size in strings:
@@ -239,7 +239,7 @@ def _judge_json(client: redis.Redis, keys: list[bytes], tally: _Tally) -> None:
 
 
 def _size(answer: Any) -> int | None:
-    """None for a key of another type than expected: the type is judged first. Any other error ends the read."""
+    """None for a key of another type than expected, since the type is judged first. Any other error ends the read."""
     if isinstance(answer, redis.ResponseError) and error_word(answer) == "WRONGTYPE":
         return None
     return _number(answer)
@@ -258,5 +258,5 @@ def _number(answer: Any) -> int:
 
 
 def _shown(key: bytes) -> str:
-    """A key as text of bounded length: its name may be megabytes of bytes."""
+    """A key as text of limited length: its name may have megabytes."""
     return key[:300].decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What is done between a bad read and the next: a command, a target's cold restart, a refresh, or nothing."""
+"""The recovery between a bad read and the next one: a command, a target's cold restart, a refresh, or nothing."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ _LOCK_WAIT_S = 10.0
 
 
 def recover(config: Config, name: str, check: Check, say: Say) -> Attempt:
-    """Run the check's recovery once. What goes wrong is in the attempt, never raised."""
+    """Run the check's recovery once. Errors are in the attempt, never raised."""
     kind, _, what = check.recover.partition(":")
     if kind == "none":
         return Attempt("none", "read_again")
@@ -30,7 +30,7 @@ def recover(config: Config, name: str, check: Check, say: Say) -> Attempt:
 
 
 def _refresh(config: Config, name: str, say: Say) -> Attempt:
-    """A refresh, whose lock the check holds; it is an event of its own in the journal."""
+    """Run a refresh, whose lock the check holds; it is an event of its own in the journal."""
     result = job.rebuild(config, name, job.RefreshOptions(), progress=lambda _name, _rows: None, say=say, down=set())
     how = "refreshed" if result.done.error is None else "not_refreshed"
     return Attempt("refresh", how, f"{name}: {messages.summary(result.done, 'en')}")

@@ -1,4 +1,5 @@
-"""What a good read is: a key's facts × a check → nothing, or what is wrong. And what a TTL leaves at the next run."""
+"""The rules for a good read: a key's facts and a check give a problem or none. And the TTL that is left at the next
+run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,9 +16,9 @@ Judge = Callable[[str, int, int | None], str | None]
 
 
 def judge(check: Check) -> Judge:
-    """A function of (type, PTTL in ms, size) that gives the code of the first thing that is wrong, or None.
+    """Returns a function of (type, PTTL in ms, size) that gives the code of the first problem, or None.
 
-    The bounds are bound once: it runs a million times. The size is None where the type has no notion of it.
+    The limits are bound once, since it runs a million times. The size is None for a type that has none.
     """
     wanted_type = _wanted_type(check)
     least, most = check.min_size, check.max_size
@@ -48,8 +49,8 @@ def judge(check: Check) -> Judge:
 
 
 class Bounds(NamedTuple):
-    """What a key that is surely good keeps, in the units of Redis; None where nothing is asked. A key outside of them
-    is not bad yet: ``judge`` decides."""
+    """Limits, in Redis' own units, that every good key keeps; None means no limit. A key outside them is not bad yet:
+    ``judge`` decides."""
 
     kind: str | None
     least: int
@@ -82,7 +83,7 @@ def _milliseconds(check: Check) -> tuple[float | None, float | None, float | Non
 
 
 def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | None]) -> KeyProblem:
-    """The bad key with what was found and what was wanted, for a code that ``judge`` gave."""
+    """The problem of a key, with the values found and wanted, for a code that ``judge`` gave."""
     kind, pttl, size = facts
     left = span(pttl / 1000)
     match code:
@@ -102,9 +103,10 @@ def describe(check: Check, key: str, code: str, facts: tuple[str, int, int | Non
 
 
 def least_left(full_ttl_s: float, slots: Iterable[datetime]) -> tuple[float, datetime]:
-    """Of data loaded at each slot with its full TTL: the fewest seconds left at the following slot, and when that is.
+    """The shortest TTL, in seconds, that is left at the next slot if data is loaded at each slot with its full TTL, and
+    when.
 
-    The spans are real ones, so that a week that ends daylight saving time has an hour more: two moments of one zone
-    subtract as wall clocks, hence the timestamps. Raises ValueError for fewer than two slots.
+    Real time counts: a week that ends daylight saving time has an hour more. Two moments of one zone would subtract as
+    wall clocks, hence the timestamps. Raises ValueError for fewer than two slots.
     """
     return min((full_ttl_s - (later.timestamp() - earlier.timestamp()), later) for earlier, later in pairwise(slots))

@@ -1,7 +1,7 @@
-"""A sieve on the server: of a batch of keys only those come back that may be bad, with what there is to judge them by.
+"""A sieve on the server: of a batch of keys only those come back that may be bad, with the facts to judge them by.
 
-A Lua script looks at each key where it is, so that a million good keys cost no traffic. It only sifts: what a good read
-is, ``freshness`` decides. A server or an ACL that refuses scripts makes the caller ask for every key instead.
+A Lua script looks at each key on the server, so that a million good keys cost no traffic. ``rules.judge`` still decides
+which keys are bad. If a server or an ACL refuses scripts, the caller asks for every key instead.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Suspect(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """``cursor`` goes into the next page of a pattern, 0 at its end; ``keys`` is how many were looked at."""
+    """``cursor`` is for the next page of a pattern, 0 at the end; ``keys`` is the number of keys that were looked at."""
 
     cursor: int
     keys: int
@@ -82,11 +82,11 @@ class Sieve:
         self.works = True
 
     def keys(self, keys: Sequence[bytes]) -> Sifted | None:
-        """None when the script is refused."""
+        """Look at these keys. None if the script is refused."""
         return self._run(len(keys), *keys, *self._arguments)
 
     def page(self, pattern: str, cursor: int, count: int) -> Sifted | None:
-        """The next page of what a pattern matches; None when the script is refused."""
+        """The next page of the keys that match a pattern; None if the script is refused."""
         return self._run(0, *self._arguments, cursor, pattern.encode("utf-8", "surrogateescape"), count)
 
     def _run(self, count: int, *arguments: Any) -> Sifted | None:

@@ -1,1 +1,1 @@
-"""One command a file: options in, one call, words out."""
+"""One command a file: options in, one call, texts out."""

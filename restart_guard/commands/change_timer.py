@@ -1,4 +1,4 @@
-"""Shows a change of the timer, asks for it and makes it: install-timer and uninstall-timer alike."""
+"""The part that install-timer and uninstall-timer share: show the change, ask, make it."""
 
 import sys
 
@@ -9,7 +9,8 @@ from restart_guard.timer import install
 
 
 def change_timer(session: Session, plan: install.Plan, *, dry_run: bool, yes: bool, same: str) -> None:
-    """Show a change, ask for it where a person can answer, and make it. Raises GuardError, click.Abort."""
+    """Show a change of the timer, ask for confirmation if a person is there, and make it. Raises GuardError,
+    click.Abort."""
     if not plan.changes and not plan.start:
         session.terminal.result(same)
         return

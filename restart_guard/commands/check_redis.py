@@ -19,9 +19,9 @@ def command(
     """Read the data of each CHECK (default: all) and judge it.
 
     A bad read is followed by up to `retries` restart attempts, each followed by a new read. The outcome goes to the
-    journal, to the MySQL table task_monitor and, when it stays bad, to a person over WeCom.
+    journal, to the MySQL table task_monitor and, if the data stays bad, to a person over WeCom.
 
-    Exit code: 0 all good, 1 some stayed bad, 75 another check-redis is at work.
+    Exit code: 0 all data is good, 1 some data stayed bad, 75 another check-redis is running.
     """
     config, terminal = session.config, session.terminal
     checks = job.chosen(config, names)

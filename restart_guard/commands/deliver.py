@@ -11,9 +11,9 @@ from restart_guard.session import Session, pass_session
 )
 @pass_session
 def command(session: Session, *, also_blocked: bool) -> int:
-    """Try to deliver the rows and alerts that are pending. Jobs do this by themselves.
+    """Deliver the rows and alerts that are pending. Every job also does this by itself.
 
-    Exit code: 0 nothing is left, 1 something is, 75 another process is delivering.
+    Exit code: 0 nothing is left, 1 something is left, 75 another process is delivering.
     """
     which = delivery.Which.ALL if also_blocked else delivery.Which.ASKED
     tallies = delivery.deliver(session.config, which)

@@ -7,5 +7,5 @@ from restart_guard.session import Session, pass_session
 @click.command("demo")
 @pass_session
 def command(session: Session) -> int:
-    """Show the weekly job on a real Redis of its own, with a local alert receiver; nothing is left behind."""
+    """Show the weekly job on a real Redis of its own, with a local alert receiver. Nothing is left behind."""
     return story.run(session.terminal.report)

@@ -11,9 +11,9 @@ from restart_guard.session import Session, pass_session
 @click.option("--send-test-alert", is_flag=True, help="Send a test message to every alert channel.")
 @pass_session
 def command(session: Session, *, as_json: bool, send_test_alert: bool) -> int:
-    """Look at config, permissions, journal, Redis, MySQL and WeCom: one line each, and what to do.
+    """Check config, permissions, journal, Redis, MySQL, WeCom and timer: one line each, and what to do.
 
-    It never posts a message unless asked to. Exit code: 0 nothing fails, 1 something does, 2 the config is wrong.
+    No message is sent unless you ask for it. Exit code: 0 nothing has failed, 1 something has, 2 the config is wrong.
     """
     findings = []
     for finding in examine.examine(session.config, send_test_alert=send_test_alert):

@@ -16,7 +16,7 @@ from restart_guard.session import Session, pass_session
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_session
 def command(session: Session, *, check: str | None, target: str | None, limit: int, as_json: bool) -> None:
-    """Show what happened, newest first, from the journal."""
+    """Show the events in the journal, newest first."""
     if check is not None and target is not None:
         raise UsageError("--check and --target exclude each other.")
     kind = "check" if check is not None else "target" if target is not None else None

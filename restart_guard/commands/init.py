@@ -13,7 +13,8 @@ from restart_guard.session import Session, pass_session
 @click.option("--program", help="The program to guard, such as server/run.py.")
 @pass_session
 def command(session: Session, *, program: str | None) -> None:
-    """Write a commented config.toml (or the file of -c) for your programs and checks. It never overwrites one."""
+    """Write a commented config.toml (or the file of -c) for your programs and checks. An existing file is never
+    changed."""
     path = session.config_option or Path("config.toml")
     if program is None and sys.stdin.isatty() and not path.exists():
         program = click.prompt("The program to guard (empty: none yet)", default="", show_default=False) or None

@@ -14,7 +14,7 @@ _MODES = {
 @click.command("init-db")
 @pass_session
 def command(session: Session) -> int:
-    """Make the table task_monitor in MySQL, with every column; a table that is there is never altered."""
+    """Create the table task_monitor in MySQL, with all columns. A table that exists is never altered."""
     settings = session.config.mysql
     if settings is None:
         raise UsageError(f"{session.config.path} has no [mysql]: say there where the table should be.")

@@ -17,11 +17,11 @@ from restart_guard.timer import install
 def command(
     session: Session, *, watch: bool, random_delay: float | None, backend: str, dry_run: bool, yes: bool
 ) -> None:
-    """Write the lines that cron runs into your crontab, as one marked block; all other lines stay as they are.
+    """Write the lines that cron runs into your crontab, as one marked block. All other lines stay as they are.
 
-    The tick each minute, and with checks in the config the weekly check and an hourly look whether it was missed.
-    With --backend cron.d (root) they become a file of their own, with --backend systemd units: the system's for root,
-    else your own.
+    These lines run `restart` each minute and, if the config has checks, the weekly check, and once an hour a look for a
+    missed check. With --backend cron.d (root) they go to a file of their own, with --backend systemd they become units:
+    the system's for root, else your own.
     """
     if backend == "print":
         for line in install.crontab_lines(session.config, watch=watch, random_delay_s=random_delay or 0):

@@ -9,6 +9,7 @@ from restart_guard.session import Session, pass_session
 @click.argument("names", metavar="[TARGET]...", nargs=-1)
 @pass_session
 def command(session: Session, *, names: tuple[str, ...]) -> int:
-    """Kill each TARGET (default: all) with all that it started; the pid lock stays, so the next tick brings it back."""
+    """Kill each TARGET (default: all) and everything it started. The pid lock stays, so the next `restart` relaunches
+    it."""
     targets = operate.chosen(session.config, names)
     return session.report_all(operate.run(session.config, targets, Command.KILL))

@@ -14,10 +14,10 @@ from restart_guard.session import Session, pass_session
 @click.option("--save", is_flag=True, help="Have Redis save itself to disk afterwards, and wait for it.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, force: bool, save: bool) -> int:
-    """Rebuild the Redis data of each REFRESH (default: all) from MySQL, and tell what differed.
+    """Rebuild the Redis data of each REFRESH (default: all) from MySQL, and report the differences.
 
-    A reader sees the old data or the new, never a part. Exit code: 0 done, 1 refused or failed (the old data stays),
-    75 another refresh, or a check of the same data, is at work.
+    A reader sees the old data or the new data, never a part. Exit code: 0 done, 1 refused or failed (the old data
+    stays), 75 another refresh, or a check of the same data, is running.
     """
     config, terminal = session.config, session.terminal
     chosen, results = job.chosen(config, names), []

@@ -13,9 +13,9 @@ from restart_guard.session import Session, pass_session
 @click.option("--hot", is_flag=True, help="Reload in place, by reload_signal or reload_command; the pid stays.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) -> int:
-    """Bring back each TARGET (default: all) that should run and does not: the tick, for cron each minute.
+    """Restart each TARGET (default: all) that has died. Cron runs this every minute.
 
-    One without a pid lock is left alone. Prints nothing when there is nothing to do.
+    A program without a pid lock is left alone. Prints nothing if there is nothing to do.
     """
     if cold and hot:
         raise UsageError("--cold and --hot exclude each other.")

@@ -14,7 +14,7 @@ from restart_guard.standby import member, status
 def command(session: Session, *, for_s: float | None, show: bool, as_json: bool, hand_over: bool) -> None:
     """Take part in the group of [standby]: run the targets only while this host holds the lease.
 
-    On SIGTERM it stops its targets and hands over at once; with --for the next one goes on.
+    On SIGTERM it stops its targets and hands over at once. With --for the next process goes on.
     """
     if (show and hand_over) or (as_json and not show):
         raise UsageError("--status [--json] and --hand-over exclude each other.")

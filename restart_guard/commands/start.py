@@ -11,7 +11,8 @@ from restart_guard.session import Session, pass_session
 def command(session: Session, *, names: tuple[str, ...]) -> int:
     """Start each TARGET (default: all) and guard it from now on.
 
-    One that runs already is only guarded. Exit code: 0 all run, 1 one does not stay up, 75 somebody else is at it.
+    A program that already runs is only guarded. Exit code: 0 all run, 1 one does not stay up, 75 another process is
+    acting on it.
     """
     targets = operate.chosen(session.config, names)
     return session.report_all(operate.run(session.config, targets, Command.START))

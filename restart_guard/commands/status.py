@@ -13,9 +13,9 @@ from restart_guard.standby.memory import in_group
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], as_json: bool) -> int:
-    """Show each TARGET (default: all): state, pid, uptime, relaunches.
+    """Show each TARGET (default: all): state, pid, uptime, number of relaunches.
 
-    Exit code as init scripts have it: 0 all run, 1 one is dead with its pid lock there, 3 one is stopped, 4 unknown.
+    Exit codes as for init scripts: 0 all run, 1 one is dead and has a pid lock, 3 one is stopped, 4 unknown.
     """
     config = session.config
     rows = [

@@ -12,9 +12,9 @@ from restart_guard.session import Session, duration, pass_session
 @click.option("--force", is_flag=True, help="Kill what still runs then.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], timeout: float | None, force: bool) -> int:
-    """Stop each TARGET (default: all) gently: no relaunch from now on, TERM, and wait until all of it has ended.
+    """Stop each TARGET (default: all): no relaunch from now on, TERM, and wait until all its processes have ended.
 
-    Exit code: 0 all are down, 1 one still runs, 75 somebody else is at it.
+    Exit code: 0 all are down, 1 one still runs, 75 another process is acting on it.
     """
     targets = operate.chosen(session.config, names)
     stop = StopOptions(timeout, force, tell=session.terminal.countdown)

@@ -13,7 +13,8 @@ from restart_guard.timer import install
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def command(session: Session, *, dry_run: bool, yes: bool) -> None:
-    """Remove our block from your crontab, our file from /etc/cron.d and our units; all else stays as it is."""
+    """Remove what install-timer installed: the block in your crontab, the file in /etc/cron.d, the units. Nothing else
+    changes."""
     with suppress(ConfigError):
         _ = session.config  # a broken one must not keep its jobs running; it only says where the old crontab is saved
     change_timer(session, install.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="There is no timer.")

@@ -10,9 +10,9 @@ from restart_guard.session import Session, duration, pass_session
 @click.option("--wait", is_flag=True, help="Wait for another watch of this config to end, instead of leaving.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wait: bool) -> None:
-    """Relaunch each TARGET (default: all) within milliseconds of its end: the tick, without waiting for the minute.
+    """Watch each TARGET (default: all) and restart it as soon as it exits.
 
-    Leaves quietly on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has left, 75
-    another one watches this config already.
+    Ends on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has ended, 75 another
+    process already watches this config.
     """
     watch.run(session.config, operate.chosen(session.config, names), session.report, for_s=for_s, wait=wait)

@@ -1,7 +1,7 @@
-"""The config: TOML to frozen values, every problem told at once with its dotted key.
+"""Reads the config: TOML to frozen values, every problem reported at once with its dotted key.
 
-``load`` reads a file, ``parse`` takes what tomllib made of it. Nothing here opens a connection or builds an object
-that does; secrets are looked up when they are used.
+``load`` reads a file, ``parse`` takes the parsed TOML. Nothing here opens a connection or builds an object that does;
+secrets are looked up when they are used.
 """
 
 import os
@@ -28,7 +28,7 @@ _Section = TypeVar("_Section", bound=Struct)
 
 
 def find(option: Path | None, environ: Mapping[str, str]) -> Path:
-    """The config file to use, in the documented order. Raises ConfigError naming every place that was looked at."""
+    """The config file to use, in the documented order. Raises ConfigError that names every place where it looked."""
     named = option or (Path(environ["RESTART_GUARD_CONFIG"]) if environ.get("RESTART_GUARD_CONFIG") else None)
     if named is not None:
         return _absolute(named)
@@ -43,7 +43,7 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """Read and check a config file. Raises ConfigError with every problem that was found."""
+    """Read and check a config file. Raises ConfigError with every problem."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -96,7 +96,7 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _home() -> Path:
-    """The user's home; in a container a user may have neither HOME nor an entry in passwd."""
+    """The user's home. In a container a user may have neither HOME nor an entry in passwd."""
     try:
         return Path.home()
     except RuntimeError:
@@ -111,7 +111,7 @@ def _absolute(path: Path) -> Path:
 
 
 def picked(known: Mapping[str, Any], names: Sequence[str], *, what: str, path: Path) -> list[str]:
-    """The names that were asked for, once each, or all. Raises UsageError for one that the config does not have."""
+    """The requested names, once each, or all. Raises UsageError for a name that the config does not have."""
     for name in names:
         if name not in known:
             raise UsageError(f"There is no {what} {name} in {path}{suggestion(name, list(known))}.")
@@ -119,7 +119,7 @@ def picked(known: Mapping[str, Any], names: Sequence[str], *, what: str, path: P
 
 
 class _Reader:
-    """Turns tables into sections one field at a time, so that each problem is told with its own key."""
+    """Turns tables into sections one field at a time, so that each problem has its own key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,7 +193,7 @@ _WORDS: dict[Any, str] = {bool: "true or false", str: "text", Path: "a path"}
 
 
 def _wanted(kind: Any) -> str:
-    """What an option expects, in words, from its annotation."""
+    """A description of the expected value, from the option's annotation."""
     origin = get_origin(kind)
     if origin is Annotated:
         return next(meta.description for meta in get_args(kind) if isinstance(meta, Meta) and meta.description)

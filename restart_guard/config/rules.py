@@ -1,4 +1,4 @@
-"""What is wrong between options that are each right, and the words in which the config's problems are told. Pure."""
+"""Rules between options that are each valid by themselves, with the texts of their problems. Pure."""
 
 import os
 import re
@@ -28,9 +28,9 @@ from restart_guard.durations import Duration
 
 
 def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong between options that are each right: dotted key, what was expected, what was there.
+    """Problems between options: dotted key, expected value, given value.
 
-    A section that could not be read is None, and was told of already.
+    A section that could not be read is None; its problem has been reported already.
     """
     yield from _redis_problems(sections.get("redis") or Redis())
     looks: dict[str, Callable[[Any], Iterator[str]]] = {
@@ -73,7 +73,7 @@ def _target_problems(where: str, target: TargetOptions) -> Iterator[str]:
 
 
 def _shared_problems(targets: Mapping[str, TargetOptions]) -> Iterator[str]:
-    """Two targets with one program, or with one pid lock, would be started and stopped for one another."""
+    """Two targets with one program, or one pid lock, would be started and stopped for one another."""
     seen: dict[tuple[str, str], str] = {}
     for name, target in targets.items():
         pid_file = target.pid_file or target.program.with_name(f"{target.program.name}.pid")
@@ -233,7 +233,7 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
 
 
 def http_is_allowed(url: str, wecom: WeCom) -> bool:
-    """Plain http would show the key on the wire: it is taken for a loopback address, elsewhere when asked for."""
+    """Plain http would show the key on the network: it is allowed for a loopback address, elsewhere only if configured."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -312,7 +312,8 @@ _CRON_NAMES = {
 
 
 def cron_problems(where: str, schedule: str) -> Iterator[str]:
-    """What crontab(5) would not take. A backend that skips a bad file silently must not be the first to see it."""
+    """Fields that crontab(5) would not accept. Some backends skip a bad file silently, so it is checked when the config
+    is read."""
     for text, (field, least, most) in zip(schedule.split(), _CRON_FIELDS, strict=True):
         names = _CRON_NAMES.get(field, ())
         for part in text.lower().split(","):

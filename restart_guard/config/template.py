@@ -1,4 +1,4 @@
-"""The config that ``init`` writes: commented, with what was asked for filled in. Pure."""
+"""The commented config that ``init`` writes. Pure."""
 
 import msgspec
 

@@ -1,7 +1,7 @@
-"""For the demo only: MySQL played by SQLite, as no MySQL can be embedded. A unix socket, the text protocol
+"""For the demo only: SQLite behind MySQL's protocol, since no MySQL can be embedded. A unix socket, the text protocol
 (https://dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html), any password, one database.
 
-Statements about the session and transactions are taken as done; all others SQLite runs as they are.
+Statements about the session and transactions are accepted without effect; SQLite runs all others as they are.
 """
 
 import socketserver
@@ -62,7 +62,7 @@ def played(socket: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _describe(database: sqlite3.Connection) -> None:
-    """The table, and what information_schema says of it."""
+    """Create the table and the part of information_schema that describes it."""
     database.execute(f"CREATE TABLE task_monitor ({', '.join(_COLUMNS)}, UNIQUE (run_id))")
     database.execute("ATTACH ':memory:' AS information_schema")
     for table, columns in {

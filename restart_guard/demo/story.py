@@ -1,8 +1,8 @@
-"""The whole loop shown with real commands: a program that is killed and comes back, then the weekly job on a real Redis
-with its data there, gone and back, then Redis rebuilt from MySQL. No config, no accounts.
+"""The whole job shown with real commands: a program that is killed and relaunched, the weekly job on a real Redis with
+its data present, missing and present again, then Redis rebuilt from MySQL. No config, no accounts.
 
-Redis listens on a private unix socket in a temporary directory; WeCom is played by a receiver on loopback, MySQL by
-SQLite. Everything is gone afterwards.
+Redis listens on a private unix socket in a temporary directory; a receiver on loopback plays WeCom, SQLite plays MySQL.
+Everything is removed afterwards.
 """
 
 import os
@@ -92,7 +92,7 @@ Say = Callable[[str], None]
 
 
 def run(say: Say) -> int:
-    """Show the job; the exit code. Raises GuardError when no Redis can be started."""
+    """Show the job and return the exit code. Raises GuardError if no Redis can be started."""
     with tempfile.TemporaryDirectory(prefix="restart-guard-") as name:
         directory = Path(name)
         socket = directory / "redis.sock"
@@ -179,7 +179,7 @@ def _until(condition: Callable[[], bool], began: float) -> bool:
 
 
 def _open_files(pid: int) -> str:
-    """What a process has open, where the host shows it."""
+    """The open files of a process, if the host shows them."""
     with suppress(OSError):
         return " ".join(os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())  # noqa: PTH115
     return ""

@@ -1,1 +1,1 @@
-"""Looks at everything that the jobs depend on: one file a section."""
+"""Checks everything that the jobs depend on: one file a section."""

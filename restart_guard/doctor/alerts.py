@@ -1,4 +1,4 @@
-"""What doctor says of WeCom and the monitor."""
+"""The doctor's findings about WeCom and the monitor."""
 
 import os
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _last(config: Config, channel: str) -> str:
 
 
 def _note(config: Config, channel: str) -> str | None:
-    """What the channel had to say when it took the last message: receivers that it does not know, say."""
+    """The channel's note about its last message, for example unknown receivers."""
     try:
         journal = Journal.open_to_read(config.state_dir)
         return journal.recall(f"{channel}.note") if journal else None

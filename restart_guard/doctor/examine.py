@@ -1,5 +1,7 @@
-"""Looks at everything that the jobs depend on, and says of each what to do. It changes nothing and posts nothing,
-unless a test alert is asked for; a robot has no call that would not be a message."""
+"""Checks everything that the jobs depend on, and says what to do.
+
+It changes nothing and sends nothing, except a test alert if asked: a robot has no call that would not be a message.
+"""
 
 import os
 import stat
@@ -18,7 +20,7 @@ _FREE_BYTES = 50 * 2**20
 
 
 def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
-    """Everything, one finding a thing."""
+    """All findings, in the order in which they are shown."""
     yield from _config(config)
     yield from _secrets(config)
     yield from _state(config)
@@ -87,7 +89,7 @@ def _state(config: Config) -> Iterator[Finding]:
 
 
 def _no_journal(config: Config) -> Finding:
-    """The first run makes it; made here it would belong to whoever looks first, root perhaps."""
+    """The first run creates the journal. Created here it would belong to the user who looks first, perhaps root."""
     place = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
     if os.access(place, os.W_OK | os.X_OK):
         return Finding(Level.OK, f"journal in {config.state_dir}: the first run makes it")

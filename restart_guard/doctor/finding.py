@@ -1,4 +1,4 @@
-"""What doctor says of one thing: how it is, and what to do."""
+"""One finding of the doctor: a state, and what to do."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,7 +12,7 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at; ``advice`` is empty when all is well."""
+    """One thing that was checked; ``advice`` is empty if all is well."""
 
     level: Level
     what: str

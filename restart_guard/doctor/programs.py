@@ -1,4 +1,4 @@
-"""What doctor says of each target: whether what its next launch needs is there, and how it is."""
+"""The doctor's findings about each target: its state, and whether the next launch would find everything it needs."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from restart_guard.standby.memory import in_group
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """One finding a target, and one for each thing that would keep it from being launched."""
+    """One finding a target, and one for each thing that would prevent its launch."""
     targets = [target_of(config, name) for name in config.targets]
     processes.prepare()
     found = observe(targets, search_stopped=True)

@@ -1,4 +1,4 @@
-"""What doctor says of Redis and MySQL."""
+"""The doctor's findings about Redis and MySQL."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -55,7 +55,7 @@ def redis_findings(config: Config) -> Iterator[Finding]:
 
 
 def ttl_findings(config: Config, name: str, check: Check) -> Iterator[Finding]:
-    """What is left of the data's TTL at the scheduled hours of the coming year, in the host's time zone."""
+    """The TTL that is left at the scheduled times of the coming year, in the host's time zone."""
     timer = config.timer or Timer()
     now = clock.now()
     here = now.astimezone(local_zone())

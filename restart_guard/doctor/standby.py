@@ -1,4 +1,4 @@
-"""What doctor says of a standby group: who leads, whether this host takes part, and what a safe failover lacks."""
+"""The doctor's findings about a standby group: the leader, this host's part, and what a safe failover lacks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ _LEAST_SENTINELS = 3
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """One finding a thing."""
+    """One finding for each thing that was checked."""
     if config.standby is None:
         return
     found = status.status(config)
@@ -73,7 +73,7 @@ def _failover(config: Config) -> Iterator[Finding]:
 
 
 def _config(client: redis.Redis, name: str) -> str | None:
-    """None where this user may not ask."""
+    """None if this user may not ask."""
     try:
         found: Any = client.config_get(name)
     except redis.ResponseError:

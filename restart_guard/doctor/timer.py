@@ -1,6 +1,6 @@
-"""What doctor says of the timer: whether something has our jobs, whether they can run, and whether they do.
+"""The doctor's findings about the timer: whether our jobs are installed, whether they can run, and whether they do.
 
-That nothing was to do must never look like that nothing ran.
+"Nothing to do" must never look like "nothing ran".
 """
 
 import os
@@ -24,7 +24,7 @@ _TICK_LATE_S = 180.0
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """One finding a thing."""
+    """One finding for each thing that was checked."""
     try:
         found = install.installed(config)
         current = {backend: install.is_current(config, backend, lines) for backend, lines in found.items()}
@@ -91,14 +91,14 @@ def _daemon(backend: str) -> Iterator[Finding]:
 
 
 def _interpreters(lines: Sequence[str], *, user: bool) -> Iterator[Finding]:
-    """A venv that was moved or removed leaves lines that cron runs into nothing."""
+    """If a venv was moved or removed, the programs that cron's lines name are gone."""
     for program in dict.fromkeys(_program(line, user=user) for line in lines):
         if program and not os.access(program, os.X_OK):
             yield Finding(Level.FAIL, f"timer: {program} cannot be run", "restart-guard install-timer")
 
 
 def _program(line: str, *, user: bool) -> str:
-    """What a line runs; empty for one that was put there by hand and is no job."""
+    """The program that a line runs; empty for a line that is no job."""
     parts = line.split(maxsplit=6 if user else 5)
     if line.lstrip().startswith("#") or len(parts) < 6:
         return ""
@@ -116,7 +116,7 @@ def _logs(config: Config) -> Iterator[Finding]:
 
 
 def _checks(config: Config) -> Iterator[Finding]:
-    """When the weekly job ran last and when it is due."""
+    """When each weekly check ran last, and when it is due."""
     if not config.checks:
         return
     schedule = (config.timer or Timer()).check_redis
@@ -142,7 +142,7 @@ def _checks(config: Config) -> Iterator[Finding]:
 
 
 def _crontab(config: Config) -> Iterator[Finding]:
-    """What of the crontab's other lines acts on ours, or does the same again."""
+    """Other lines of the crontab that affect ours, or that run our command a second time."""
     try:
         above, below = beside_block(crontab.read(), install.block_name(config.path))
         has_block = install.installed(config).get("cron") is not None

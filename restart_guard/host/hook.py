@@ -1,4 +1,4 @@
-"""Commands of the operator's that are run to their end: recoveries, pre_stop, reload_command and health commands."""
+"""Runs the operator's commands to their end: recoveries, pre_stop, reload_command and health commands."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _TAIL_CHARACTERS = 500
 
 
 class CommandResult(NamedTuple):
-    """How a command ended: ``how`` is exited, signalled, timed_out or not_started, ``detail`` the status, signal,
+    """The result of a command: ``how`` is exited, signalled, timed_out or not_started, ``detail`` the status, signal,
     time or reason, ``said`` the end of its output on one line."""
 
     how: str
@@ -47,7 +47,7 @@ class Hook(NamedTuple):
 
 
 def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
-    """Run a command in a session of its own; what runs longer than its time is killed with its group.
+    """Run a command in a session of its own. If it takes longer than its time, its process group is killed.
 
     Its output goes to a file and not to a pipe: a daemon that it starts may hold a pipe open for ever.
     """
@@ -87,7 +87,7 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
 
 
 def _output() -> IO[bytes]:
-    """A nameless file; where none can be made, as on a full disk, what the command says is dropped."""
+    """A file without a name. If none can be made, as on a full disk, the command's output is dropped."""
     # It brings the decompressors of the standard library, which a tick must not pay for.
     from tempfile import TemporaryFile
 
@@ -98,7 +98,7 @@ def _output() -> IO[bytes]:
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Kill the command's group; one that became another user (sudo) cannot be killed and is left."""
+    """Kill the command's process group. A group that became another user (sudo) cannot be killed and is left."""
     with suppress(PermissionError, ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -113,7 +113,7 @@ def signal_name(number: int) -> str:
 
 
 def _tail(output: IO[bytes], redact: Callable[[str], str]) -> str:
-    """Redacted before it is cut, so that no part of a secret is left."""
+    """The end of the output. It is redacted before it is cut, so that no part of a secret is left."""
     try:
         size = output.seek(0, os.SEEK_END)
         output.seek(max(0, size - _READ_BYTES))

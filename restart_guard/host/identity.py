@@ -1,4 +1,4 @@
-"""Who a process is, and whether what it runs is a guarded program. Pure: the host modules look, this decides."""
+"""The identity of a process, and whether it runs a guarded program. Pure: the process table looks, this decides."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 
 class Identity(NamedTuple):
-    """A process, told from every other that had or will have its pid.
+    """A process, distinct from every other process that had or will have its pid.
 
-    ``started`` is the host's own figure (on Linux clock ticks since boot), ``boot`` tells one boot from the next.
+    ``started`` is the host's own figure (on Linux clock ticks since boot); ``boot`` distinguishes one boot from the
+    next.
     """
 
     pid: int
@@ -18,7 +19,7 @@ class Identity(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the host's process table says of a pid."""
+    """A pid's entry in the host's process table."""
 
     pid: int
     name: str
@@ -30,15 +31,16 @@ class Facts(NamedTuple):
 
     @property
     def dead(self) -> bool:
-        """A zombie has ended; it only waits to be collected."""
+        """A zombie has ended; it only waits to be reaped."""
         return self.state in "ZX"
 
 
 class ProcessMatcher(NamedTuple):
     """How a target is recognised among all processes.
 
-    ``runners`` gives the names that its process may run under (its interpreter's, what a wrapper starts), ``before``
-    the words of its command between the first and the program, ``alias`` the file name that the config has for it.
+    ``runners`` gives the names that its process may run under (its interpreter, the program that a wrapper starts),
+    ``before`` the words of its command between the first one and the program, ``alias`` the program's file name in the
+    config.
     """
 
     path: Path
@@ -49,7 +51,7 @@ class ProcessMatcher(NamedTuple):
 
     @property
     def file_names(self) -> set[str]:
-        """Its own, and that of the link by which the config names it."""
+        """The program's own file name, and that of the link in the config."""
         return {self.path.name, self.alias or self.path.name}
 
 
@@ -60,23 +62,25 @@ _ALIASES = {"proc_exe": "exe", "proc_cwd": "cwd", "lsof_cwd": "cwd"}
 
 
 class Look(NamedTuple):
-    """What a process runs. Of another user's process often only the arguments can be read; the rest is None."""
+    """The command line, executable and working directory of a process. For another user's process often only the
+    command line can be read; the rest is None."""
 
     argv: Sequence[str]
     exe: Path | None
     cwd: Path | None
 
     def candidates(self, index: Mapping[str, Sequence[str]]) -> set[str]:
-        """The programs of an index by file name that this may be."""
+        """The programs of an index by file name that this process may be."""
         words = [word.rpartition("/")[2] for word in self.argv[:_LOOKED_AT]]
         if self.exe is not None:
             words.append(self.exe.name.removesuffix(" (deleted)"))
         return {name for word in words for name in index.get(word, ())}
 
     def is_program(self, program: ProcessMatcher) -> bool | None:
-        """By executable, by the interpreter's script argument, or by working directory and name.
+        """Whether it is the program: by executable, by the interpreter's script argument, or by working directory and
+        name.
 
-        None: it looks like it and may not be looked at closely enough.
+        None: it looks like the program, and we may not look closely enough.
         """
         if not self.argv:
             return False  # a kernel thread
@@ -91,7 +95,8 @@ class Look(NamedTuple):
         return str(self.exe).removesuffix(" (deleted)") == str(program.path)
 
     def _by_argv(self, program: ProcessMatcher) -> bool | None:
-        """What runs is an interpreter of it, and it is the script: not an editor's file or a linter's argument."""
+        """The process is an interpreter of the program, and the program is its script: not a file in an editor, or a
+        linter's argument."""
         if family(self._runner()) not in program.runners():
             return False
         for word in self._scripts(program):
@@ -109,7 +114,7 @@ class Look(NamedTuple):
         return None if self.cwd is None else self.cwd == program.path.parent
 
     def _scripts(self, program: ProcessMatcher) -> list[str]:
-        """The interpreter's script argument, and what stands where the target's own command has its program."""
+        """The interpreter's script argument, and the word at the program's place in the target's own command."""
         words, place = list(self.argv[1:]), len(program.before)
         own = words[place : place + 1] if tuple(words[:place]) == program.before else []
         while words and words[0].startswith("-"):
@@ -123,22 +128,22 @@ class Look(NamedTuple):
 
 
 def family(name: str) -> str:
-    """``python3.11`` and ``python`` are one interpreter."""
+    """The name without its version: ``python3.11`` and ``python`` are one interpreter."""
     return name.removesuffix(" (deleted)").rstrip("0123456789.")
 
 
 def root(candidates: Sequence[Facts]) -> Facts | None:
-    """Of a master with workers the master; of several, the oldest."""
+    """The master of its workers; of several masters, the oldest."""
     pids = {process.pid for process in candidates}
     tops = [process for process in candidates if process.parent not in pids]
     return min(tops, key=lambda process: (process.started, process.pid), default=None)
 
 
 def successors(candidates: Sequence[Facts], ended: Identity | None) -> list[Facts]:
-    """The candidates without the workers that a dead master has left behind.
+    """The candidates without the workers of a dead master.
 
-    In the dead one's session only a process that has workers of its own took over, as in an upgrade in place; another
-    session's is a daemon that it became, or was started by hand.
+    In the session of the dead process only a process with workers of its own took over, as in an upgrade in place. A
+    process in another session is a daemon that the program became, or was started by hand.
     """
     if ended is None:
         return list(candidates)
@@ -147,7 +152,7 @@ def successors(candidates: Sequence[Facts], ended: Identity | None) -> list[Fact
 
 
 def descendants(of: Iterable[int], everybody: Sequence[Facts]) -> list[Facts]:
-    """Children, their children and so on."""
+    """The children of these processes, their children and so on."""
     family = set(of)
     found = [process for process in everybody if process.parent in family]
     while not {process.pid for process in found} <= family:

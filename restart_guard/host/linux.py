@@ -1,8 +1,8 @@
-"""The processes of a Linux host, by /proc and pidfds.
+"""The process table of a Linux host, by /proc and pidfds.
 
 A pid is no identity, since the kernel gives it out again: pid, start time (field 22 of /proc/PID/stat, in ticks since
-boot, proc(5)) and the boot's id are. A signal goes through a pidfd that was opened before the identity was verified:
-a pidfd never comes to mean another process (pidfd_open(2)).
+boot, proc(5)) and the boot's id together are one. A signal goes through a pidfd that was opened before the identity was
+verified: a pidfd never comes to mean another process (pidfd_open(2)).
 """
 
 import errno
@@ -34,7 +34,7 @@ def boot_id() -> str:
 
 
 def _read(name: str) -> bytes:
-    """A file of /proc, without the cost of a buffered reader: a tick may read thousands."""
+    """The content of a file of /proc, without the cost of a buffered reader: a tick may read thousands."""
     fd = os.open(f"{_PROC}/{name}", os.O_RDONLY)
     try:
         parts = [os.read(fd, 65536)]
@@ -46,9 +46,9 @@ def _read(name: str) -> bytes:
 
 
 def facts(pid: int) -> Facts | None:
-    """What a pid is now; None when there is no such process. Raises PermissionError when we may not look.
+    """The facts about a pid; None if there is no such process. Raises PermissionError if we may not look.
 
-    With /proc mounted hidepid=2 another user's process is not there to see, but it can be told by pidfd_open.
+    If /proc is mounted hidepid=2, another user's process is not visible there, but pidfd_open still finds it.
     """
     try:
         text = _read(f"{pid}/stat").decode(errors="replace")
@@ -75,13 +75,13 @@ def _exists(pid: int) -> bool:
 
 
 def identity(pid: int) -> Identity | None:
-    """The identity of a living process. Raises PermissionError."""
+    """The identity of a living process; None if it has ended. Raises PermissionError."""
     found = facts(pid)
     return None if found is None or found.dead else Identity(pid, found.started, boot_id())
 
 
 def everybody() -> Iterator[Facts]:
-    """All processes that we may see, once."""
+    """All processes that we may see, in one scan."""
     with os.scandir(_PROC) as entries:  # closed also where not all are looked at
         for entry in entries:
             if entry.name.isdecimal():
@@ -92,7 +92,10 @@ def everybody() -> Iterator[Facts]:
 
 
 def look(pid: int) -> Look:
-    """What a process runs. Raises FileNotFoundError, ProcessLookupError or PermissionError."""
+    """The command line, executable and working directory of a process.
+
+    Raises FileNotFoundError, ProcessLookupError or PermissionError.
+    """
     argv = [os.fsdecode(word) for word in _read(f"{pid}/cmdline").split(b"\0")[:-1]]
     # Kernel threads have no arguments, and their links cannot be read.
     return Look(argv, _link(pid, "exe"), _link(pid, "cwd")) if argv else Look((), None, None)
@@ -106,7 +109,7 @@ def _link(pid: int, name: str) -> Path | None:
 
 
 def environment_entry(pid: int, name: str) -> str | None:
-    """What a process was started with as this variable; None without it, and where we may not look."""
+    """The value of this variable when the process was started; None if it had none, or if we may not look."""
     with suppress(OSError):
         start = os.fsencode(f"{name}=")
         for entry in _read(f"{pid}/environ").split(b"\0"):
@@ -116,7 +119,7 @@ def environment_entry(pid: int, name: str) -> str | None:
 
 
 def owner(pid: int) -> int | None:
-    """The uid that a process runs as; None when there is no such process."""
+    """The uid that a process runs as; None if there is no such process."""
     try:
         return os.stat(f"{_PROC}/{pid}").st_uid  # noqa: PTH116
     except OSError:
@@ -124,7 +127,7 @@ def owner(pid: int) -> int | None:
 
 
 def survives(pid: int, number: int) -> bool:
-    """Whether a signal whose default is to end a process would be caught or ignored by this one.
+    """Whether this process catches or ignores a signal that would end it by default.
 
     Raises PermissionError or FileNotFoundError.
     """
@@ -133,13 +136,13 @@ def survives(pid: int, number: int) -> bool:
 
 
 def uptime_s(process: Identity) -> float:
-    """Seconds since a process was started, time in suspend included."""
+    """Seconds since the start of a process, time in suspend included."""
     return clock.boottime() - process.started / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def _opened(process: Identity) -> Iterator[int | None]:
-    """A pidfd of this very process, or None when it has ended: opened first, then verified."""
+    """A pidfd of exactly this process, or None if it has ended: opened first, then verified."""
     fd = _open(process)
     try:
         yield fd
@@ -165,7 +168,7 @@ def _open(process: Identity) -> int | None:
 
 
 def send(process: Identity, number: int) -> bool:
-    """Signal this very process; False when it has ended. Raises PermissionError."""
+    """Signal exactly this process; False if it has ended. Raises PermissionError."""
     with _opened(process) as fd:
         if fd is None:
             return False
@@ -176,7 +179,7 @@ def send(process: Identity, number: int) -> bool:
 
 
 def wait(process: Identity, seconds: float) -> bool:
-    """Wait until this process has ended; whether it has."""
+    """Wait until this process has ended. False if the time is up first."""
     with _opened(process) as fd:
         if fd is None:
             return True
@@ -186,7 +189,7 @@ def wait(process: Identity, seconds: float) -> bool:
 
 
 class Deaths:
-    """Waits for the end of many processes at once, and for other descriptors, without waking in between."""
+    """Waits for the end of many processes at once, and for other descriptors, without waking up in between."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -198,11 +201,11 @@ class Deaths:
         self._pidfds.clear()
 
     def listen(self, fd: int) -> None:
-        """Wake also when something can be read here."""
+        """Also wake up when this descriptor can be read."""
         self._poll.register(fd, select.POLLIN)
 
     def add(self, process: Identity) -> bool:
-        """Wait for this process too; False when it has ended already. Raises PermissionError."""
+        """Also wait for this process; False if it has ended already. Raises PermissionError."""
         fd = _open(process)
         if fd is None:
             return False
@@ -215,7 +218,7 @@ class Deaths:
             self._forget(fd)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
-        """Those that have ended, each told once, and the other descriptors that can be read."""
+        """Returns the processes that have ended, each one once, and the other descriptors that can be read."""
         longest = None if seconds is None else min(max(0, seconds * 1000), _LONGEST_POLL_MS)
         # Rounded up: a wait that ends a fraction before its deadline would spin until then.
         ready = [fd for fd, _ in self._poll.poll(None if longest is None else -int(-longest // 1))]

@@ -1,9 +1,9 @@
-"""Until when this host may run the targets of a standby group: a small file that its leader writes and whoever launches
-or fences a target reads.
+"""The permit: a small file that says until when this host may run the targets of a standby group. The leader writes it;
+whoever launches or fences a target reads it.
 
-One line of a fixed length, so that it is overwritten in place by one write, also on a full disk. A reader may come in
-the middle of a write: a line ends with its checksum, and is read again when that does not fit. What is missing, damaged
-or of another boot permits nothing.
+It is one line of fixed length, so that one write replaces it in place, also on a full disk. A reader may come in the
+middle of a write: the line ends with its checksum, and is read again if that does not match. A permit that is missing,
+damaged or of another boot permits nothing.
 """
 
 import os
@@ -20,9 +20,9 @@ _READS = 5
 
 
 class Permit(NamedTuple):
-    """``until`` in seconds of CLOCK_BOOTTIME. ``token`` is None when the group leads without one.
+    """``until`` is in seconds of CLOCK_BOOTTIME. ``token`` is None if the group leads without one.
 
-    ``starts``: whether anything may still be started; not while all is being stopped for another host.
+    ``starts`` is False while the targets are being stopped for another host: nothing may be started then.
     """
 
     until: float = 0.0
@@ -34,7 +34,7 @@ class Permit(NamedTuple):
 
 
 def read(path: Path | None) -> Permit:
-    """Without a path there is no group, and so no permit."""
+    """The permit in this file. Without a path there is no group, and so no permit."""
     if path is None:
         return Permit()
     try:

@@ -1,7 +1,7 @@
-"""The processes of a host without /proc and pidfds, such as macOS, through psutil: the same functions as host_linux.
+"""The process table of a host without /proc and pidfds, such as macOS, through psutil: the same functions as ``linux``.
 
-Between verifying an identity and signalling it a moment is left in which the pid could come to mean another process,
-and the end of a process is noticed by looking every so often.
+Between the verification of an identity and its signal there is a moment in which the pid could come to mean another
+process, and the end of a process is noticed by looking every so often.
 """
 
 import os
@@ -23,13 +23,13 @@ _STATES = {psutil.STATUS_ZOMBIE: "Z", psutil.STATUS_DEAD: "X", psutil.STATUS_STO
 
 @cache
 def boot_id() -> str:
-    """Start times are absolute here, so that one boot cannot be taken for another."""
+    """Start times are absolute here, so one boot cannot be confused with another."""
     return "psutil"
 
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """psutil's errors as those of the system calls."""
+    """Turns psutil's errors into those of the system calls."""
     try:
         yield
     except psutil.AccessDenied as error:
@@ -39,7 +39,7 @@ def _translate_errors() -> Iterator[None]:
 
 
 def facts(pid: int) -> Facts | None:
-    """What a pid is now; None when there is no such process. Raises PermissionError."""
+    """The facts about a pid; None if there is no such process. Raises PermissionError."""
     try:
         with _translate_errors():
             return _facts(psutil.Process(pid))
@@ -59,20 +59,20 @@ def _facts(process: psutil.Process) -> Facts:
 
 
 def identity(pid: int) -> Identity | None:
-    """The identity of a living process. Raises PermissionError."""
+    """The identity of a living process; None if it has ended. Raises PermissionError."""
     found = facts(pid)
     return None if found is None or found.dead else Identity(pid, found.started, boot_id())
 
 
 def everybody() -> Iterator[Facts]:
-    """All processes that we may see, once."""
+    """All processes that we may see, in one scan."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             yield _facts(process)
 
 
 def look(pid: int) -> Look:
-    """What a process runs. Raises ProcessLookupError or PermissionError."""
+    """The command line, executable and working directory of a process. Raises ProcessLookupError or PermissionError."""
     with _translate_errors():
         process = psutil.Process(pid)
         argv = process.cmdline()
@@ -89,7 +89,7 @@ def _path(get: Callable[[], str]) -> Path | None:
 
 
 def environment_entry(pid: int, name: str) -> str | None:
-    """What a process was started with as this variable; None without it, and where we may not look."""
+    """The value of this variable when the process was started; None if it had none, or if we may not look."""
     with suppress(psutil.Error, OSError):
         found: str | None = psutil.Process(pid).environ().get(name)
         return found
@@ -97,24 +97,24 @@ def environment_entry(pid: int, name: str) -> str | None:
 
 
 def owner(pid: int) -> int | None:
-    """The uid that a process runs as; None when there is no such process."""
+    """The uid that a process runs as; None if there is no such process."""
     with suppress(psutil.Error, OSError):
         return int(psutil.Process(pid).uids().effective)
     return None
 
 
 def survives(pid: int, number: int) -> bool:
-    """What a process does with a signal cannot be seen here: it is trusted to be as configured."""
+    """Signal dispositions cannot be read here: the config is trusted."""
     return pid > 0 and number > 0
 
 
 def uptime_s(process: Identity) -> float:
-    """Seconds since a process was started."""
+    """Seconds since the start of a process."""
     return clock.now().timestamp() - process.started / 1000
 
 
 def send(process: Identity, number: int) -> bool:
-    """Signal this very process; False when it has ended. Raises PermissionError."""
+    """Signal exactly this process; False if it has ended. Raises PermissionError."""
     if identity(process.pid) != process:
         return False
     with suppress(ProcessLookupError):
@@ -124,7 +124,7 @@ def send(process: Identity, number: int) -> bool:
 
 
 def wait(process: Identity, seconds: float) -> bool:
-    """Wait until this process has ended; whether it has."""
+    """Wait until this process has ended. False if the time is up first."""
     deadline = clock.monotonic() + seconds
     while identity(process.pid) == process:
         left = deadline - clock.monotonic()
@@ -145,11 +145,11 @@ class Deaths:
         self._living.clear()
 
     def listen(self, fd: int) -> None:
-        """Wake also when something can be read here."""
+        """Also wake up when this descriptor can be read."""
         self._fds.append(fd)
 
     def add(self, process: Identity) -> bool:
-        """Wait for this process too; False when it has ended already. Raises PermissionError."""
+        """Also wait for this process; False if it has ended already. Raises PermissionError."""
         if identity(process.pid) != process:
             return False
         self._living.add(process)
@@ -159,7 +159,7 @@ class Deaths:
         self._living.discard(process)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
-        """Those that have ended, each told once, and the other descriptors that can be read."""
+        """Returns the processes that have ended, each one once, and the other descriptors that can be read."""
         deadline = clock.monotonic() + (sys.maxsize if seconds is None else seconds)
         while True:
             ended = [process for process in self._living if identity(process.pid) != process]

@@ -1,4 +1,4 @@
-"""This host's processes: by /proc and pidfds on Linux, elsewhere through psutil, by the same functions."""
+"""The processes of this host: by /proc and pidfds on Linux, elsewhere through psutil, with the same functions."""
 
 import sys
 

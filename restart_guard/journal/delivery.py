@@ -1,8 +1,9 @@
-"""Bringing what the journal has pending to its destination: rows to MySQL, messages to WeCom.
+"""Brings pending deliveries to their destination: rows to MySQL, messages to WeCom.
 
 Each destination has a thread of its own and a deadline, so that one that is down or hangs delays nothing else, and a
-lock, so that two processes never send the same item at once. An item is marked as delivered after it was: killed in
-between, the next run sends it again, which the row's run_id makes harmless and a message's incident number tells.
+lock, so that two processes never send the same item at once. An item is marked as delivered after it was sent: if the
+process is killed in between, the next run sends it again. A row is recognised by its run_id, a message by its incident
+number.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ PING = "ping"
 
 
 class Which(Enum):
-    """Which items to try."""
+    """Which deliveries to try."""
 
     DUE = "due"  # the tick, each minute: backoff is kept
     PENDING = "pending"  # a job's run: all but what the destination asked us to hold back
@@ -44,7 +45,7 @@ class Which(Enum):
 
 
 class Tally(NamedTuple):
-    """What became of a destination's items: ``said`` holds notes and errors for the operator."""
+    """The result of a delivery pass for one destination; ``said`` holds notes and errors for the operator."""
 
     destination: str
     delivered: int = 0
@@ -55,7 +56,7 @@ class Tally(NamedTuple):
 
 
 class Sender(Protocol):
-    """An open way to a destination. ``send`` raises DeliveryError, or gives a note."""
+    """A connection to a destination. ``send`` returns a note or None, or raises DeliveryError."""
 
     def send(self, payload: Any) -> str | None: ...
     def close(self) -> None: ...
@@ -98,7 +99,7 @@ class _Pings:
 
 
 def open_sender(config: Config, destination: str) -> Sender:
-    """Connect to a destination. Raises DeliveryError, also for one that the config no longer has."""
+    """Connect to a destination. Raises DeliveryError, also if the config does not have it any more."""
     if destination == "mysql" and config.mysql is not None:
         return _Rows(config)
     if destination == "wecom" and config.wecom is not None and config.wecom.webhook is not None:
@@ -111,9 +112,9 @@ def open_sender(config: Config, destination: str) -> Sender:
 
 
 def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list[Tally]:
-    """Try what is pending, each destination beside the others but those to skip. Raises JournalError.
+    """Try the pending deliveries of all destinations side by side, except those to skip. Raises JournalError.
 
-    The pings come last: what they tell is also whether the alerts have arrived.
+    Pings come last: they also say whether the alerts have arrived.
     """
     with Journal.open(config.state_dir) as journal:
         destinations = {item.destination for item in journal.undelivered()} - set(skip)
@@ -130,7 +131,7 @@ def _deliver_to(config: Config, destinations: Collection[str], which: Which) -> 
 
 
 def _ping_for_alerts(journal: Journal) -> set[str]:
-    """An alert that cannot be delivered must reach a person some other way: the monitor's."""
+    """An alert that cannot be delivered must reach a person in another way: through the monitor."""
     waiting = journal.alerts_waiting()
     for event_id, kind, subject in waiting:
         text = f"The alert about {kind} {subject} could not be delivered."
@@ -163,9 +164,9 @@ def _send_once(config: Config, destination: str, payload: Any) -> Tally:
 
 
 def _drain(config: Config, destination: str, which: Which, budget_s: float) -> Tally:
-    """Send a destination's items, oldest first, until one shows that the next would fare no better.
+    """Send a destination's items, oldest first, until an error shows that the next item would fail too.
 
-    A job's run waits for a process that is delivering: its own message may have come too late to be seen by that.
+    A job's run waits for another process that is delivering: that process may not have seen the new message.
     """
     deadline = clock.monotonic() + budget_s * 0.9
     while True:
@@ -203,10 +204,10 @@ class DeliveryPass:
         return Tally(self._destination, self._delivered, states["pending"], states["blocked"], said)
 
     def _chosen(self, items: list[Delivery], which: Which) -> list[Delivery]:
-        """What to try, oldest first: a person must not hear of a recovery before the alert.
+        """The items to try, oldest first: a person must not hear of a recovery before the alert.
 
-        Backoff and silence are the destination's, not the item's. One that is blocked is tried again when the config
-        changed, and as the first of all when there is something new: it may have been mended elsewhere.
+        Backoff and silence apply to the destination, not to the item. A blocked item is tried again if the config
+        changed, and first of all if there is a new item: the cause may have been fixed elsewhere.
         """
         now = clock.now()
         moments = [item.next_try if which is Which.DUE else item.not_before for item in items]
@@ -238,8 +239,8 @@ class DeliveryPass:
                 self._said.append(self._config.redact(note))
 
     def _keep(self, item: Delivery, error: DeliveryError, behind: list[Delivery]) -> None:
-        """Note a failed try. What only a person can mend blocks those behind it too: left pending, each of them would
-        make the next tick try the same wrong password again, every minute."""
+        """Record a failed try. An error that only a person can fix also blocks the items behind it: if they stayed
+        pending, each tick would try the same wrong password again."""
         text = self._config.redact(str(error))
         self._said.append(text)
         if error.permanent:
@@ -255,9 +256,9 @@ class DeliveryPass:
 
 
 def config_mark(config: Config, destination: str, journal: Journal) -> str:
-    """A mark of a destination's config, secrets included, to notice that it changed.
+    """A mark of a destination's config, secrets included, to notice a change.
 
-    Salted, slow and only 24 bits long: it tells a change but no password, should the journal get into other hands.
+    Salted, slow and only 24 bits long: it shows a change but reveals no password if the journal gets into wrong hands.
     """
     section = {"mysql": config.mysql, PING: config.ping}.get(destination, config.wecom)
     text = "\0".join(_plain(section)) if section is not None else ""
@@ -276,7 +277,7 @@ def _plain(section: msgspec.Struct) -> Iterable[str]:
 
 
 def lines(tallies: Iterable[Tally]) -> list[str]:
-    """What an operator should know after a delivery: notes, errors and what is left."""
+    """The lines for the operator after a delivery: notes, errors and the number of items that are left."""
     said: list[str] = []
     for tally in tallies:
         said += tally.said

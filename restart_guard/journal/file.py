@@ -1,10 +1,10 @@
-"""The journal's file: its schema, how it is opened, and what the disk and SQLite say of it in our words.
+"""The journal's file: its schema, how it is opened, and errors of the disk and of SQLite as sentences.
 
 Durability. The rollback journal with ``synchronous = EXTRA``: a commit has returned only when the database file, the
 rollback journal and, after its removal, the directory are on disk, so an outcome survives kill -9 and power loss
-(https://www.sqlite.org/pragma.html#pragma_synchronous). WAL would save one fsync and let readers in during a commit,
-but even reading it needs write access to the directory: with the disk full or read-only, at the very time when an
-operator asks for ``history``, it could not be read.
+(https://www.sqlite.org/pragma.html#pragma_synchronous). WAL would save one fsync and allow reads during a commit, but
+even reading it needs write access to the directory: if the disk is full or read-only, exactly when an operator asks for
+``history``, it could not be read.
 """
 
 import errno
@@ -66,7 +66,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);  -- the newest 
 
 
 def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
-    """Open the journal in the state directory, making both where they are missing. Raises JournalError."""
+    """Open the journal in the state directory; both are created if they are missing. Raises JournalError."""
     path = state_dir / "journal.db"
     with translate_errors(path), ExitStack() as on_error:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
 
 
 def open_file_to_read(state_dir: Path) -> tuple[Path, sqlite3.Connection] | None:
-    """Open one that is there, also on a full or read-only disk (SQLite then only reads); None without one."""
+    """Open an existing journal, also on a full or read-only disk (SQLite then only reads); None if there is none."""
     path = state_dir / "journal.db"
     with translate_errors(path), ExitStack() as on_error:
         if not path.exists() or path.stat().st_size == 0:
@@ -133,7 +133,7 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: executescript() would commit the transaction that is open."""
+    """The statements of a script one by one: executescript() would commit the open transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
@@ -144,7 +144,7 @@ def _statements(script: str) -> Iterator[str]:
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk and SQLite say into a sentence."""
+    """Turns errors of the disk and of SQLite into a JournalError with a sentence."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,5 +1,5 @@
-"""When a person is told: once when something breaks, again after an interval while it stays broken, once when it is
-well. The incident so far × this outcome → the incident now and the notice to send."""
+"""When a person is alerted: once when something breaks, again after an interval while it stays broken, once when it is
+well again. The incident so far and an outcome give the incident now and the notice to send."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ class Notice(StrEnum):
 
 
 class Incident(NamedTuple):
-    """Failures in a row. ``id`` is in every message about it; ``notices`` counts those that were queued."""
+    """Failures in a row. ``id`` is in every message about it; ``notices`` is the number of messages that were queued."""
 
     id: str
     opened_at: datetime
@@ -26,9 +26,10 @@ class Incident(NamedTuple):
 def advance(
     incident: Incident | None, *, ok: bool, now: datetime, repeat_interval_s: float, can_notify: bool, fresh: Incident
 ) -> tuple[Incident | None, Notice]:
-    """The incident after an outcome (None: all is well) and what to send; ``fresh`` is the one that begins if none has.
+    """The incident after an outcome (None: all is well) and the notice to send; ``fresh`` is used if no incident is
+    open.
 
-    A last notice that lies in the future means that the wall clock was set back: it is due rather than silent.
+    A last notice in the future means that the wall clock was set back: then a notice is due, rather than silence.
     """
     if ok:
         return None, Notice.RECOVERED if incident is not None and incident.notices and can_notify else Notice.NONE

@@ -1,10 +1,10 @@
-"""The journal: every outcome first, and what of it has still to reach a destination.
+"""The journal: every outcome is written here first, with everything that must still reach a destination.
 
-Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another's.
+Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another one.
 
-Bounds. ``prune`` removes events beyond the newest 10,000, and those older than 400 days but for the newest 1,000 (so
-that a clock that is wrong once does not empty it), and of these only such as have nothing pending. Events are
-append-only; a trigger refuses to change one.
+Limits. ``prune`` removes events beyond the newest 10,000, and those older than 400 days except the newest 1,000 (so
+that a clock that is wrong once does not empty the journal), and of these only events that have nothing pending. Events
+are append-only; a trigger refuses to change one.
 """
 
 import os
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A row or message that has still to reach its destination."""
+    """A row or message that has not reached its destination yet."""
 
     id: int
     destination: str
@@ -60,12 +60,12 @@ class Journal:
 
     @classmethod
     def open(cls, state_dir: Path) -> Self:
-        """Open the journal in the state directory, making both where they are missing."""
+        """Open the journal in the state directory; both are created if they are missing."""
         return cls(*open_file(state_dir))
 
     @classmethod
     def open_to_read(cls, state_dir: Path) -> Self | None:
-        """Open one that is there, also on a full or read-only disk; None without one."""
+        """Open an existing journal, also on a full or read-only disk; None if there is none."""
         opened = open_file_to_read(state_dir)
         return cls(*opened) if opened else None
 
@@ -114,7 +114,7 @@ class Journal:
             return Incident(row[0], datetime.fromisoformat(row[1]), row[2], row[3], _moment(row[4]))
 
     def incidents(self, kind: str) -> dict[str, Incident]:
-        """All that are open, by subject."""
+        """All open incidents of a kind, by subject."""
         rows = self._run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
         found = {str(row[0]): self.incident(kind, row[0]) for row in rows}
         return {subject: incident for subject, incident in found.items() if incident is not None}
@@ -130,7 +130,7 @@ class Journal:
         )
 
     def undelivered(self, destination: str | None = None) -> list[Delivery]:
-        """What has not arrived yet, oldest first, blocked ones included."""
+        """Everything that has not arrived yet, oldest first, blocked deliveries included."""
         where, values = ("AND destination = ?", (destination,)) if destination else ("", ())
         rows = self._run(
             "SELECT id, destination, payload, state, tries, next_try, not_before, error, config_mark "  # noqa: S608 (constants)
@@ -156,7 +156,7 @@ class Journal:
         return [(int(row[0]), str(row[1]), str(row[2])) for row in rows]
 
     def add_delivery(self, event_id: int, destination: str, payload: Mapping[str, Any]) -> None:
-        """Something more that has to reach a destination because of an event; the same only once."""
+        """Add a delivery to an event; the same one only once."""
         with self.transaction():
             self._run(
                 "INSERT INTO deliveries (event_id, destination, payload) SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
@@ -173,7 +173,7 @@ class Journal:
             )
 
     def failed(self, delivery_id: int, error: str, code: str, next_try: datetime, not_before: datetime | None) -> None:
-        """A try failed in a way that may pass."""
+        """Record a try that failed with a temporary error."""
         with self.transaction():
             self._run(
                 "UPDATE deliveries SET state = 'pending', tries = tries + 1, error = ?, error_code = ?, next_try = ?, "
@@ -182,7 +182,7 @@ class Journal:
             )
 
     def block(self, delivery_id: int, error: str, code: str, config_mark: str, *, tried: bool) -> None:
-        """A try of this item, or of one before it, failed in a way that only a person can mend."""
+        """Record a try of this item, or of one before it, that failed with an error that only a person can fix."""
         with self.transaction():
             self._run(
                 "UPDATE deliveries SET state = 'blocked', tries = tries + ?, error = ?, error_code = ?, "
@@ -244,7 +244,7 @@ class Journal:
         return _moment(row[0])
 
     def remember(self, name: str, value: str) -> None:
-        """Keep the newest value of a fact. Nothing is written when it is the same already."""
+        """Keep the newest value of a fact. Nothing is written if the value is the same."""
         if self.recall(name) != value:
             self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
@@ -274,12 +274,12 @@ class Journal:
         self._run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
 
     def probe(self) -> None:
-        """Write something, to know that it can be."""
+        """Write something, to find out whether the journal can be written."""
         with self.transaction():
             self._run("INSERT OR REPLACE INTO facts VALUES ('probe', ?)", os.urandom(4).hex())
 
     def check_integrity(self) -> str:
-        """``ok``, or what SQLite finds damaged."""
+        """``ok``, or the damage that SQLite finds."""
         return str(self._run("PRAGMA quick_check(1)").fetchone()[0])
 
 

@@ -1,7 +1,7 @@
-"""What a job came to, kept and told: the event, its row, its ping and its alert in one transaction, then on their way.
+"""Records a job's outcome: the event, its row, its ping and its alert in one transaction, then their delivery.
 
-Nothing is delivered that is not in the journal first, with one exception: a journal that cannot be written must not
-silence the alert, so the outcome then goes to its destinations directly and the run fails.
+Nothing is delivered that is not in the journal first, with one exception: if the journal cannot be written, the alert
+must still go out, so the outcome then goes to its destinations directly and the run fails.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 class JobOutcome(Protocol):
-    """What a job came to, as far as all jobs have it in common."""
+    """The part of an outcome that all kinds of jobs share."""
 
     @property
     def run_id(self) -> str: ...
@@ -37,7 +37,7 @@ class JobOutcome(Protocol):
 
 
 class Formatter(Protocol):
-    """A module that puts an outcome of its kind into words."""
+    """A module that makes the texts about an outcome of its kind."""
 
     def summary(self, outcome: Any, language: Language, /) -> str: ...
     def subject(self, outcome: Any, language: Language, /) -> str: ...
@@ -46,7 +46,7 @@ class Formatter(Protocol):
 
 
 class JournalEntry(NamedTuple):
-    """An outcome to be kept and told. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
+    """An outcome to record and deliver. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
 
     kind: str
     name: str
@@ -57,7 +57,7 @@ class JournalEntry(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """Which destinations have it; ``journal_error`` says why it is not in the journal."""
+    """Which destinations have the outcome; ``journal_error`` says why it is not in the journal."""
 
     delivered: dict[str, bool]
     journal_error: str | None = None
@@ -69,8 +69,8 @@ def start_ping(config: Config, kind: str, name: str, run_id: str) -> ping.Start 
 
 
 def finish(config: Config, entry: JournalEntry, down: set[str], say: Say) -> Recorded:
-    """Keep an outcome and bring it on its way. A destination that fails joins ``down`` and is left alone from then on,
-    so that it costs a run its time once."""
+    """Record an outcome and deliver it. A destination that fails joins ``down`` and is not tried again in this run, so
+    that it costs a run its time only once."""
     try:
         with Journal.open(config.state_dir) as journal:
             _keep(config, journal, entry)
@@ -116,7 +116,7 @@ def _advance(
 def _payloads(
     config: Config, entry: JournalEntry, incident: Incident | None, kind: Notice, now: datetime
 ) -> list[events.Delivery]:
-    """What has to reach which destination."""
+    """The payload for each destination."""
     language = config.language
     local = clock.local(now)
     payloads: list[events.Delivery] = []
@@ -137,14 +137,14 @@ def _payloads(
 
 
 def _log_path(config: Config, entry: JournalEntry) -> str:
-    """Where a reader of the row finds more: the job's log under cron, else the journal."""
+    """The place where a reader of the row finds more: the job's log under cron, else the journal."""
     if config.timer is not None and config.timer.log_dir is not None:
         return str(config.timer.log_dir / entry.log)
     return str(config.state_dir / "journal.db")
 
 
 def _deliver(config: Config, entry: JournalEntry, down: set[str], say: Say) -> Recorded:
-    """Try everything that is pending, and tell what became of this outcome's part."""
+    """Try everything that is pending, and report on this outcome's part."""
     try:
         tallies = delivery.deliver(config, delivery.Which.PENDING, skip=down)
         down |= {tally.destination for tally in tallies if tally.pending or tally.blocked}

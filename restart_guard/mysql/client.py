@@ -1,4 +1,4 @@
-"""MySQL or MariaDB as a server: a connection with every wait bounded, and its errors in our words."""
+"""A connection to MySQL or MariaDB with every wait bounded, and its errors as sentences."""
 
 import os
 import ssl
@@ -44,7 +44,7 @@ _GARBAGE = (struct.error, IndexError, ValueError, AssertionError, KeyError, Type
 
 
 def place(settings: MySql) -> str:
-    """Where the server is: ``localhost:3306`` or its socket."""
+    """The server's address: ``localhost:3306`` or its socket."""
     return str(settings.socket) if settings.socket else f"{settings.host}:{settings.port}"
 
 
@@ -95,7 +95,7 @@ def _tls(settings: MySql) -> Mapping[str, Any]:
 def translate_errors(what: str, advice: Mapping[int, str]) -> Iterator[None]:
     """Turns the driver's errors into ours, once: which are worth another try, and which need a person.
 
-    ``advice`` by error number goes before the general one.
+    ``advice`` by error number takes precedence over the general advice.
     """
     try:
         yield

@@ -1,8 +1,9 @@
-"""The rows of one SELECT, streamed as bytes in bounded memory, from a session that can only read.
+"""Streams the rows of one SELECT as bytes, in limited memory, from a read-only session.
 
-A row is taken from the wire as the server wrote it (the text protocol: https://dev.mysql.com/doc/dev/mysql-server/latest/
-page_protocol_com_query_response_text_resultset.html). PyMySQL's own cursor makes Python objects of each value, which
-takes ten times as long; here it logs in, sends the query and reads the columns.
+A row is taken from the wire as the server wrote it, in the text protocol:
+https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset.html PyMySQL's own
+cursor makes a Python object of each value, which takes ten times as long; here it only logs in, sends the query and
+reads the columns.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ class Column(NamedTuple):
 
 
 class Rows:
-    """The answer to one query. ``batches`` can be gone through once."""
+    """The answer to one query. ``batches`` can be read once."""
 
     def __init__(self, connection: Any, what: str) -> None:
         self._connection = connection
@@ -56,7 +57,7 @@ class Rows:
         self.columns = [Column(field.name, field.type_code in _NUMBERS) for field in fields]
 
     def batches(self, rows: int) -> Iterator[Batch]:
-        """Up to so many rows at a time. Raises DeliveryError, also when the stream ends before its end."""
+        """Up to this many rows at a time. Raises DeliveryError, also if the stream breaks off."""
         source = _packets(self._connection._rfile, rows * len(self.columns))  # noqa: SLF001
         while True:
             with mysql_client.translate_errors(self._what, _ADVICE):
@@ -69,7 +70,10 @@ class Rows:
 
 @contextmanager
 def reading(settings: MySql, refresh: str, timeout_s: float) -> Iterator[Callable[[str], Rows]]:
-    """A function that asks a query, all in one read-only snapshot and timeout, in seconds. Raises DeliveryError."""
+    """A function that runs a query; all queries share one read-only snapshot and one timeout, in seconds.
+
+    Raises DeliveryError.
+    """
     what = f"{settings.database} at {mysql_client.place(settings)}, refresh {refresh}"
     connection: Any = mysql_client.connect(settings, what, _ADVICE, read_timeout_s=timeout_s + settings.timeout)
     deadline = clock.monotonic() + timeout_s
@@ -95,7 +99,7 @@ def reading(settings: MySql, refresh: str, timeout_s: float) -> Iterator[Callabl
 
 
 def _limit_time(connection: Any, seconds: float) -> None:
-    """The server ends the statement by itself then: our end of the line may be dead."""
+    """The server ends the statement by itself after this time, since our end of the connection may be dead."""
     with connection.cursor() as cursor:
         if "MariaDB" in connection.get_server_info():
             cursor.execute("SET SESSION max_statement_time = %s", (seconds,))
@@ -104,7 +108,8 @@ def _limit_time(connection: Any, seconds: float) -> None:
 
 
 def _packets(stream: Any, most: int) -> Iterator[Batch]:
-    """Row packets as batches of values. One loop, since it runs once a value: a call each would double its time."""
+    """Row packets as batches of values. It is one loop, since it runs once for each value: a function call for each
+    would double the time."""
     batch: Batch = []
     size, data, at = 0, b"", 0
     while True:
@@ -145,7 +150,7 @@ def _packets(stream: Any, most: int) -> Iterator[Batch]:
 
 
 def _more(stream: Any, least: int) -> bytes:
-    """Something from the wire, for a large packet the rest of it."""
+    """More bytes from the connection; for a large packet the rest of it."""
     found: bytes = stream.read(least) if least > _READ_BYTES else stream.read1(_READ_BYTES)
     if not found:
         raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
@@ -153,7 +158,8 @@ def _more(stream: Any, least: int) -> bytes:
 
 
 def _long_row(stream: Any, data: bytes, at: int) -> tuple[bytes, bytes, int]:
-    """A row of several packets, of which all but the last are full; the row, the bytes in hand, and where it ends."""
+    """A row of several packets, of which all but the last are full. Returns the row, the bytes in hand, and where it
+    ends."""
     parts: list[bytes] = []
     while True:
         while at + 4 > len(data):

@@ -1,4 +1,4 @@
-"""What a ``task_monitor`` table is like and how a row fits into it: columns, labels, widths, character sets."""
+"""The columns, labels, widths and character sets of a ``task_monitor`` table, and how a row fits into them."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Column(NamedTuple):
     charset: str | None
 
     def fit(self, value: object) -> object:
-        """A text cut to the column's length and limited to its character set; other values as they are."""
+        """A text cut to the column's length and limited to its character set; other values unchanged."""
         if not isinstance(value, str):
             return value
         if self.charset in ("utf8", "utf8mb3"):
@@ -46,7 +46,7 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of ``task_monitor``. ``ok`` stands for the status label, which the table itself decides."""
+    """A row of ``task_monitor``. ``ok`` stands for the status label, which depends on the table."""
 
     run_id: str
     ok: bool
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """``columns`` maps our names to the columns that are there; ``missing`` are those that are not."""
+    """``columns`` maps our names to the columns that exist; ``missing`` are the ones that do not."""
 
     columns: Mapping[str, Column]
     missing: tuple[str, ...]
@@ -71,20 +71,20 @@ class Table(NamedTuple):
     has_unique_run_id: bool
 
     def values(self, row: Row) -> dict[str, object]:
-        """The row by the table's own column names, each value fitting."""
+        """The row by the table's own column names, each value fitted to its column."""
         ours = row._asdict()
         ours["task_status"] = self.labels[0] if row.ok else self.labels[1]
         found = {column.name: (column, ours[own]) for own, column in self.columns.items()}
         return {name: column.fit(value) for name, (column, value) in found.items() if value is not None}
 
     def mark(self, row: Row) -> tuple[str, str]:
-        """The column, and the end of its text, by which a row is found again in a table without a unique key."""
+        """The column, and the end of its text, that identify a row in a table without a unique key."""
         if "run_id" in self.columns:
             return self.columns["run_id"].name, row.run_id
         return self.columns["task_description"].name, f"#{row.run_id[:13]}"
 
     def marked(self, row: Row) -> Row:
-        """The row with its mark, which must outlive the cut to the column's length."""
+        """The row with its mark, which must survive the cut to the column's length."""
         if "run_id" in self.columns:
             return row
         _column, mark = self.mark(row)
@@ -93,7 +93,7 @@ class Table(NamedTuple):
 
 
 def read_table(cursor: Any, settings: MySql) -> Table:
-    """Find out what the table is like. Raises DeliveryError when no row can fit into it."""
+    """Read the table's structure. Raises DeliveryError if no row can fit into it."""
     cursor.execute(
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, IS_NULLABLE, "
         "COLUMN_DEFAULT, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
@@ -128,7 +128,7 @@ def read_table(cursor: Any, settings: MySql) -> Table:
 
 
 def _can_hold(own: str, column: Column) -> bool:
-    """Whether a column that happens to have our name is of a kind that takes our value; else it is somebody else's."""
+    """Whether a column with one of our names has a type that takes our value. If not, it is the user's own column."""
     is_text = column.kind.endswith(("char", "text"))
     if own == "run_id":
         return is_text and (column.length or 0) >= 36
@@ -138,7 +138,7 @@ def _can_hold(own: str, column: Column) -> bool:
 
 
 def _labels(status: Column, settings: MySql) -> tuple[str | int, str | int]:
-    """What stands for success and failure: as configured, else by the column's own ENUM."""
+    """The labels for success and failure: as configured, else those of the column's own ENUM."""
     labels = re.findall(r"'((?:[^']|'')*)'", status.full_kind) if status.kind == "enum" else []
     labels = [label.replace("''", "'") for label in labels]
     if settings.status_values:
@@ -158,7 +158,7 @@ def _labels(status: Column, settings: MySql) -> tuple[str | int, str | int]:
 
 
 def _whole(status: Column, labels: tuple[str, str], settings: MySql) -> tuple[str, str]:
-    """The labels, if the column keeps them as they are: cut or replaced they would look alike."""
+    """The labels, if the column stores them unchanged: cut or replaced they would look alike."""
     if any(status.fit(label) != label for label in labels):
         raise _unfit(settings, f"cannot hold the labels {'/'.join(labels)}; choose others in [mysql] status_values.")
     return labels

@@ -1,13 +1,13 @@
 """MySQL or MariaDB: rows of ``task_monitor``, each exactly once.
 
-How a row arrives once depends on the table that is there, and is found out on every connection:
+How a row arrives once depends on the existing table, and is decided on every connection:
 
-- ``unique``: the table has a unique ``run_id``; a second insert is refused by the key, and that is success.
+- ``unique``: the table has a unique ``run_id``; the key refuses a second insert, and that counts as success.
 - ``sidecar``: it has none; one transaction inserts the run_id into ``restart_guard_applied`` and the row.
-- ``look``: the sidecar may not be made, or the table is not transactional; under a named lock the row is looked for by
-  a mark in its description before it is inserted.
+- ``look``: the sidecar may not be created, or the table is not transactional; under a named lock the row is looked for
+  by a mark in its description before it is inserted.
 
-The user's table is never altered; columns that it lacks are left out.
+The user's table is never altered; columns that it does not have are left out.
 """
 
 from contextlib import ExitStack
@@ -41,9 +41,9 @@ class TaskMonitor:
 
     @classmethod
     def connect(cls, settings: MySql, *, only_look: bool = False) -> Self:
-        """Connect and find out what the table is like, making the sidecar if need be. Raises DeliveryError.
+        """Connect and read the table's structure, creating the sidecar if it is needed. Raises DeliveryError.
 
-        With ``only_look`` nothing is made.
+        With ``only_look`` nothing is created.
         """
         connection = _connect(settings)
         with ExitStack() as on_error:
@@ -58,7 +58,7 @@ class TaskMonitor:
         self._connection.close()
 
     def insert(self, row: Row) -> None:
-        """Make sure that the row is there, once. Raises DeliveryError."""
+        """Make sure that the row is in the table, once. Raises DeliveryError."""
         with mysql_client.translate_errors(name(self._settings), _ADVICE), self._connection.cursor() as cursor:
             try:
                 self._insert(cursor, row)
@@ -90,7 +90,7 @@ class TaskMonitor:
         cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
 
     def _is_there(self, cursor: Any, row: Row) -> bool:
-        """Whether this very row arrived earlier."""
+        """Whether this row has arrived before."""
         if self.mode == "sidecar":
             cursor.execute(f"SELECT 1 FROM {SIDECAR} WHERE run_id = %s", (row.run_id,))
         elif self.mode == "unique":
@@ -104,7 +104,7 @@ class TaskMonitor:
 
 
 class Created(NamedTuple):
-    """What ``create`` found or did."""
+    """The result of ``create``."""
 
     was_there: bool
     mode: str
@@ -112,7 +112,7 @@ class Created(NamedTuple):
 
 
 def create(settings: MySql) -> Created:
-    """Make the full table, or beside one that is there what exactly-once needs. Raises DeliveryError."""
+    """Create the full table or, beside an existing table, what exactly-once needs. Raises DeliveryError."""
     task_monitor, _sidecar = statements(settings)
     connection = _connect(settings)
     try:
@@ -129,7 +129,7 @@ def create(settings: MySql) -> Created:
 
 
 def statements(settings: MySql) -> tuple[str, str]:
-    """The statements that make the table and its sidecar, to be run by hand where we may not."""
+    """The statements that create the table and its sidecar, for an operator who must run them by hand."""
     script = (files("restart_guard.mysql") / "schema.sql").read_text(encoding="utf-8")
     lines = [line for line in script.format(table=settings.table).splitlines() if not line.startswith("--")]
     task_monitor, sidecar = "\n".join(lines).strip().rstrip(";").split(";\n")
@@ -137,7 +137,7 @@ def statements(settings: MySql) -> tuple[str, str]:
 
 
 def name(settings: MySql) -> str:
-    """The table as an operator knows it: ``irmdata.task_monitor at localhost:3306``."""
+    """The table and its server, for messages: ``irmdata.task_monitor at localhost:3306``."""
     return f"{settings.database}.{settings.table} at {mysql_client.place(settings)}"
 
 

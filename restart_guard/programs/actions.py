@@ -1,7 +1,8 @@
-"""A guarded program: decide, and act. Acting is done while the program's own lock is held, after a new look.
+"""Acts on one guarded program: observe, decide, act. It acts while it holds the program's lock, after a new
+observation.
 
-Killed at any instant, nothing is left that the next run does not repair: the identity is recorded right after the
-launch, and a program that runs without a record is found by what it is.
+If it is killed at any instant, the next run repairs the rest: the identity is recorded right after the launch, and a
+program that runs without a record is searched for.
 """
 
 import os
@@ -29,10 +30,10 @@ from restart_guard.programs.target import Observation, StopOptions, Target, hook
 
 
 class ActionResult(NamedTuple):
-    """What was done to a target. ``event`` is what the journal should keep of it, None when nothing happened.
+    """The result of an action on a target. ``event`` is the text for the journal, None if nothing happened.
 
-    ``crashes`` counts the relaunches in a row of which this is the last, 0 when it is none; ``child`` is the process
-    when it was launched here.
+    ``crashes`` counts the relaunches in a row, this one included, 0 if it is none; ``child`` is the process if it was
+    launched here.
     """
 
     name: str
@@ -46,8 +47,8 @@ class ActionResult(NamedTuple):
 
 
 class ActionOptions(NamedTuple):
-    """The particulars of an act: how to stop, how long to wait for who else acts, why it is done, whether the answer
-    waits until a launched program has proved itself."""
+    """Options of an action: how to stop, how long to wait for the lock, the reason to report, and whether to wait until
+    a launched program has stayed up."""
 
     stop: StopOptions = StopOptions()
     wait_s: float = 0.0
@@ -60,7 +61,7 @@ _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
 
 
 def act(target: Target, command: Command, options: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
-    """Do what a command asks of one target. What goes wrong is in the answer, never raised."""
+    """Do what a command asks of one target. Errors are in the result, never raised."""
     try:
         with target.lock.held(wait_s=options.wait_s):
             observed = observe([target], search_stopped=command is not Command.TICK)[target.name]
@@ -79,17 +80,17 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
 
 
 def _is_unfenced(target: Target, process: Identity) -> bool:
-    """Whether it is of a group and would outlive its host's permit: a worker whose fence was killed, or what was
-    started before there was a group. Neither may be taken for the target."""
+    """Whether a target of a group would outlive its host's permit: a worker whose fence was killed, or a process from
+    before there was a group. Neither may be taken for the target."""
     return target.permit is not None and not processes.is_fence(process.pid)
 
 
 def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult | None]:
-    """What the tick does to targets whose processes have just ended and left nothing behind, in the least time: all
-    are launched before anything is written.
+    """Relaunch targets whose processes have just ended and left no orphans, as fast as possible: all are launched
+    before anything is written.
 
-    None when that is not all there is to it: another acts on it, or it is no longer dead; then ``act`` with a tick
-    finds out.
+    None for a target that needs more than that: another process acts on it, or it is no longer dead. Then call ``act``
+    with a tick.
     """
     results: dict[str, ActionResult | None] = {}
     begun: list[tuple[Target, Spawned]] = []
@@ -118,7 +119,7 @@ def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult |
 
 
 def _may_be_launched(target: Target, record: Record) -> bool:
-    """Whether a dead target should run, and now."""
+    """Whether a dead target should run, and may be launched now."""
     if not target.lock.is_there() or not target.may_run or _waits(target, record):
         return False
     return crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime()) == 0
@@ -155,7 +156,7 @@ def _do(target: Target, observed: Observation, command: Command, options: Action
 
 
 def _stand_by(target: Target, observed: Observation, command: Command) -> ActionResult:
-    """This host may not run it now: a start is kept as the intent."""
+    """This host may not run it now. A start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
         target.lock.write(os.getpid())
     text = "" if command is Command.TICK else "this host stands by: it is started when it leads"
@@ -163,7 +164,7 @@ def _stand_by(target: Target, observed: Observation, command: Command) -> Action
 
 
 def _end(target: Target, action: Action, observed: Observation, options: ActionOptions) -> ActionResult:
-    """Down with it, or with what a dead one has left behind."""
+    """End a program, or the orphans of a dead one."""
     if action is Action.KILL and observed.process is not None:
         ended = drain.kill(target, observed.process)
         target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
@@ -188,14 +189,14 @@ def _as_it_is(observed: Observation, command: Command) -> str:
 
 
 def _give_up(target: Target, record: Record) -> None:
-    """Take the intent back: it need not run any more. Raises GuardError when that cannot be."""
+    """Remove the intent: it need not run any more. Raises GuardError if that fails."""
     target.lock.remove()
     if not target.lock.record(msgspec.structs.replace(record, starting=False, crashes=Crashes())) and record.starting:
         target.lock.forget()
 
 
 def _sweep(target: Target, record: Record, stop: StopOptions) -> ActionResult | None:
-    """End what a dead program has left behind; None when that is nothing."""
+    """End the orphans of a dead program; None if there are none."""
     ended = drain.sweep(target, record.process, stop) if record.process is not None else None
     if ended is None:
         return None
@@ -204,7 +205,8 @@ def _sweep(target: Target, record: Record, stop: StopOptions) -> ActionResult | 
 
 
 def follow(target: Target) -> ActionResult:
-    """A tick for one whose process ended well: a launcher's daemon is followed, which takes ``min_uptime`` to tell."""
+    """A tick for a target whose process ended with status 0: a launcher's daemon is followed, which takes
+    ``min_uptime``."""
     try:
         with target.lock.held(wait_s=0):
             record = remembered(target)
@@ -231,9 +233,9 @@ def _refuse(target: Target, observed: Observation, command: Command) -> ActionRe
 
 
 def _repair(target: Target, observed: Observation, process: Identity) -> ActionResult:
-    """What a kill at the wrong moment leaves: a pid lock that names another pid, or an unfinished start.
+    """Repair the traces of a kill at the wrong moment: a pid lock with another pid, or an unfinished start.
 
-    One that has proved itself leaves its crashes behind.
+    A program that has stayed up long enough loses its crash count.
     """
     record = observed.record
     fine = target.lock.read() == process.pid and record.process == process and not record.starting
@@ -252,12 +254,12 @@ def _repair(target: Target, observed: Observation, process: Identity) -> ActionR
 
 
 def is_settled(target: Target, observed: Observation) -> bool:
-    """Whether it has run long enough to forget the crashes before."""
+    """Whether it has run long enough to clear its crash count."""
     return observed.record.crashes != Crashes() and is_well(target, observed)
 
 
 def is_well(target: Target, observed: Observation) -> bool:
-    """Whether it has run for long enough, and does its work if one can tell."""
+    """Whether it has run long enough and, if it has a health check, passed it."""
     if (
         observed.process is None
         or process_table.uptime_s(observed.process) < target.settings.restart_backoff.reset_after
@@ -267,7 +269,7 @@ def is_well(target: Target, observed: Observation) -> bool:
 
 
 def _waits(target: Target, record: Record) -> bool:
-    """Whether a first death, noticed now, has to wait before its relaunch; that is remembered then."""
+    """Whether a first death, noticed now, must wait before its relaunch; that is recorded."""
     noticed = crashes.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
     if noticed == record.crashes:
         return False
@@ -308,7 +310,7 @@ def _stopped(target: Target, process: Identity, options: ActionOptions) -> Actio
 
 
 def _cycle(target: Target, observed: Observation, command: Command, options: ActionOptions) -> ActionResult:
-    """A graceful stop and a start; the pid lock stays, so that an interrupted one is completed by the next tick."""
+    """A graceful stop and a start. The pid lock stays, so that the next tick completes an interrupted one."""
     assert observed.process is not None  # noqa: S101 (the caller's guard)
     result = _stopped(target, observed.process, options)
     if not result.ok:
@@ -318,7 +320,7 @@ def _cycle(target: Target, observed: Observation, command: Command, options: Act
 
 
 def _reload(target: Target, process: Identity) -> ActionResult:
-    """In place: the same process goes on. A signal that would end it is not sent."""
+    """Reload in place: the same process goes on. A signal that would end it is not sent."""
     settings = target.settings
     if settings.reload_command is not None:
         ran = hook.run(hook_of(target, settings.reload_command, process, settings.stop_timeout))

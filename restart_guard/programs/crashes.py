@@ -10,9 +10,9 @@ KEEPS_DYING = 3
 
 
 class Crashes(NamedTuple):
-    """Relaunches of a target in a row, after none of which it was seen alive at the age of ``reset_after``.
+    """Relaunches of a target in a row, after none of which it stayed alive for ``reset_after``.
 
-    ``next_at`` is the moment from which it may be launched again, in seconds since boot; 0 as long as it is well.
+    ``next_at`` is the moment from which it may be launched again, in seconds since boot; 0 while it is well.
     """
 
     in_a_row: int = 0
@@ -20,10 +20,10 @@ class Crashes(NamedTuple):
 
 
 def launched(before: Crashes, backoff: Backoff, *, by_hand: bool, at: float) -> Crashes:
-    """The crashes after a launch at ``at``. One by hand begins anew: somebody has looked.
+    """The crashes after a launch at ``at``. A launch by hand resets them: a person has looked.
 
-    The delay runs from the launch and not from the death, whose moment a tick does not know: what died at once waits,
-    what has run for longer than its delay is launched at once.
+    The delay runs from the launch and not from the death, whose moment a tick does not know: a program that died at
+    once waits, one that ran for longer than its delay is launched at once.
     """
     if by_hand:
         return Crashes()
@@ -32,16 +32,16 @@ def launched(before: Crashes, backoff: Backoff, *, by_hand: bool, at: float) -> 
 
 
 def died(crashes: Crashes, backoff: Backoff, *, at: float) -> Crashes:
-    """The crashes once a death is noticed: the first waits for ``first``, which is no time unless so configured."""
+    """The crashes once a death is noticed: the first death waits for ``first``, which is 0 by default."""
     if crashes.in_a_row == 0 and crashes.next_at == 0 and backoff.first > 0:
         return crashes._replace(next_at=at + backoff.first)
     return crashes
 
 
 def next_try_s(crashes: Crashes, backoff: Backoff, *, now: float) -> float:
-    """Seconds until a dead target may be launched; 0 when it may at once.
+    """Seconds until a dead target may be launched; 0 if it may be launched now.
 
-    A moment further away than the longest delay is another boot's, or damage.
+    A moment further away than the longest delay belongs to another boot, or is damaged.
     """
     wait = crashes.next_at - now
     return wait if 0 < wait <= max(backoff.max, backoff.first) else 0.0

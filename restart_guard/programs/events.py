@@ -1,4 +1,4 @@
-"""What happened to targets, into the journal, with the alerts that it makes due: one transaction."""
+"""Records events of targets in the journal, with the alerts that they cause, in one transaction."""
 
 import math
 import os
@@ -22,7 +22,7 @@ KIND = "target"
 
 
 def record(config: Config, happened: Sequence[ActionResult]) -> None:
-    """Keep what happened. Raises JournalError."""
+    """Record results that have an event. Raises JournalError."""
     if not happened:
         return
     with Journal.open(config.state_dir) as journal, journal.transaction():
@@ -66,7 +66,7 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
 
 
 def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:
-    """End the incidents of targets that are well again, and tell so; only inside a transaction."""
+    """End the incidents of targets that are well again, and report it; only inside a transaction."""
     ended = []
     incidents = journal.incidents(KIND)
     failing = [target for target in targets if target.name in incidents]

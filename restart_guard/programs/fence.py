@@ -1,11 +1,11 @@
-"""Runs a target only for as long as its host may: python -m restart_guard.fence PERMIT -- COMMAND...
+"""Runs a target only for as long as its host may: python -m restart_guard.programs.fence PERMIT -- COMMAND...
 
-A small process between the guard and a target of a standby group. When the permit runs out it KILLs all that the
-target is, whatever has become of the guard: killed, stopped, or cut off. Its own death ends the target too, by the
-parent-death signal (prctl(2), PR_SET_PDEATHSIG). A second process, in a session of its own, ends what is left then at
-the latest when the permit runs out, and all of it when the fence hangs and lets the permit pass.
+A small process between the guard and a target of a standby group. When the permit expires it KILLs all processes of the
+target, whatever happened to the guard: killed, stopped, or cut off. Its own death ends the target too, by the
+parent-death signal (prctl(2), PR_SET_PDEATHSIG). A second process, in a session of its own, ends whatever is left then,
+at the latest when the permit expires, and all of it if the fence hangs and lets the permit pass.
 
-What is meant for the target's Python must not reach this one: RESTART_GUARD_FENCE has what its environment gets.
+Variables that are meant for the target's Python must not affect this one: RESTART_GUARD_FENCE has the differences.
 """
 
 import ctypes
@@ -71,8 +71,8 @@ def main() -> None:
 
 
 def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -> tuple[int, int]:
-    """Leave when the target has ended, as it did; but one that ended well may have been the launcher of a daemon, which
-    is the child from then on. The second process, if that has ended, is made anew."""
+    """Exit when the target has ended, in the same way. A target that ended with status 0 may have been the launcher of
+    a daemon, which is the child from then on. If the second process has ended, a new one is started."""
     ended = None
     with suppress(ChildProcessError):
         while True:
@@ -102,7 +102,7 @@ def _is_found_again(member: Facts, own: Identity) -> bool:
 
 
 def _children() -> list[int]:
-    """The kernel's own list (proc(5)): a look at all processes can miss one that is just handed over to us."""
+    """The kernel's own list (proc(5)): a scan of all processes can miss one that is just being handed over to us."""
     own = os.getpid()
     try:
         return [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
@@ -121,7 +121,7 @@ def _is_program(pid: int, program: Path) -> bool:
 
 
 def _end_as(code: int) -> NoReturn:
-    """End with an exit status, or by the signal that a negative one stands for, without a core of our own."""
+    """Exit with a status, or by the signal of a negative one, without a core dump of our own."""
     if code < 0:
         _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         if -code not in (signal.SIGKILL, signal.SIGSTOP):
@@ -132,7 +132,7 @@ def _end_as(code: int) -> NoReturn:
 
 
 def die_with_parent(number: int, parent: int) -> None:
-    """Get this signal when the thread that started us has ended; for a child that has just been forked."""
+    """Get this signal when the thread that started us ends; to be called in a child right after fork."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it was quicker
         os.kill(os.getpid(), number)
@@ -161,9 +161,9 @@ def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
 
 
 def _second(path: Path, own: Identity) -> int:
-    """A process of its own session that stays until the fence and all that it has left has ended.
+    """A process in a session of its own that stays until the fence and everything it left has ended.
 
-    What is left may drain; it is ended by whoever launches the target again, or here when the permit runs out.
+    What is left may drain; it is ended by whoever launches the target again, or here when the permit expires.
     """
     pid = os.fork()
     if pid:
@@ -187,14 +187,15 @@ def _second(path: Path, own: Identity) -> int:
 
 
 def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
-    """Whatever belongs to the target, of this launch or another, and whatever descends from us, but for the second."""
+    """All processes that belong to the target, of this launch or another, and our descendants, except the second
+    process."""
     found = {member.pid: member for member in processes.kin(own, program)}
     found |= {pid: member for pid in _children() if (member := process_table.facts(pid)) is not None}
     return [member for member in found.values() if member.pid != second and not member.dead]
 
 
 def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:
-    """KILL until nothing is left; what hangs in the kernel will not run again."""
+    """KILL until nothing is left; a process that hangs in the kernel will not run again."""
     for _ in range(100):
         found = left()
         if not found:

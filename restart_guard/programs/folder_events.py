@@ -1,4 +1,4 @@
-"""Changes in folders: whether a file came, went or was replaced, told by the kernel (inotify(7)) without looking."""
+"""Reports files that appear, disappear or are replaced in folders, from the kernel (inotify(7)), without polling."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class FolderEvents:
-    """The folders that are listened to. ``fd`` is None where the kernel tells nothing: then one has to look."""
+    """The watched folders. ``fd`` is None if the kernel reports nothing: then the caller has to look."""
 
     def __init__(self) -> None:
         self._folders: dict[int, Path] = {}
@@ -29,7 +29,7 @@ class FolderEvents:
         return None if self._inotify is None else self._inotify.fileno()
 
     def listen(self, folders: Iterable[Path]) -> None:
-        """Listen to these too; one that cannot be is left out, and tried again the next time."""
+        """Watch these folders too; one that cannot be watched is left out, and tried again the next time."""
         for folder in set(folders) - self._known:
             with suppress(OSError):
                 if self._inotify is not None:
@@ -37,7 +37,7 @@ class FolderEvents:
                     self._known.add(folder)
 
     def changed(self) -> set[Path]:
-        """The files that came, went or were replaced since the last time."""
+        """The files that appeared, disappeared or were replaced since the last call."""
         found = set()
         for event in self._inotify.read(timeout=0) if self._inotify is not None else ():
             folder = self._folders.get(event.wd)

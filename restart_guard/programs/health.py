@@ -1,4 +1,4 @@
-"""Whether a program that runs is well: probes in a row and what follows from them. Pure."""
+"""Whether a running program is well: its failed probes in a row, and the consequence. Pure."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Probe(NamedTuple):
 
 
 def is_due(pulse: Pulse, health: Health, *, now: float) -> bool:
-    """A moment further away than the interval is damage."""
+    """Whether to probe now. A moment further away than the interval is damaged."""
     return not 0 < pulse.next_at - now <= health.interval
 
 
@@ -46,7 +46,7 @@ def judged(pulse: Pulse, probe: Probe, health: Health, *, started: int, now: flo
 
 
 def is_good(pulse: Pulse, started: int) -> bool:
-    """Whether the last probe of this very process was good."""
+    """Whether the last probe of exactly this process was good."""
     return pulse.started == started and pulse.failures == 0 and pulse.next_at > 0
 
 

@@ -1,4 +1,4 @@
-"""Writes what happened to the journal from a thread of its own, so that a slow disk delays no relaunch."""
+"""Writes events to the journal in a thread, so that a slow disk delays no relaunch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ _GATHER_S = 0.05  # what ends together becomes one transaction, and the disk doe
 
 
 class JournalWriter:
-    """``say`` takes what an operator should know; it is called from the scribe's threads."""
+    """``say`` gets the lines for the operator; it is called from the writer's threads."""
 
     def __init__(self, config: Config, say: Callable[[ActionResult], None]) -> None:
         self._config = config
@@ -32,13 +32,13 @@ class JournalWriter:
         self._queue.put(result)
 
     def keep_house(self, targets: Sequence[Target]) -> None:
-        """Heartbeat, incidents, deliveries; not begun again while the last time still lasts."""
+        """Heartbeat, incidents, deliveries; not started again while the last round is still running."""
         if self._house is None or not self._house.is_alive():
             self._house = Thread(target=self._keep_house, args=(targets,), daemon=True)
             self._house.start()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written, or for so long."""
+        """Wait until everything is written, or for this time."""
         self._queue.put(None)
         self._thread.join(seconds)
 

@@ -1,4 +1,4 @@
-"""Bringing a program up: launch, remember who it is, prove that it stays up, write the pid lock."""
+"""Launches a program: start it, record its identity, see that it stays up, write the pid lock."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ _DAEMON_S = 0.5
 
 
 class Launched(NamedTuple):
-    """How a launch went. ``child`` is None when nothing was started or another process took over.
+    """The result of a launch. ``child`` is None if nothing was started or another process took over.
 
     ``text`` is for an operator and may hold the end of the program's log; ``why`` is the part for journal and alert.
     """
@@ -37,7 +37,8 @@ class Launched(NamedTuple):
 
 
 class Spawned(NamedTuple):
-    """A program that was started and is not remembered yet; without a ``child`` it could not be, and ``why``."""
+    """A program that was started and is not recorded yet; if it could not be started, ``child`` is None and ``why`` the
+    reason."""
 
     record: Record
     child: "subprocess.Popen[bytes] | None"
@@ -45,7 +46,7 @@ class Spawned(NamedTuple):
 
 
 def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
-    """Start the program; only while its lock is held, and ``remember`` must follow before that is released."""
+    """Start the program. Only while its lock is held, and ``remember`` must follow before that is released."""
     counts = crashes.launched(before.crashes, target.settings.restart_backoff, by_hand=by_hand, at=clock.boottime())
     ticket = before.ticket or _ticket()
     starting = by_hand and not target.lock.is_there()
@@ -66,7 +67,7 @@ def _ticket() -> str:
 
 
 def remember(target: Target, spawned: Spawned) -> Launched:
-    """Keep who it is, and bring a pid lock that is there up to date. Raises GuardError."""
+    """Record the identity, and bring an existing pid lock up to date. Raises GuardError."""
     crashes = spawned.record.crashes.in_a_row
     if spawned.child is None:
         target.lock.record(spawned.record)
@@ -81,7 +82,7 @@ def remember(target: Target, spawned: Spawned) -> Launched:
 def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> Launched:
     """Start the program and see that it stays up; only while its lock is held.
 
-    Without ``settle`` the answer comes as soon as it runs, for a caller that will itself notice when it ends early.
+    Without ``settle`` the result comes as soon as it runs, for a caller that will itself notice if it ends early.
     """
     log_size = _size(target.settings.log_file)
     spawned = spawn(target, before, by_hand=by_hand)
@@ -110,7 +111,7 @@ def adopt(target: Target, process: Identity, before: Record) -> None:
 
 
 def _ended_early(target: Target, status: int, record: Record, log_size: int) -> Launched:
-    """The process that was launched has ended: a launcher whose daemon runs on is fine, all else is a failure."""
+    """The launched process has ended: that is fine for a launcher whose daemon runs on, and a failure otherwise."""
     if status == 0:
         process = daemon(target)
         if process is not None:
@@ -124,7 +125,7 @@ def _ended_early(target: Target, status: int, record: Record, log_size: int) -> 
 
 
 def daemon(target: Target) -> Identity | None:
-    """What a launcher that ended well has left running, once it has proved itself: daemons fork more than once."""
+    """The daemon of a launcher that ended with status 0, once it has stayed up: daemons fork more than once."""
     patience = max(_DAEMON_S, target.settings.min_uptime)
     deadline = clock.monotonic() + patience
     while clock.monotonic() < deadline:
@@ -136,7 +137,7 @@ def daemon(target: Target) -> Identity | None:
 
 
 def _wait_until_well(target: Target, process: Identity) -> str:
-    """Wait until the health says yes, if there is one; what is wrong when it does not within ``start_timeout``."""
+    """Wait until the health check passes, if there is one. The reason if it does not within ``start_timeout``."""
     if target.settings.health is None:
         return ""
     # A tick must not pay for an HTTP client.
@@ -171,7 +172,7 @@ def _size(path: Path | None) -> int:
 
 
 def _tail(path: Path | None, start: int) -> str:
-    """What a program wrote to its log before it ended."""
+    """The output of a program before it ended, from its log."""
     if path is None:
         return "; set log_file to see what it says"
     try:

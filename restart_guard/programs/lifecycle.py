@@ -1,10 +1,10 @@
-"""What a command does to a target in a given state: a table with every cell filled. Pure."""
+"""The action of a command on a target in a given state: a table with every cell filled. Pure."""
 
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """A target as it was found: is its pid lock there, and is it alive?"""
+    """The state of a target: does its pid lock exist, and is it alive?"""
 
     RUNNING = "running"  # lock, alive
     UNGUARDED = "unguarded"  # no lock, alive
@@ -112,7 +112,7 @@ def decide(command: Command, state: State) -> Action:
 
 
 def state_of(*, locked: bool, alive: bool, next_try_s: float = 0.0) -> State:
-    """``next_try_s``: how long a dead one has still to wait before it may be launched again."""
+    """The state. ``next_try_s``: how long a dead program must still wait before it may be launched again."""
     if alive:
         return State.RUNNING if locked else State.UNGUARDED
     if not locked:

@@ -1,4 +1,4 @@
-"""The words of alerts about targets, in Chinese and English. Pure: values in, text out."""
+"""The texts of alerts about targets, in Chinese and English. Pure: values in, text out."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -24,7 +24,8 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 
 class CrashLoop(NamedTuple):
-    """A target that keeps dying: ``relaunches`` in a row, ``why`` the last one ended; ``log`` may be empty."""
+    """A target that keeps dying: the number of ``relaunches`` in a row, ``why`` it ended the last time; ``log`` may be
+    empty."""
 
     target: str
     relaunches: int

@@ -1,4 +1,4 @@
-"""What state guarded programs are in: by their records, which costs next to nothing, else by one search for all."""
+"""The state of guarded programs: from their records, which costs almost nothing, else by one search for all."""
 
 import os
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from restart_guard.programs.target import Observation, Target
 
 
 def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Observation]:
-    """Look at every target: by its recorded identity, which costs nothing, else by one search for all of the rest.
+    """Look at every target: by its recorded identity, which costs nothing, else by one search for all the others.
 
     Without ``search_stopped`` a target that has no pid lock is not searched for.
     """
@@ -50,8 +50,8 @@ def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Obs
 
 
 def remembered(target: Target) -> Record:
-    """The record. Root does not let itself be aimed at others by one that somebody else may write: of such, only a
-    process of the writer's own counts."""
+    """The record. Root does not act on a record that another user could write, except for a process of that user: the
+    record could name any process."""
     record = target.lock.recorded(process_table.boot_id())
     if record.process is not None and os.geteuid() == 0:
         writer = target.lock.recorded_by()
@@ -61,7 +61,7 @@ def remembered(target: Target) -> Record:
 
 
 def dead(target: Target, record: Record) -> Observation:
-    """What one that does not live is: stopped, dead, or waiting for its next try."""
+    """The observation of a target that is not alive: stopped, dead, or waiting for its next try."""
     wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
     if state is not State.BACKOFF:
@@ -72,7 +72,7 @@ def dead(target: Target, record: Record) -> Observation:
 
 
 def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation | None:
-    """What the record and the pid lock say, when they name a living process that is the program."""
+    """The observation from the record and the pid lock, if they name a living process that is the program."""
     try:
         if record.process is not None and processes.is_alive(record.process):
             return Observation(state_of(locked=wanted, alive=True), record.process, record)

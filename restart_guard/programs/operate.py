@@ -1,4 +1,4 @@
-"""A command by hand over many targets: side by side, so that a slow one delays no other."""
+"""A command by hand on many targets: side by side, so that a slow one delays no other."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -40,7 +40,10 @@ def chosen(config: Config, names: Sequence[str]) -> list[Target]:
 def run(
     config: Config, targets: Sequence[Target], command: Command, stop: StopOptions | None = None
 ) -> Iterator[ActionResult]:
-    """Do a command by hand for each target, waiting a while for whoever acts on one. Raises JournalError at the end."""
+    """Do a command by hand for each target, waiting a while for another process that acts on it.
+
+    Raises JournalError at the end.
+    """
     processes.prepare()
     gentle = StopOptions(timeout_s=0, force=True) if command is Command.KILL else StopOptions()
     options = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
@@ -48,7 +51,7 @@ def run(
 
 
 def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -> Iterator[ActionResult]:
-    """Do all at once; yield each result as it comes, then journal what happened."""
+    """Run all jobs at once; yield each result as it comes, then record the events."""
     happened: list[ActionResult] = []
     finished: SimpleQueue[ActionResult | BaseException | None] = SimpleQueue()
 
@@ -67,7 +70,7 @@ def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -
 
 
 def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Observation, int]]:
-    """Every target as it is now, with how often it was relaunched, as far as the journal can be read."""
+    """Every target's observation, and its number of relaunches if the journal can be read."""
     observed = observe(targets, search_stopped=True)
     restarts: dict[str, int] = {}
     with suppress(JournalError):

@@ -1,9 +1,9 @@
-"""The pid lock, ``<program>.pid``: the pid and a newline. Its presence means that the program should be running.
+"""The pid lock, ``<program>.pid``: the pid and a newline. If it exists, the program should be running.
 
-Two files stand beside it. ``.<program>.lock``, in the program's directory, is what excludes others while one acts on
-the program: it belongs to the program and not to a state directory, so that any user and any config meet there. It is
-never removed: a lock on a removed file excludes nobody. ``.<program>.state``, beside the pid lock, holds what a pid
-alone does not tell: the identity of the process, and how often it had to be relaunched lately.
+Two files stand beside it. ``.<program>.lock``, in the program's directory, excludes other processes while one acts on
+the program: it belongs to the program and not to a state directory, so that it works between all users and configs. It
+is never removed: a lock on a removed file excludes nobody. ``.<program>.state``, beside the pid lock, holds what a pid
+alone does not tell: the identity of the process, and how often it was relaunched lately.
 """
 
 import errno
@@ -27,10 +27,10 @@ _MAKING_S = 0.2  # between the making of a lock file and its being readable by a
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is remembered of a target between runs, within one boot.
+    """The facts about a target that are kept between runs, within one boot.
 
-    ``ticket``: what the next launch will carry, so that one that is interrupted before it is recorded is found again.
-    ``starting``: a start is under way, by hand or because this host leads now; a tick or a watch completes it.
+    ``ticket``: the next launch will carry it, so that a launch that is interrupted before it is recorded is found
+    again. ``starting``: a start is under way, by hand or because this host leads now; a tick or a watch completes it.
     """
 
     boot: str
@@ -55,7 +55,7 @@ class PidLock:
         return os.path.lexists(self.path)
 
     def read(self) -> int | None:
-        """The pid; None for a lock that is missing, unreadable or no number: the program is then searched for."""
+        """The pid; None for a lock that is missing, unreadable or no number: then the program is searched for."""
         try:
             text = _read(self.path, _LARGEST).strip()
         except OSError:
@@ -63,9 +63,9 @@ class PidLock:
         return int(text) if text.isdigit() and 0 < int(text) < 2**22 + 1 else None
 
     def write(self, pid: int, *, sync: bool = True) -> None:
-        """Write it at once: a reader sees the old or the new whole. Raises GuardError.
+        """Write it in one step: a reader sees the old or the new content as a whole. Raises GuardError.
 
-        ``sync`` brings it to the disk, as a new intent must be; a relaunch only changes the number of one that is.
+        ``sync`` brings it to the disk, which a new intent needs; a relaunch only changes the number.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +90,12 @@ class PidLock:
             os.close(fd)
 
     def _acquire(self, deadline: float) -> int:
-        """A descriptor that holds the lock: of the lock file, or of the program itself for a user who may not write
-        the program's directory while there is no lock file yet.
+        """A descriptor that holds the lock: of the lock file or, for a user who may not write the program's directory
+        while there is no lock file yet, of the program itself.
 
-        So that two users never hold one each, who has locked the program looks again whether the file has come, and
-        who locks a new file waits for those who had locked the program before, then marks the file.
+        So that two users never hold one each, a process that has locked the program looks again whether the file has
+        appeared, and a process that locks a new file waits for those who had locked the program before, then marks the
+        file.
         """
         while True:
             fd = self._open_file(deadline)
@@ -113,7 +114,7 @@ class PidLock:
             os.close(fd)
 
     def _open_file(self, deadline: float) -> int | None:
-        """The lock file, made if it is missing; None when it is missing and we may not make it."""
+        """The lock file, created if it is missing; None if it is missing and we may not create it."""
         patience = max(deadline, clock.monotonic() + _MAKING_S)
         while True:
             try:
@@ -139,7 +140,7 @@ class PidLock:
             return fd
 
     def _open_program(self) -> int:
-        """The program itself, for one in a directory that we may not write; with it pid_file stands elsewhere."""
+        """The program itself, for a user who may not write its directory; then the pid_file is elsewhere."""
         try:
             return os.open(self._program, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -176,7 +177,7 @@ class PidLock:
                 return
 
     def recorded(self, boot: str) -> Record:
-        """What is remembered; an empty record where nothing is, or only of another boot."""
+        """The record; an empty one if there is none, or only one of another boot."""
         with suppress(OSError, ValueError, msgspec.MsgspecError):  # ValueError: bytes that are no UTF-8
             record = _DECODER.decode(_read(self.record_path, 4096))
             if record.boot == boot and (record.process is None or _is_sane(record.process, boot)):
@@ -184,10 +185,11 @@ class PidLock:
         return Record(boot)
 
     def record(self, record: Record) -> bool:
-        """Remember it; only while the lock is held. Whether it could be: without it the program is searched for.
+        """Write the record; only while the lock is held. False if it could not be written: then the program is searched
+        for.
 
-        Never synced: after a power cut it would be another boot's anyway. On a full disk the old one is overwritten in
-        place, which needs no space.
+        Never synced: after a power cut it would belong to another boot anyway. On a full disk the old one is
+        overwritten in place, which needs no space.
         """
         content = msgspec.json.encode(record) + b"\n"
         try:
@@ -204,28 +206,31 @@ class PidLock:
         return True
 
     def forget(self) -> None:
-        """Remember nothing any more. Raises GuardError."""
+        """Remove the record. Raises GuardError."""
         try:
             self.record_path.unlink(missing_ok=True)
         except OSError as error:
             raise GuardError(f"{self.record_path} cannot be removed: {error.strerror}.") from error
 
     def recorded_by(self) -> int | None:
-        """The uid of whoever wrote the record."""
+        """The uid of the record's owner."""
         with suppress(OSError):
             return self.record_path.stat().st_uid
         return None
 
 
 def _is_new(fd: int) -> bool:
-    """Whether somebody may still act on the program who found no lock file. A program may lock its own file for as long
-    as it runs (``flock -n "$0"``), so that is asked only for as long as an action may take."""
+    """Whether somebody who found no lock file may still act on the program.
+
+    A program may lock its own file for as long as it runs (``flock -n "$0"``), so this is asked only for as long as an
+    action may take.
+    """
     status = os.fstat(fd)
     return status.st_size == 0 and abs(clock.now().timestamp() - status.st_mtime) < _ACTION_S
 
 
 def _is_sane(process: Identity, boot: str) -> bool:
-    """Pid 0 is a group's and 1 is init's: neither is ever a target."""
+    """Pid 0 means a group and pid 1 is init: neither is ever a target."""
     return 1 < process.pid <= 2**22 and process.started >= 0 and process.boot == boot
 
 
@@ -242,7 +247,7 @@ def _read(path: Path, size: int) -> bytes:
 
 
 def _replace(path: Path, content: bytes, *, sync: bool) -> None:
-    """Write a file's new content beside it and rename, so that it is never seen half. Raises OSError."""
+    """Write a file's new content beside it and rename it, so that nobody sees half of it. Raises OSError."""
     new = f"{path}.new"  # one name will do, and leaves no litter behind a kill: who writes holds the lock
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)

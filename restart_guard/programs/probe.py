@@ -1,4 +1,4 @@
-"""One look at whether a program that runs does its work: over HTTP, TCP, by a command or by its heartbeat in Redis."""
+"""One health check of a running program: over HTTP or TCP, by a command, or by its heartbeat in Redis."""
 
 import http.client
 import socket
@@ -24,7 +24,7 @@ _GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
 
 
 def probe(target: Target, process: Identity, beat: str) -> Probe:
-    """Look once, for no longer than the health's timeout; ``beat`` is what the heartbeat was the last time."""
+    """Check once, for no longer than the health's timeout; ``beat`` is the heartbeat's value of the last check."""
     health = target.settings.health
     assert health is not None  # noqa: S101 (only asked of targets that have one)
     try:
@@ -79,8 +79,8 @@ def _http(url: str, timeout_s: float) -> Probe:
 
 
 def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> Probe:
-    """A key that exists and expires by itself, a key whose value changes from probe to probe, or a channel on which
-    something is said within the timeout. A Redis that is away says nothing about the program."""
+    """A key that exists and expires by itself, a key whose value changes between probes, or a channel with a message
+    within the timeout. If Redis is down, that says nothing about the program."""
     # A target whose health asks no Redis must not pay for its driver.
     from restart_guard.redis_server.client import connected
 

@@ -1,4 +1,4 @@
-"""Processes together: which are a program, which belong to one another; launching, signalling, waiting."""
+"""Groups of processes: which belong to a program or to one another; launching, signalling, waiting."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ TICKET = "RESTART_GUARD_LAUNCH"
 
 
 def is_alive(process: Identity) -> bool:
-    """Whether this very process lives. Raises PermissionError when we may not look."""
+    """Whether exactly this process is alive. Raises PermissionError if we may not look."""
     return process_table.identity(process.pid) == process
 
 
@@ -31,11 +31,11 @@ def _lives(found: Facts) -> bool:
 
 
 def kin(process: Identity, program: Path | None = None) -> list[Facts]:
-    """The living others that belong to a process, alive or ended: its session if it led one, else its descendants;
-    and whatever carries its program's mark in a session of its own.
+    """The living processes that belong to a process, alive or ended: its session if it led one, else its descendants;
+    and all that carry its program's mark in a session of their own.
 
-    A program that somebody started by hand shares the session of a shell, whose other jobs are none of ours. Neither
-    are we ourselves and those who called us, should a target have done it.
+    A program that somebody started by hand shares the session of a shell, whose other jobs are not ours. Neither are we
+    ourselves and our callers, if a target called us.
     """
     ours = _ancestors()
     living = [
@@ -60,7 +60,7 @@ def kin(process: Identity, program: Path | None = None) -> list[Facts]:
 
 
 def _ancestors() -> set[int]:
-    """This process and those above it."""
+    """This process and its ancestors."""
     pids: set[int] = set()
     pid = os.getpid()
     while pid > 1 and pid not in pids:
@@ -80,7 +80,7 @@ def was_launched_as(pid: int, program: Path) -> bool:
 
 
 def may_have_kin(process: Identity) -> bool:
-    """Whether anything may be left of the group that an ended process led; costs next to nothing.
+    """Whether anything may be left of the process group that an ended process led; costs almost nothing.
 
     A zombie counts, since kill(2) finds it too.
     """
@@ -94,19 +94,19 @@ def may_have_kin(process: Identity) -> bool:
 
 
 def living_sessions() -> set[int]:
-    """The sessions that have living members, in one pass over all processes."""
+    """The sessions that have living members, in one scan of the process table."""
     return {found.session for found in process_table.everybody() if not found.dead}
 
 
 def search(
     programs: Mapping[str, ProcessMatcher], ended: Mapping[str, Identity | None], tickets: Mapping[str, str]
 ) -> dict[str, Identity | None]:
-    """Which running process is each program, in one pass over all; of a master with workers the root.
+    """The running process of each program, in one scan of the process table; of a master with workers the master.
 
-    ``ended`` are the recorded processes of the programs: workers that a dead master left behind are not the program.
-    ``tickets`` are of launches that may have been interrupted before they were recorded: what carries one is the
-    program, whatever it looks like. A name that is not in the answer does not run; None stands for one that may run
-    where we may not look.
+    ``ended`` are the recorded processes of the programs: workers of a dead master are not the program. ``tickets`` are
+    of launches that may have been interrupted before they were recorded: a process that carries one is the program,
+    whatever it looks like. A name that is not in the answer does not run; None stands for one that may run where we may
+    not look.
     """
     found: dict[str, list[Facts]] = {name: [] for name in programs}
     launched: dict[str, list[Facts]] = {name: [] for name in tickets}
@@ -138,7 +138,7 @@ def search(
 
 
 def _by_file_name(programs: Mapping[str, ProcessMatcher]) -> dict[str, list[str]]:
-    """Which programs a file name can stand for: most processes are none of them, and quickly told."""
+    """The programs that a file name can stand for. Most processes match none of them, which is quickly seen."""
     index: dict[str, list[str]] = {}
     for name, program in programs.items():
         for file_name in program.file_names:
@@ -147,7 +147,7 @@ def _by_file_name(programs: Mapping[str, ProcessMatcher]) -> dict[str, list[str]
 
 
 def matches(pid: int, program: ProcessMatcher) -> bool | None:
-    """Whether a pid is the program; None when it looks like it and may not be looked at closely enough."""
+    """Whether a pid is the program; None if it looks like it and we may not look closely enough."""
     try:
         return process_table.look(pid).is_program(program)
     except (FileNotFoundError, ProcessLookupError):
@@ -162,12 +162,12 @@ otherwise, as JSON."""
 
 
 def is_fence(pid: int) -> bool:
-    """Whether a process stands between us and a target of a standby group."""
+    """Whether this process is a fence: it stands between us and a target of a standby group."""
     return process_table.environment_entry(pid, FENCE) is not None
 
 
 def behind_fence(process: Identity) -> Identity:
-    """The program itself: the eldest child of its fence, if there is one between."""
+    """The program itself: the oldest child of its fence, if there is a fence."""
     if not is_fence(process.pid):
         return process
     children = [
@@ -182,7 +182,7 @@ def behind_fence(process: Identity) -> Identity:
 
 
 def of_launch(process: Identity, ticket: str) -> list[Facts]:
-    """The living others of a process's session, and those that carry its launch's ticket; not we ourselves."""
+    """The other living processes of a process's session, and those that carry its launch's ticket; not we ourselves."""
     found = {member.pid: member for member in kin(process)}
     others = [
         member
@@ -194,7 +194,7 @@ def of_launch(process: Identity, ticket: str) -> list[Facts]:
 
 
 class Launch(NamedTuple):
-    """How a target is started; ``directory`` is its working directory, ``umask`` -1 for ours.
+    """Options of a launch; ``directory`` is its working directory, ``umask`` is -1 for ours.
 
     ``user`` is (uid, gid, other groups) of another user, for root only.
     """
@@ -208,10 +208,10 @@ class Launch(NamedTuple):
 
 
 def prepare() -> None:
-    """Make ready to launch programs that inherit nothing of ours; called once, by the main thread.
+    """Make this process ready to launch programs that inherit nothing of ours; called once, by the main thread.
 
-    They get default signal dispositions: one that we ignore (under nohup, say) would be ignored by them too, so a
-    handler in its place ignores it for us, and is reset to the default at exec (signal(7)). Blocked signals are
+    They get default signal dispositions: a signal that we ignore (under nohup, say) would be ignored by them too, so a
+    handler that does nothing replaces it, and is reset to the default at exec (signal(7)). Blocked signals are
     inherited too (sigprocmask(2)), and so is every descriptor that our own parent left open for us; those that Python
     opens are not (PEP 446).
     """
@@ -270,9 +270,10 @@ def _open_log(path: Path) -> int:
 
 
 def end(process: Identity, others: Iterable[Facts], number: int) -> None:
-    """Signal a process and others with it, also those that are stopped. Raises PermissionError for the first.
+    """Signal a process and others with it, also stopped ones. Raises PermissionError for the first.
 
-    A fence would hand on what its target gets as one of the others; it gets it only as long as there is no target yet.
+    A fence would pass on to its target what that already gets as one of the others; so the fence itself is only
+    signalled while there is no target yet.
     """
     others = list(others)
     if number == signal.SIGKILL or not is_fence(process.pid):
@@ -294,7 +295,7 @@ def _signal(process: Identity, number: int) -> None:
 
 
 def left_of(process: Identity, others: Sequence[Facts], program: Path | None) -> list[Facts]:
-    """What still lives of a process, these others and its later kin."""
+    """The processes that still live, of a process, these others and its later kin."""
     left = {found.pid: found for found in [*others, *kin(process, program)] if _lives(found)}
     found = process_table.facts(process.pid)
     if found is not None and found.started == process.started and not found.dead:
@@ -303,7 +304,7 @@ def left_of(process: Identity, others: Sequence[Facts], program: Path | None) ->
 
 
 def wait_for_all(process: Identity, others: Sequence[Facts], program: Path | None, seconds: float) -> list[Facts]:
-    """Wait until a process, these others and its later kin have ended; those that are left when the time is up."""
+    """Wait until a process, these others and its later kin have ended. Returns those that are left when the time is up."""
     deadline = clock.monotonic() + seconds
     process_table.wait(process, seconds)
     while True:

@@ -1,4 +1,4 @@
-"""Ending a program with all that belongs to it: gently, with time to drain, or at once.
+"""Stops a program with all its processes: gently, with time to drain, or at once.
 
 Stopped means that nothing is left.
 """
@@ -21,7 +21,7 @@ _TOLD_EVERY_S = 1.0
 
 
 class Ended(NamedTuple):
-    """How an end went: ``left`` are those that still live."""
+    """The result of a stop: ``left`` are the processes that still live."""
 
     text: str
     left: tuple[Facts, ...] = ()
@@ -32,7 +32,7 @@ class Ended(NamedTuple):
 
 
 def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
-    """pre_stop, then stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
+    """Run pre_stop, send stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
     settings, path = target.settings, target.program.path
     number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
     before = _pre_stop(target, process)
@@ -55,7 +55,7 @@ def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
 
 
 def _pre_stop(target: Target, process: Identity) -> str:
-    """Run pre_stop; a program is stopped also when that fails, which is told."""
+    """Run pre_stop. If it fails, the program is stopped all the same, and the failure is reported."""
     settings = target.settings
     if settings.pre_stop is None:
         return ""
@@ -101,7 +101,7 @@ def _kill_all(program: Path | None, process: Identity, others: Sequence[Facts]) 
 
 
 def clear(target: Target, ended: Identity) -> str:
-    """End what a dead program has left behind in its session, which would hold its port; what was done, in words."""
+    """End the orphans in a dead program's session, which would hold its port. Returns a clause about it."""
     orphans = processes.kin(ended) if processes.may_have_kin(ended) else []
     if not orphans:
         return ""
@@ -110,7 +110,7 @@ def clear(target: Target, ended: Identity) -> str:
 
 
 def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
-    """End all that a dead program has left behind, in any session; None when that is nothing."""
+    """End all orphans of a dead program, in any session; None if there are none."""
     path = target.program.path
     orphans = processes.kin(ended, path)
     if not orphans:

@@ -39,7 +39,7 @@ class Target(NamedTuple):
 
     @property
     def may_run(self) -> bool:
-        """Whether this host may start it; only a standby group asks."""
+        """Whether this host may start it; always True without a standby group."""
         if self.permit is None:
             return True
         found = permit.read(self.permit)
@@ -47,7 +47,7 @@ class Target(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A target as it was found. ``why`` says more where there is more to say."""
+    """A target's state and process. ``why`` explains the state if that is needed."""
 
     state: State
     process: Identity | None
@@ -57,9 +57,9 @@ class Observation(NamedTuple):
 
 
 class StopOptions(NamedTuple):
-    """How long a program may drain (None: its own ``stop_timeout``), and whether what is left then is killed.
+    """How long a program may drain (None: its own ``stop_timeout``), and whether to kill what is left then.
 
-    ``tell`` is called about once a second while it drains, with its name, the seconds left and what still lives.
+    ``tell`` is called about once a second while it drains, with its name, the seconds left and the number of processes.
     """
 
     timeout_s: float | None = None
@@ -81,7 +81,7 @@ def target_of(config: Config, name: str) -> Target:
 
 def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> frozenset[str]:
     """The names under which the program may run: of each word before it (a wrapper, its interpreter), as it stands and
-    as the file that it comes to (sh may be dash), of its #! line, and its own."""
+    as the file behind it (sh may be dash), of its #! line, and its own."""
     if settings.shell:
         with suppress(ValueError):
             words = [word for part in words for word in shlex.split(part)]
@@ -96,7 +96,7 @@ def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> froze
 
 
 def _found_on_path(word: str) -> str:
-    """As shutil.which, whose import costs a tick the decompressors of the standard library."""
+    """Like shutil.which, whose import costs a tick the decompressors of the standard library."""
     if "/" not in word:
         for folder in os.get_exec_path():
             if os.access(f"{folder}/{word}", os.X_OK):
@@ -105,7 +105,7 @@ def _found_on_path(word: str) -> str:
 
 
 def command_words(settings: TargetOptions, command: str, path: Path) -> list[str]:
-    """A command with {python} and {program} filled in; other braces are the command's own (``${HOME}``, awk)."""
+    """A command with {python} and {program} filled in; other braces belong to the command (``${HOME}``, awk)."""
     return list(_words(command, str(path), shell=settings.shell))
 
 
@@ -118,7 +118,7 @@ def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
 
 
 def launch_of(target: Target, ticket: str) -> Launch:
-    """How the target is started now: what its files and accounts say at this moment. Raises GuardError."""
+    """The launch of a target now, from its files and accounts at this moment. Raises GuardError."""
     settings = target.settings
     words = command_words(settings, settings.command, target.program.path)
     around = environment(target) | {processes.TICKET: ticket}
@@ -135,7 +135,7 @@ def launch_of(target: Target, ticket: str) -> Launch:
 
 
 def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """A command behind a fence, whose own Python takes nothing that is meant for the target's."""
+    """A command behind a fence, whose own Python ignores the settings for the target's Python."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
     theirs = {name: value for name, value in around.items() if name.startswith("PYTHON")}
@@ -147,7 +147,7 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
 
 
 def hook_of(target: Target, command: str, process: Identity | None, timeout_s: float) -> Hook:
-    """A command about the target, run as it is: same account, directory and environment. Raises GuardError."""
+    """A command about the target, run like the target: same account, directory and environment. Raises GuardError."""
     more = {"RESTART_GUARD_PID": str(processes.behind_fence(process).pid)} if process is not None else {}
     # What it starts is not the target's: it must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != processes.MARK}
@@ -156,7 +156,7 @@ def hook_of(target: Target, command: str, process: Identity | None, timeout_s: f
 
 
 def environment(target: Target) -> dict[str, str]:
-    """Ours, the user's, the file's, the config's; later ones win. Raises GuardError."""
+    """Our environment, the user's, the file's, the config's; later ones win. Raises GuardError."""
     settings = target.settings
     found = dict(_ours())
     if settings.user is not None and os.geteuid() == 0:
@@ -187,7 +187,7 @@ def _ours() -> dict[str, str]:
 
 
 def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:
-    """(uid, gid, other groups) of a user, None when it is ourselves. Raises GuardError."""
+    """(uid, gid, other groups) of a user, None if it is our own. Raises GuardError."""
     if user is None:
         return None
     entry = _entry(user)

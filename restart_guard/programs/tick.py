@@ -1,4 +1,4 @@
-"""A command over many targets: side by side, so that a slow one delays no other; what happened goes to the journal."""
+"""The tick, which cron runs every minute: relaunch, check health, deliver."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,10 +28,10 @@ PING_ERROR = "ping.error"
 
 
 def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
-    """What cron does each minute: relaunch what is dead, restart what hangs, deliver what is due.
+    """Relaunch dead targets, restart hanging ones, deliver what is due.
 
-    Targets that are well are seen by their record, without a lock or a search; a pid lock that is not there is no
-    business of ours. Raises JournalError at the end.
+    Targets that are well are seen by their record, without a lock or a search; a target without a pid lock is left
+    alone. Raises JournalError at the end.
     """
     processes.prepare()
     start = _start_ping(config.ping) if config.ping is not None else None
@@ -63,8 +63,8 @@ def _start_ping(settings: Ping) -> "Start":
 
 
 def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
-    """Ping that the tick is alive, or that it or an alert has failed. Not to reach the monitor is no failure of the
-    tick, and the next one pings anyway; ``doctor`` tells of it. Raises JournalError."""
+    """Ping the monitor: the tick is alive, or it or an alert has failed. A monitor that cannot be reached does not make
+    the tick fail: the next one pings again, and ``doctor`` reports it. Raises JournalError."""
     if config.ping is None:
         return
     # As for the start: only with a monitor.
@@ -87,7 +87,7 @@ def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
 
 
 def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
-    """The heartbeat row, the end of incidents, and deliveries that are due. Raises JournalError."""
+    """Record the heartbeat, end incidents, and deliver what is due. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
             journal.remember("tick", clock.stamp(clock.now()))
@@ -117,7 +117,7 @@ _LOCK_WAIT_S = 1.0
 
 
 def look_after(target: Target, observed: Observation) -> ActionResult | None:
-    """Probe a running target when that is due; restart one that hangs. None when there is nothing to tell."""
+    """Check the health of a running target if that is due; restart one that hangs. None if there is nothing to report."""
     health = target.settings.health
     if health is None or observed.process is None or observed.state is not State.RUNNING:
         return None

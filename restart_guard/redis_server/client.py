@@ -1,4 +1,4 @@
-"""Redis as a server: connecting to it, its errors in our words, and what it says of itself.
+"""Connects to Redis, and turns its errors into ours.
 
 The driver's own retries are off everywhere (``redis.Redis()`` would make ten): the check is the one place that tries
 again. RESP2 is spoken, since a server or proxy without HELLO refuses RESP3 and nothing here needs it. Every call opens
@@ -46,7 +46,7 @@ _CLUSTER_WORDS = {"MOVED", "ASK", "CROSSSLOT"}
 
 
 def name(settings: Redis) -> str:
-    """The server as an operator knows it, without secrets: ``redis localhost:6379/0``."""
+    """The server for messages, without secrets: ``redis localhost:6379/0``."""
     if settings.sentinels:
         return f"redis {settings.service}/{settings.database or 0} (Sentinel)"
     try:
@@ -59,7 +59,7 @@ def name(settings: Redis) -> str:
 
 @contextmanager
 def connected(settings: Redis) -> Iterator[redis.Redis]:
-    """A client of the server, or of the service's present master. Driver errors leave it as StoreError."""
+    """A client of the server, or of the service's current master. Driver errors are raised as StoreError."""
     with _translate_errors():
         client = _client(settings)
         try:
@@ -70,7 +70,7 @@ def connected(settings: Redis) -> Iterator[redis.Redis]:
 
 @contextmanager
 def cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
-    """End the connection after a time: a server that sends a byte now and then keeps every single wait short."""
+    """Close the connection after a time: a server that sends a byte now and then keeps every single wait short."""
     timer = threading.Timer(seconds, client.connection_pool.disconnect)
     timer.daemon = True
     timer.start()
@@ -81,7 +81,7 @@ def cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
 
 
 def wait_until_ready(settings: Redis, seconds: float) -> bool:
-    """Wait while the server is loading or failing over; False when it still is after the given time."""
+    """Wait while the server is loading or failing over. False if it still is after the given time."""
     deadline = clock.monotonic() + seconds
     while True:
         try:
@@ -108,7 +108,7 @@ class Health(NamedTuple):
 
 
 def health(settings: Redis) -> Health:
-    """Ask a server how it is. Raises StoreError."""
+    """Ask a server about itself. Raises StoreError."""
     with connected(settings) as client:
         client.ping()
         seconds, micros = client.time()
@@ -152,7 +152,7 @@ def _client(settings: Redis) -> redis.Redis:
 
 
 def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
-    """The service's master. The driver tells every reason as "no master": of them only one is worth waiting for."""
+    """The service's master. The driver reports every reason as "no master", but only one of them is worth waiting for."""
     try:
         host, port = sentinel.discover_master(service)
     except MasterNotFoundError:
@@ -239,14 +239,14 @@ def _translate_errors() -> Iterator[None]:
 
 
 def error_word(error: redis.RedisError) -> str:
-    """The server's own error code; redis-py cuts the known ones off the text and keeps them apart."""
+    """The server's own error code; redis-py removes known ones from the text and keeps them separately."""
     text = str(error)
     first = text.split(" ", 1)[0]
     return str(error.status_code or (first if first.isupper() and first.isalpha() else "ERR"))
 
 
 def _transport(error: BaseException | None) -> str:
-    """The reason of a connection that failed, from the chain of causes."""
+    """The reason of a failed connection, from the chain of causes."""
     while error is not None:
         match error:
             case ssl.SSLError():

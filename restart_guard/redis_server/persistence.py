@@ -1,4 +1,4 @@
-"""How a Redis keeps its data: whether its saves, its append-only file and its replicas are well, and saving it now."""
+"""How a Redis keeps its data: whether its saves, its append-only file and its replicas are well; and saving it now."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ _LAG_S = 10
 
 
 def problems(client: redis.Redis) -> list[str]:
-    """What a restart or a failover would lose, as clauses; none is all well. Raises driver errors.
+    """The data that a restart or a failover would lose, as clauses; empty if all is well. Raises driver errors.
 
-    Fields: redis.io/docs, INFO. A replica's own copy and link, and a master's replicas, are looked at alike.
+    Fields: redis.io/docs, INFO. A replica's own copy and link, and a master's replicas, are checked alike.
     """
     persistence, replication = client.info("persistence"), client.info("replication")
     found = [f"{field} is {persistence[field]}" for field in _failed_saves(persistence)]
@@ -42,9 +42,9 @@ def problems(client: redis.Redis) -> list[str]:
 
 
 def save(settings: Redis, seconds: float) -> None:
-    """Have the server save itself to disk, and wait for the end of it. Raises StoreError.
+    """Make the server save itself to disk, and wait for the end. Raises StoreError.
 
-    BGSAVE's own answer only means that it has begun (redis.io/docs, BGSAVE): the status tells how it ended.
+    BGSAVE's own answer only means that the save has begun (redis.io/docs, BGSAVE): the status says how it ended.
     """
     deadline = clock.monotonic() + seconds
     with connected(settings) as client:
@@ -90,7 +90,7 @@ def danger(settings: Redis) -> str | None:
 
 
 def _failed_saves(persistence: Mapping[str, Any]) -> list[str]:
-    """The fields of INFO persistence that say that the last save, or the append-only file, has failed."""
+    """The fields of INFO persistence that report a failed save, or a failed append-only file."""
     fields = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
     return [field for field in fields if persistence.get(field, "ok") != "ok"]
 

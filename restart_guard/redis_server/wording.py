@@ -1,4 +1,4 @@
-"""Why a Redis server could not be used, in words, and what to do. Pure."""
+"""Why a Redis server could not be used, as text, and what to do. Pure."""
 
 from restart_guard.alerts.wording import Language, clip, say
 from restart_guard.errors import StoreError

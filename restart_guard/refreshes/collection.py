@@ -1,12 +1,9 @@
-"""A copy in Redis of what a query gives: built, compared with the one that is there, and put in its place at once.
+"""Replaces a Redis collection by the rows of a query: build it, compare it with the old one, swap it in at once.
 
 A collection is built under a temporary key of the same hash slot and renamed in a transaction, so that a reader sees
-the old or the new whole. The old one is renamed away and unlinked: RENAME over a large key would free it while all
-others wait. What a killed run has left is removed by the next one, which knows its name; two hosts that refresh the
-same key notice it by a token, and the later one goes on.
-
-Keys of a template get each their value at once. All are compared before the first is written, so that a refusal
-leaves everything as it was.
+the old or the new one as a whole. The old one is renamed away and unlinked: RENAME over a large key would free it while
+all others wait. The next run removes what a killed run left, since it knows its name. Two hosts that refresh the same
+key notice it by a token, and the later one goes on.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +33,7 @@ _PAGES = 20
 
 
 class CollectionSwap:
-    """The new collection, as it grows beside the old one."""
+    """The new collection, while it is built beside the old one."""
 
     def __init__(self, client: redis.Redis, refresh: Refresh, token: bytes | None) -> None:
         """Without a token nothing is written: the old one is only compared."""
@@ -60,7 +57,7 @@ class CollectionSwap:
         return self._client.execute_command(self.kind.size, key)
 
     def _check_room(self) -> None:
-        """A server that evicts would throw out other data for the second copy."""
+        """A server that evicts would remove other data to make room for the second copy."""
         memory = self._client.info("memory")
         most = int(memory.get("maxmemory", 0))
         if most and memory.get("maxmemory_policy") != "noeviction":
@@ -118,7 +115,7 @@ class CollectionSwap:
 
     @property
     def drift(self) -> Drift:
-        """After all rows: what is in the old one and not in the new counts as removed."""
+        """The differences, after all rows: what is in the old one and not in the new one counts as removed."""
         kept = self._drift.changed + self._drift.unchanged
         removed = max(0, self._before - kept) if not self.other_type else 1
         examples = self._drift.examples
@@ -127,7 +124,7 @@ class CollectionSwap:
         return self._drift._replace(removed=removed, examples=examples)
 
     def _removed(self, most: int) -> Iterator[Example]:
-        """Some members that the new one lacks, from the first pages of the old."""
+        """Some members that the new one does not have, from the first pages of the old one."""
         scan = {"hash": b"HSCAN", "zset": b"ZSCAN", "set": b"SSCAN"}.get(self._refresh.type)
         cursor = b"0"
         pipe = Pipe(self._client)
@@ -152,7 +149,7 @@ class CollectionSwap:
                 return
 
     def swap(self) -> None:
-        """Put the new one in the old one's place, with its TTL. Raises RefreshError when it is not whole."""
+        """Put the new one in the old one's place, with its TTL. Raises RefreshError if it is not complete."""
 
         def queue(transaction: Any) -> None:
             if transaction.execute_command(self.kind.size, self.scratch.building) != self._rows:

@@ -1,4 +1,4 @@
-"""Redis rebuilt from MySQL: a query's rows beside what Redis holds, what differs, the new in the old one's place."""
+"""Rebuilds Redis data from MySQL: compare a query's rows with Redis, report the differences, swap the new data in."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,14 +33,14 @@ Progress = Callable[[str, int], None]
 
 
 class RefreshOptions(NamedTuple):
-    """What an operator asks for besides: to overrule ``max_change``, to have Redis save itself afterwards."""
+    """Options of a refresh: overrule ``max_change``, have Redis save itself afterwards."""
 
     force: bool = False
     save: bool = False
 
 
 class Result(NamedTuple):
-    """An outcome and what became of it."""
+    """An outcome, and where it was recorded."""
 
     done: Refreshed
     recorded: Recorded
@@ -61,7 +61,7 @@ class Result(NamedTuple):
 
 
 def particulars(done: Refreshed) -> dict[str, Any]:
-    """What the journal and --json hold beside the summary."""
+    """The fields that the journal and --json have beside the summary."""
     drift = done.drift._asdict()
     return {
         "rows": done.rows,
@@ -74,25 +74,25 @@ def particulars(done: Refreshed) -> dict[str, Any]:
 
 
 def verdict(done: Refreshed) -> str:
-    """For an operator: how it went, in one line."""
+    """The result for an operator, in one line."""
     word = "FAILED" if done.error is not None else "compared" if done.dry_run else "refreshed"
     refused = f"; would be refused: {refused_because(done)}" if done.refusal is not None else ""
     return f"{word}: {messages.summary(done, 'en')}{refused}"
 
 
 def refused_because(done: Refreshed) -> str | None:
-    """What a run would say to what was only looked at."""
+    """Why a real run would be refused, after a dry run."""
     return None if done.refusal is None else messages.reason(done.refusal, done.server, "en")
 
 
 def examples(done: Refreshed) -> Sequence[Example]:
-    """What is worth showing: nothing of a refresh that failed for another reason than its drift."""
+    """The differences worth showing: none for a refresh that failed for another reason than its drift."""
     has_examples = done.error is None or getattr(done.error, "code", "") == "drift"
     return done.drift.examples if has_examples else ()
 
 
 def chosen(config: Config, names: Sequence[str]) -> list[str]:
-    """The named refreshes, or all. Raises UsageError for a name that the config does not have, and without any."""
+    """The named refreshes, or all. Raises UsageError for an unknown name, and if the config has no refresh."""
     found = picked(config.refreshes, names, what="refresh", path=config.path)
     if not config.refreshes:
         raise UsageError(f"{config.path} has no [refreshes.NAME]: there is nothing to refresh.")
@@ -100,7 +100,7 @@ def chosen(config: Config, names: Sequence[str]) -> list[str]:
 
 
 def related(config: Config, check: Check) -> list[str]:
-    """The refreshes of a check's data: the one that heals it, and those of a key that it reads."""
+    """The refreshes of a check's data: the one that recovers it, and those of a key that it reads."""
     healer = check.recover.removeprefix("refresh:")
     return [
         name
@@ -112,8 +112,10 @@ def related(config: Config, check: Check) -> list[str]:
 def run(
     config: Config, names: Sequence[str], *, force: bool, save: bool, progress: Progress, say: Say
 ) -> Iterator[Result]:
-    """Rebuild each, and record what came of it; with ``save`` Redis then saves itself. Raises BusyError when another
-    process has one of them, or a check of the same data, in hand."""
+    """Rebuild each and record the outcome; with ``save`` Redis then saves itself.
+
+    Raises BusyError if another process is working on one of them, or on a check of the same data.
+    """
     down: set[str] = set()
     with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
         for name in names:
@@ -129,7 +131,7 @@ def rebuild(
     say: Say,
     down: set[str],
 ) -> Result:
-    """One refresh, whose lock is held."""
+    """Run one refresh, whose lock is held."""
     run_id = new_run_id()
     start = start_ping(config, KIND, name, run_id)
     done = _attempt(config, name, force=wish.force, progress=progress)._replace(run_id=run_id)
@@ -179,7 +181,7 @@ def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_
 
 
 class RefreshRun:
-    """One refresh under way: ``rows`` and ``drift`` are as far as it came."""
+    """One refresh while it runs: ``rows`` and ``drift`` show how far it has come."""
 
     def __init__(
         self, config: Config, name: str, *, force: bool, dry_run: bool, progress: Callable[[int], None]
@@ -195,7 +197,7 @@ class RefreshRun:
         self.refusal: RefreshError | None = None
 
     def refresh(self) -> None:
-        """Raises RefreshError, StoreError, DeliveryError; the old data is whole then."""
+        """Raises RefreshError, StoreError, DeliveryError; then the old data is complete."""
         config, refresh = self._config, self._refresh
         assert config.mysql is not None  # noqa: S101 (a config error)
         with mysql_rows.reading(config.mysql, self._name, refresh.timeout) as ask:
@@ -253,7 +255,7 @@ class RefreshRun:
             yield batch
 
     def _length_share(self, client: Any) -> float:
-        """How much the number of a JSON list's elements differs from the one that is there."""
+        """How much the number of a JSON list's elements differs from the existing list."""
         try:
             before = len(
                 msgspec.json.decode(client.get(mapping.fixed_key(self._refresh.key)) or b"[]", type=list[msgspec.Raw])
@@ -263,14 +265,14 @@ class RefreshRun:
         return abs(self.rows - before) / max(before, self.rows) if before and self.rows else 0.0
 
     def _foresee(self, share: float) -> None:
-        """What a run would refuse, told by one that only looks."""
+        """Note the refusal that a real run would give."""
         try:
             self._decide(share)
         except RefreshError as error:
             self.refusal = self.refusal or error
 
     def _decide(self, share: float) -> bool:
-        """Whether to put the new data in place; False: there is none and the old is to go. Raises RefreshError."""
+        """Whether to put the new data in place; False: there is none and the old data must go. Raises RefreshError."""
         refresh, drift = self._refresh, self.drift
         if self.rows == 0:
             if refresh.on_empty == "fail":

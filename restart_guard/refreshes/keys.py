@@ -1,8 +1,8 @@
-"""One value for each key of a template: all compared first, then each replaced at once with its TTL.
+"""Replaces the values of a key template's keys: all are compared first, then each is replaced at once with its TTL.
 
-With an index, a set of the names of the refresh's own keys, those that the query no longer gives are removed. It holds
-a mark besides: a set that lacks it is somebody else's, and what it names is left alone. It holds a name before that key
-is written and until it is removed, so that a killed run leaves no key that no index knows.
+With an index, a set of the names of the refresh's own keys, the keys that the query no longer gives are removed. The
+index also holds a mark: a set without it belongs to somebody else, and the keys it names are left alone. The index
+holds a name before that key is written and until it is removed, so that a killed run leaves no key that no index knows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ Group = tuple[bytes, Values]
 
 
 class KeyedRefresh:
-    """The keys of one refresh; without a token nothing is written. ``force`` replaces keys of another type too."""
+    """The keys of one refresh; without a token nothing is written. ``force`` also replaces keys of another type."""
 
     def __init__(self, client: redis.Redis, name: str, refresh: Refresh, token: bytes | None, *, force: bool) -> None:
         self._client: Any = client
@@ -59,7 +59,7 @@ class KeyedRefresh:
         return kind == b"none" or (kind == b"set" and bool(self._client.sismember(index, self._mark)))
 
     def _check_room(self) -> None:
-        """A server that evicts would throw out other data for what is written here."""
+        """A server that evicts would remove other data to make room for what is written here."""
         memory = self._client.info("memory")
         most = int(memory.get("maxmemory", 0))
         if most and memory.get("maxmemory_policy") != "noeviction":
@@ -68,7 +68,8 @@ class KeyedRefresh:
                 raise RefreshError("memory", key=self._refresh.key, need=need)
 
     def compare(self, batches: Iterable[Sequence[Group]], progress: Progress) -> Drift:
-        """What writing would change; the names that the query gives are kept beside, which tells the same one twice."""
+        """The differences that writing would make. The names that the query gives are kept in a set, which also shows
+        duplicates."""
         pipe = Pipe(self._client)
         drift = Drift()
 
@@ -116,7 +117,8 @@ class KeyedRefresh:
             raise RefreshError("duplicate", name=mapping.shown(twice) or f"a key among {mapping.shown(keys[0])} …")
 
     def _judge_types(self, answers: list[Any], groups: Sequence[Group]) -> None:
-        """A key of another type is somebody else's. Asked for its value it is an error, or as a string nothing."""
+        """A key of another type belongs to somebody else. Asking for its value is an error; as a string it looks
+        missing."""
         is_single = self._refresh.type in ("string", "json")
         found = checked(answers[0]) if is_single else answers
         foreign = [key for (key, _), value in zip(groups, found, strict=True) if _is_foreign(value)]
@@ -131,7 +133,7 @@ class KeyedRefresh:
                 raise self.refusal
 
     def write(self, batches: Iterable[Sequence[Group]], progress: Progress) -> None:
-        """Replace every value, then remove what the query no longer gives."""
+        """Replace every value, then remove the keys that the query no longer gives."""
         ttl_ms = round(self._refresh.ttl * 1000)
         pipe = Pipe(self._client)
         done = 0
@@ -165,7 +167,7 @@ class KeyedRefresh:
                 checked(inner)
 
     def _pages(self) -> Iterator[list[bytes]]:
-        """The names in the index, a page at a time: SDIFF would hold up everybody else."""
+        """The names in the index, a page at a time: SDIFF would block everybody else."""
         cursor = -1
         while self._index is not None and cursor != 0:
             cursor, page = self._client.sscan(self._index, cursor=max(cursor, 0), count=_PAGE)
@@ -189,7 +191,7 @@ class KeyedRefresh:
         return count, tuple(examples)
 
     def _not_given(self, client: Any, names: list[bytes]) -> list[bytes]:
-        """Those that the query did not give. What it gave must be there as a whole: else all would seem gone."""
+        """The keys that the query did not give. The set of given names must be complete: else all would seem gone."""
         known = client.smismember(self.scratch.building, names)
         if client.scard(self.scratch.building) != self._count:
             raise RefreshError("lost")
@@ -209,7 +211,7 @@ class KeyedRefresh:
                 checked(answer)
 
     def clear(self) -> None:
-        """The query gives nothing, and may."""
+        """Remove the data: the query gives no row, and the config allows that."""
         if self._index is not None:
             self._remove_stale()
         elif not mapping.template_fields(self._refresh.key):
@@ -226,14 +228,15 @@ def _is_foreign(value: Any) -> bool:
 
 
 def scratch_of(name: str, refresh: Refresh) -> Scratch:
-    """A fixed key's own; those of a template share that of the refresh."""
+    """The temporary keys of a refresh: a fixed key has its own, all keys of a template share those of the refresh."""
     if mapping.template_fields(refresh.key):
         return Scratch.beside(f"restart-guard:refresh:{name}".encode("utf-8", "surrogateescape"))
     return Scratch.beside(mapping.fixed_key(refresh.key))
 
 
 def _bounded(batches: Iterable[Sequence[Group]], most: int) -> Iterator[list[Group]]:
-    """Groups in lists of bounded bytes; an empty one is left out. Raises RefreshError for a value of more than most."""
+    """Groups in lists of limited size in bytes, without empty ones. Raises RefreshError for a value larger than
+    ``most``."""
     for batch in batches:
         found: list[Group] = []
         size = 0

@@ -1,6 +1,6 @@
-"""How the rows of a refresh become Redis data: key templates, which column is what, and what differs. Pure.
+"""How the rows of a refresh become Redis data: key templates, the roles of columns, and differences. Pure.
 
-Values are bytes throughout, as MySQL sent them; a row's values stand one after the other in a batch.
+Values are bytes throughout, as MySQL sent them; in a batch the values of a row stand one after the other.
 """
 
 import re
@@ -17,7 +17,7 @@ Values = list[bytes]
 
 
 class Example(NamedTuple):
-    """A difference; ``was`` is None for what is new, ``now`` for what is gone."""
+    """A difference; ``was`` is None for a new member, ``now`` for one that is gone."""
 
     name: str
     was: str | None
@@ -25,7 +25,7 @@ class Example(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """What Redis and MySQL differ in, by members of a collection, or by keys."""
+    """The differences between Redis and MySQL, in members of a collection or in keys."""
 
     added: int = 0
     changed: int = 0
@@ -44,29 +44,29 @@ class Drift(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much differs, of the larger of what was and what is, at most all; 0 where nothing was: there is nothing
-        to ruin."""
+        """The share that differs, of the larger of old and new, at most 1; 0 if nothing was there: then nothing can be
+        damaged."""
         before = self.changed + self.unchanged + self.removed
         after = self.changed + self.unchanged + self.added
         return min(1.0, (self.added + self.changed + self.removed) / max(before, after)) if before else 0.0
 
     @property
     def length_share(self) -> float:
-        """The same of the number alone."""
+        """The share by which the number of members differs."""
         before = self.changed + self.unchanged + self.removed
         after = self.changed + self.unchanged + self.added
         return abs(after - before) / max(before, after) if before else 0.0
 
 
 def shown(value: bytes | None) -> str | None:
-    """A value as text of bounded length."""
+    """A value as text of limited length."""
     return None if value is None else value[:200].decode(errors="backslashreplace")
 
 
 class Collection(NamedTuple):
-    """How a type of many members is written, asked for and compared, a batch at a time.
+    """How a type with many members is written, read and compared, a batch at a time.
 
-    ``roles`` name its columns. ``ask`` also gets how many members came before the batch.
+    ``roles`` are the names of its columns. ``ask`` also gets the number of members before the batch.
     """
 
     roles: tuple[str, ...]
@@ -166,7 +166,7 @@ COLLECTIONS = {
 
 
 def template_fields(key: str) -> list[str]:
-    """The columns that a key names; none for a fixed key. ``{{`` and ``}}`` are braces of the key's own."""
+    """The columns in a key template; none for a fixed key. ``{{`` and ``}}`` stand for braces in the key."""
     return [found for found in FIELD.findall(key) if found]
 
 
@@ -175,8 +175,8 @@ def fixed_key(key: str) -> bytes:
 
 
 def may_meet(template: str, names: Iterable[str]) -> bool:
-    """Whether keys of a template can be among these keys and glob patterns: by what stands before the first part that
-    varies, which may say yes too often and never no."""
+    """Whether keys of a template can be among these keys and glob patterns, by the text before the first part that
+    varies. It may say yes too often and never no."""
     own = FIELD.split(template.replace("{{", "{").replace("}}", "}"))[0] if not template_fields(template) else ""
     fixed = own or re.split(r"\{(?!\{)", template)[0]
     for name in names:
@@ -190,7 +190,7 @@ def may_meet(template: str, names: Iterable[str]) -> bool:
 
 
 def in_roles(roles: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Which column is which role: by name where the query names them all so, else by position. Raises RefreshError."""
+    """The column of each role: by name if the query names all of them, else by position. Raises RefreshError."""
     if len(columns) != len(roles):
         raise RefreshError("columns", wanted=", ".join(roles), found=", ".join(columns))
     folded = [column.lower() for column in columns]
@@ -200,7 +200,7 @@ def in_roles(roles: Sequence[str], columns: Sequence[str]) -> list[int]:
 
 
 def reordered(batch: Values, order: Sequence[int]) -> Values:
-    """A batch whose columns stand in the order of their roles."""
+    """A batch with its columns in the order of their roles."""
     if list(order) == list(range(len(order))):
         return batch
     found = batch[:]

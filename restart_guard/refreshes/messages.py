@@ -1,4 +1,4 @@
-"""The words about refreshes, in Chinese and English: results, rows, alerts. Pure: values in, text out."""
+"""The texts about refreshes, in Chinese and English: results, rows, alerts. Pure: values in, text out."""
 
 import shlex
 from datetime import datetime
@@ -91,7 +91,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 
 class Refreshed(NamedTuple):
-    """What one run of a refresh came to. ``error`` is None when all is in place, or only looked at."""
+    """The outcome of one run of a refresh. ``error`` is None if all is in place, or was only compared."""
 
     run_id: str
     name: str
@@ -120,7 +120,7 @@ def reason(error: GuardError, server: str, language: Language) -> str:
 
 
 def summary(done: Refreshed, language: Language) -> str:
-    """What a refresh came to, without its name, on one line."""
+    """The outcome of a refresh on one line, without its name."""
     if done.error is not None:
         return clip(reason(done.error, done.server, language), 600)
     counts = done.drift._asdict() | {"rows": done.rows, "took": span(done.duration_s)}
@@ -157,7 +157,7 @@ def row(done: Refreshed, *, language: Language, log_path: str, at: datetime) -> 
 
 
 def notice(done: Refreshed, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
-    """The text of an alert, a repeat or a recovery; its first line alone tells what broke, where and how."""
+    """The text of an alert, a repeat or a recovery. Its first line alone says what broke, where and how."""
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
         what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)

@@ -1,5 +1,5 @@
-"""How the rows of a refresh become one value for each key: which columns are the key's, what is written, asked for and
-compared. Pure; values are bytes, as in ``shape``."""
+"""How the rows of a refresh become one value for each key: the key's columns, the commands to write and read it, and
+the differences. Pure; values are bytes, as in ``mapping``."""
 
 import math
 import re
@@ -16,8 +16,8 @@ _JSON_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)
 
 
 class PerKey(NamedTuple):
-    """How rows become one value for each key: a key of its columns ``parts`` (bytes or a column's number), and the
-    columns that are its value."""
+    """How rows become one value for each key: ``parts`` make the key (bytes, or a column's number), ``values`` are the
+    columns of its value."""
 
     kind: str
     parts: tuple[bytes | int, ...]
@@ -30,7 +30,7 @@ class PerKey(NamedTuple):
         return not any(isinstance(part, int) for part in self.parts)
 
     def grouped(self, batches: Iterable[list[bytes | None]]) -> Iterator[list[tuple[bytes, Values]]]:
-        """Batches of (key, value). Rows of one key stand together for collections; a single value has one row."""
+        """Batches of (key, value). For collections the rows of one key stand together; a single value has one row."""
         many = self.kind in ("set", "zset", "list") or (self.kind == "json" and self.is_fixed)
         open_key: bytes | None = None
         open_values: Values = []
@@ -109,7 +109,7 @@ def _is_score(value: bytes) -> bool:
 
 
 def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
-    """The columns that the key names (or numbers, from 1) are the key's, others the value's. Raises RefreshError."""
+    """The columns that the key names (or numbers, from 1) make the key, the others the value. Raises RefreshError."""
     names = [name for name, _ in columns]
     parts: list[bytes | int] = []
     end = 0
@@ -149,7 +149,7 @@ def write(kind: str, key: bytes, values: Values, ttl_ms: int) -> list[Values]:
 
 
 def ask(kind: str, keys: Sequence[bytes]) -> list[Values]:
-    """The commands that give the values of keys."""
+    """The commands that read the values of keys."""
     if kind in ("string", "json"):
         return [[b"MGET", *keys]]
     command: dict[str, tuple[Values, Values]] = {
@@ -163,7 +163,7 @@ def ask(kind: str, keys: Sequence[bytes]) -> list[Values]:
 
 
 def compare(kind: str, groups: Sequence[tuple[bytes, Values]], answers: Sequence[Any]) -> Drift:
-    """What differs between new values and the answers to ``ask``; an error among them is a value of another type."""
+    """The differences between new values and the answers to ``ask``; an error among them is a value of another type."""
     if kind in ("string", "json"):
         new = [values[0] for _, values in groups]
         return differences([key for key, _ in groups], new, answers[0])
@@ -181,7 +181,7 @@ def compare(kind: str, groups: Sequence[tuple[bytes, Values]], answers: Sequence
 
 
 def _content(kind: str, values: Any) -> object:
-    """A collection without what its order or its numbers' form adds."""
+    """A collection's content, without its order or the form of its numbers."""
     if kind == "list":
         return list(values)
     if kind == "set":

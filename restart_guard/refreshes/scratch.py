@@ -25,7 +25,7 @@ Progress = Callable[[int], None]
 
 
 class Pipe:
-    """Commands that are sent while the answers to earlier ones are still on their way."""
+    """Sends commands while the answers to earlier ones are still on their way."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._connection: Any = client.connection_pool.get_connection()
@@ -54,14 +54,15 @@ class Pipe:
 
 
 def checked(answer: Any) -> Any:
-    """An answer that must not be an error; raises it."""
+    """Returns an answer, or raises it if it is an error."""
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
 class Scratch(NamedTuple):
-    """The names beside a key, in its hash slot (redis.io/docs, "Redis cluster specification", hash tags)."""
+    """The names of the temporary keys, in the key's hash slot (redis.io/docs, "Redis cluster specification", hash
+    tags)."""
 
     building: bytes
     leaving: bytes
@@ -77,8 +78,11 @@ class Scratch(NamedTuple):
 
 @contextmanager
 def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[redis.Redis, bytes]]:
-    """A client for so long, and our token, by which another host's run would notice ours. Afterwards nothing of the run
-    is left, unless Redis is away: then the temporary keys expire, or the next run removes them."""
+    """A client for this time, and our token, by which another host's run would notice ours.
+
+    Afterwards nothing of the run is left, unless Redis is down: then the temporary keys expire, or the next run removes
+    them.
+    """
     token = os.urandom(8).hex().encode()
     with connected(settings) as client:
         client.unlink(scratch.building, scratch.leaving)
@@ -95,8 +99,8 @@ def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[r
 
 
 def if_ours(client: Any, scratch: Scratch, token: bytes | None, queue: Callable[[Any], None]) -> list[Any]:
-    """Carry out a transaction unless another run has begun. ``queue`` may first ask something, then calls ``multi`` and
-    gives its commands; the answers to these, errors among them. Raises RefreshError."""
+    """Run a transaction unless another run has begun. ``queue`` may first ask something, then calls ``multi`` and gives
+    its commands. Returns their answers, errors among them. Raises RefreshError."""
     superseded = RefreshError("superseded", key=mapping.shown(scratch.token.removesuffix(b":restart-guard:run")))
     with client.pipeline() as transaction:
         transaction.watch(scratch.token, scratch.building)
@@ -110,20 +114,20 @@ def if_ours(client: Any, scratch: Scratch, token: bytes | None, queue: Callable[
 
 
 def unlink(transaction: Any, keys: Sequence[bytes]) -> None:
-    """For ``if_ours``: nothing but these keys."""
+    """For ``if_ours``: remove these keys."""
     transaction.multi()
     transaction.unlink(*keys)
 
 
 def largest_value(client: Any) -> int:
-    """Bytes that the server takes as one value: more, and it would close the connection."""
+    """The number of bytes that the server accepts as one value: with more it would close the connection."""
     with suppress(redis.ResponseError, ValueError, AttributeError):
         return int(client.config_get("proto-max-bulk-len")["proto-max-bulk-len"])
     return _LARGEST_VALUE
 
 
 def check_sizes(values: Iterable[bytes], most: int) -> None:
-    """Raises RefreshError for a value that Redis does not take."""
+    """Raises RefreshError for a value that is too large for Redis."""
     for value in values:
         if len(value) > most:
             raise RefreshError("large", size=len(value), most=most)
