@@ -18,28 +18,28 @@ from restart_guard.session import Session
 from restart_guard.terminal import Terminal
 
 COMMANDS = {
-    "init": ("init", "Write a config to begin with."),
+    "init": ("init", "Write a first config."),
     "start": ("start", "Start programs and guard them from now on."),
-    "stop": ("stop", "Stop programs gently; they stay down."),
-    "kill": ("kill", "Kill programs; the next tick brings them back."),
-    "restart": ("restart", "Bring back what should run and does not: the tick, for cron."),
-    "watch": ("watch", "The tick, in milliseconds: wait for deaths and relaunch at once."),
-    "standby": ("standby", "Take part in a group of hosts, of which one runs the programs."),
+    "stop": ("stop", "Stop programs gently. They stay down."),
+    "kill": ("kill", "Kill programs. The next restart relaunches them."),
+    "restart": ("restart", "Restart programs that have died (for cron, every minute)."),
+    "watch": ("watch", "Watch programs and restart them as soon as they exit."),
+    "standby": ("standby", "Take part in a group of hosts, one of which runs the programs."),
     "status": ("status", "Show every program: state, pid, uptime."),
-    "check-redis": ("check_redis", "Read the Redis data, heal it, record the outcome, alert when it stays bad."),
-    "refresh": ("refresh", "Rebuild Redis data from MySQL, and tell what differed."),
-    "deliver": ("deliver", "Try to deliver rows and alerts that are pending."),
+    "check-redis": ("check_redis", "Check the Redis data, recover it, record the outcome, alert if it stays bad."),
+    "refresh": ("refresh", "Rebuild Redis data from MySQL, and report the differences."),
+    "deliver": ("deliver", "Deliver rows and alerts that are pending."),
     "history": ("history", "Show what happened, newest first."),
-    "install-timer": ("install_timer", "Let cron or systemd run the tick and the weekly check."),
-    "uninstall-timer": ("uninstall_timer", "Take what install-timer wrote out again."),
-    "doctor": ("doctor", "Look at config, permissions, Redis, MySQL, WeCom and timer, and say what to do."),
-    "init-db": ("init_db", "Make the MySQL table task_monitor."),
-    "demo": ("demo", "Show the whole job on an embedded Redis, without any config."),
+    "install-timer": ("install_timer", "Let cron or systemd run restart-guard."),
+    "uninstall-timer": ("uninstall_timer", "Remove what install-timer installed."),
+    "doctor": ("doctor", "Check config, permissions, Redis, MySQL, WeCom and timer, and say what to do."),
+    "init-db": ("init_db", "Create the MySQL table task_monitor."),
+    "demo": ("demo", "Show the whole job on an embedded Redis, without a config."),
 }
 
 
 GROUPS = {
-    "Begin": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
+    "Set up": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
     "Programs": ("start", "stop", "kill", "restart", "watch", "standby", "status"),
     "Redis data": ("check-redis", "refresh"),
     "See what happened": ("history", "deliver", "doctor"),
@@ -74,8 +74,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-c", "--config", "config_option", type=click.Path(path_type=Path), help="The config file.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="Show more.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @click.version_option(__version__, prog_name="restart-guard", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong, in a few kinds, and the exit code of each.
+"""The kinds of errors, and the exit code of each.
 
 An error's text is a sentence for an operator: what failed, on which thing, why, what happens next. Drivers' exceptions
 are turned into these once, in the module that talks to the driver.
@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
 
 
 class Remedy(StrEnum):
-    """What may help after an error: decides between trying again, waiting and telling a person."""
+    """What may help after an error: it decides between trying again, waiting and alerting a person."""
 
     RETRY = "retry"  # trying again can help, and so can a recovery
     WAIT = "wait"  # the server is loading or failing over: wait, a restart would do harm
@@ -27,13 +27,13 @@ class Remedy(StrEnum):
 
 
 class GuardError(Exception):
-    """A failure that is told in one sentence and is no bug of ours."""
+    """A failure that is reported in one sentence and is no bug of ours."""
 
     exit_code = ExitCode.FAILED
 
 
 class ConfigError(GuardError):
-    """The config cannot be used. ``problems`` holds a line for each thing that is wrong, with its dotted key."""
+    """The config cannot be used. ``problems`` holds a line for each problem, with its dotted key."""
 
     exit_code = ExitCode.USAGE
 
@@ -49,7 +49,7 @@ class UsageError(GuardError):
 
 
 class BusyError(GuardError):
-    """Somebody else is doing it right now; nothing was changed."""
+    """Another process is doing it right now; nothing was changed."""
 
     exit_code = ExitCode.BUSY
 
@@ -76,7 +76,7 @@ class StoreError(GuardError):
 
 
 class RefreshError(GuardError):
-    """A refresh was refused, or its rows do not fit. ``code`` and ``values`` are what a person is told in words."""
+    """A refresh was refused, or its rows do not fit. A message for a person is made from ``code`` and ``values``."""
 
     def __init__(self, code: str, **values: object) -> None:
         super().__init__(code, values)
@@ -87,7 +87,7 @@ class RefreshError(GuardError):
 class DeliveryError(GuardError):
     """A row or a message did not reach its destination.
 
-    ``permanent``: trying again unchanged cannot help. ``whole_destination``: the next item would fare no better.
+    ``permanent``: trying again unchanged cannot help. ``whole_destination``: the next item would fail too.
     ``not_before_s``: the destination asked for this many seconds of silence.
     """
 

@@ -34,9 +34,7 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True,
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     continue  # a file system without locks
-                raise BusyError(
-                    f"{what} is being done by another process{_holder(fd)}; nothing was changed."
-                ) from error
+                raise BusyError(f"{what} is running in another process{_holder(fd)}; nothing was changed.") from error
             with suppress(OSError):
                 os.truncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

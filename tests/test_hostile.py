@@ -66,7 +66,7 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
         wanted = Check(**check, timeout=Duration(1))  # type: ignore[arg-type]
         reading = read.read(settings, wanted, progress=lambda _done, _total: None)
         assert isinstance(reading, Reading)
-        for ask in (persistence.danger, redis_client.health):
+        for ask in (persistence.danger, redis_client.server_info):
             try:
                 ask(settings)
             except StoreError as error:

@@ -58,7 +58,7 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
     if status < 300:
         return None
     if item["signal"] and status in (404, 405):
-        return f"{who} does not know /{item['signal']} (HTTP {status}): it will tell by the silence."
+        return f"{who} does not know /{item['signal']} (HTTP {status}): it alerts when pings stop."
     permanent = 300 <= status < 500 and status not in (408, 425, 429)
     raise DeliveryError(f"{who} answers HTTP {status}: check [ping] url.", code=f"http {status}", permanent=permanent)
 

@@ -51,9 +51,9 @@ _ADVICE = {
     60020: "add this host's address (after 'from ip') to the app's trusted IPs (企业可信IP), then: deliver --all",
     93000: "check [wecom] webhook: the key is wrong, or the robot was removed from its group",
     93004: "the robot is disabled: see its group",
-    93006: "the robot's group is gone",
-    93008: "the robot is not in the group any more",
-    RATE_LIMITED: "too many messages in a minute; it is tried again later",
+    93006: "the robot's group no longer exists",
+    93008: "the robot is no longer in the group",
+    RATE_LIMITED: "too many messages in a minute; it will be tried again later",
 }
 
 
@@ -119,7 +119,7 @@ class App:
             reply = self._send(body)
         note = _judge(reply, "the app")
         invalid = reply.get("invaliduser")
-        return f"WeCom does not know the user ids {invalid}; the others were told." if invalid else note
+        return f"WeCom does not know the user ids {invalid}; the others got the message." if invalid else note
 
     def _send(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Post with the cached token; a token that is refused is fetched anew, once."""
@@ -205,9 +205,7 @@ def _parse(host: str, status: int, body: bytes) -> Mapping[str, Any]:
     try:
         reply = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _failure(
-            host, "it answers something that is not JSON (a login page of the network?)", code="reply"
-        ) from error
+        raise _failure(host, "its answer is not JSON (a login page of the network?)", code="reply") from error
     if not isinstance(reply, dict) or type(reply.get("errcode")) is not int:
         raise _failure(host, "its answer has no errcode", code="reply")
     return reply
@@ -226,7 +224,7 @@ def _judge(reply: Mapping[str, Any], who: str) -> str | None:
     """Returns None or a note if the message was taken; raises DeliveryError if it was not."""
     code, said = reply["errcode"], str(reply.get("errmsg", ""))[:300]
     if code == 0:
-        return "WeCom calls the message malformed, yet took it." if "wrong json format" in said else None
+        return "WeCom calls the message malformed, but accepted it." if "wrong json format" in said else None
     known = code in _ADVICE or code in _MALFORMED or code in _TOKEN_REFUSED
     advice = _ADVICE.get(code, f"see https://open.work.weixin.qq.com/devtool/query?e={code}")
     raise DeliveryError(
@@ -239,7 +237,7 @@ def _judge(reply: Mapping[str, Any], who: str) -> str | None:
 
 
 def _failure(who: str, why: str, *, code: str, permanent: bool = False) -> DeliveryError:
-    return DeliveryError(f"WeCom at {who} was not reached: {why}.", code=code, permanent=permanent)
+    return DeliveryError(f"WeCom at {who} could not be reached: {why}.", code=code, permanent=permanent)
 
 
 def _reveal(secret: Secret) -> str:

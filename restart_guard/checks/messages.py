@@ -18,12 +18,12 @@ _REASONS: dict[str, tuple[str, str]] = {
     "empty": ("为空", "is empty"),
     "small": ("大小为 {found}，至少应为 {wanted}", "has size {found}, expected at least {wanted}"),
     "large": ("大小为 {found}，最多应为 {wanted}", "has size {found}, expected at most {wanted}"),
-    "ttl_low": ("还剩 {found} 过期，至少应为 {wanted}", "lives for {found} more, expected at least {wanted}"),
-    "ttl_high": ("还剩 {found} 过期，最多应为 {wanted}", "lives for {found} more, expected at most {wanted}"),
+    "ttl_low": ("还剩 {found} 过期，至少应为 {wanted}", "expires in {found}, expected at least {wanted}"),
+    "ttl_high": ("还剩 {found} 过期，最多应为 {wanted}", "expires in {found}, expected at most {wanted}"),
     "no_ttl": ("没有过期时间", "has no expiry, expected one"),
     "stale": (
         "数据已有 {found}，不应超过 {wanted}；{left} 后过期",
-        "is {found} old, expected at most {wanted}; it will be gone in {left}",
+        "is {found} old, expected at most {wanted}; it expires in {left}",
     ),
     "json": ("不是有效的 JSON（{found}）", "is not JSON ({found})"),
     "persistence": ("{found}", "{found}"),
@@ -32,7 +32,7 @@ _REASONS: dict[str, tuple[str, str]] = {
 
 
 _ATTEMPTS: dict[str, tuple[str, str]] = {
-    "read_again": ("未配置恢复动作，仅重新读取", "no recovery is configured; read again"),
+    "read_again": ("未配置恢复动作，仅重新读取", "no recovery is configured, only read again"),
     "exited": ("恢复命令已执行，退出码 {detail}", "the recovery command ended with exit status {detail}"),
     "signalled": ("恢复命令被信号 {detail} 终止", "the recovery command was ended by {detail}"),
     "timed_out": ("恢复命令超过 {detail} 未结束，已被终止", "the recovery command was killed after {detail}"),
@@ -45,7 +45,7 @@ _ATTEMPTS: dict[str, tuple[str, str]] = {
     "not_refreshed": ("刷新失败 {detail}", "the refresh failed, {detail}"),
     "refused": (
         "拒绝执行 {action}：重启 Redis 可能丢失数据（{detail}）",
-        "{action} was refused, since restarting Redis could lose data: {detail}",
+        "{action} was refused, because restarting Redis could lose data: {detail}",
     ),
 }
 
@@ -72,7 +72,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "tried": ("重启尝试：", "restart attempts:"),
     "lasted": (
         "已恢复正常，故障持续 {lasted}，共失败 {failures} 次",
-        "is well again after {lasted}, {failures} failed runs",
+        "is well again after {lasted} and {failures} failed runs",
     ),
     "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
     "id": ("编号 {id}", "incident {id}"),

@@ -7,7 +7,8 @@ from restart_guard.errors import Remedy, StoreError
 
 
 class KeyProblem(NamedTuple):
-    """A key that is not as it should be. The last three are short texts that need no translation (``2d3h``, ``hash``)."""
+    """A key that is not as it should be. The last three are short texts that need no translation (``2d3h``,
+    ``hash``)."""
 
     key: str
     code: str

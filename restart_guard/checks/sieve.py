@@ -60,7 +60,8 @@ class Suspect(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """``cursor`` is for the next page of a pattern, 0 at the end; ``keys`` is the number of keys that were looked at."""
+    """``cursor`` is for the next page of a pattern, 0 at the end; ``keys`` is the number of keys that were
+    looked at."""
 
     cursor: int
     keys: int

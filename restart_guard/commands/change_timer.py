@@ -20,11 +20,11 @@ def change_timer(session: Session, plan: install.Plan, *, dry_run: bool, yes: bo
             session.terminal.report(line)
     if dry_run:
         return
-    if asks and not click.confirm(f"Change {plan.where} so?", default=True):
+    if asks and not click.confirm(f"Make this change to {plan.where}?", default=True):
         session.terminal.result("Nothing was changed.")
         return
     for note in plan.notes:
         session.terminal.note(note)
     saved = install.carry_out(plan, session.state_dir)
-    old = f"; the old one is saved as {saved}" if saved else ""
+    old = f"; the old crontab is saved as {saved}" if saved else ""
     session.terminal.result(f"{'Removed from' if plan.logs is None else 'Changed'}: {plan.where}{old}.")

@@ -9,9 +9,9 @@ from restart_guard.session import Session, duration, pass_session
 @click.command("check-redis")
 @click.argument("names", metavar="[CHECK]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--dry-run", is_flag=True, help="Only read; heal, record and send nothing.")
-@click.option("--if-due", is_flag=True, help="Only those that missed their last scheduled time.")
-@click.option("--late", metavar="D", type=str, callback=duration, help="With --if-due: it may be so late.")
+@click.option("--dry-run", is_flag=True, help="Only read. Recover, record and send nothing.")
+@click.option("--if-due", is_flag=True, help="Only checks that missed their last scheduled time.")
+@click.option("--late", metavar="D", type=str, callback=duration, help="With --if-due: how late a check may be.")
 @pass_session
 def command(
     session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, if_due: bool, late: float | None

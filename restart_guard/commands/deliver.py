@@ -6,9 +6,7 @@ from restart_guard.session import Session, pass_session
 
 
 @click.command("deliver")
-@click.option(
-    "--all", "also_blocked", is_flag=True, help="Also what waits for a person, and what was mended elsewhere."
-)
+@click.option("--all", "also_blocked", is_flag=True, help="Also retry blocked deliveries.")
 @pass_session
 def command(session: Session, *, also_blocked: bool) -> int:
     """Deliver the rows and alerts that are pending. Every job also does this by itself.

@@ -33,7 +33,7 @@ def command(session: Session, *, check: str | None, target: str | None, limit: i
         session.terminal.table(("at", "what", "status", "detail", "delivered"), [_row(event) for event in events])
     else:
         about = f" about {check or target}" if check or target else ""
-        session.terminal.note(f"Nothing is in the journal yet{about}.")
+        session.terminal.note(f"The journal has no events yet{about}.")
 
 
 def _row(event: dict[str, Any]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def command(session: Session, *, program: str | None) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise GuardError(f"{path} is there already; nothing was changed.") from error
+        raise GuardError(f"{path} already exists; nothing was changed.") from error
     except OSError as error:
         raise GuardError(f"{path} cannot be written: {error.strerror}.") from error
     with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor, so that it is never readable by others)
@@ -30,4 +30,4 @@ def command(session: Session, *, program: str | None) -> None:
     if program and not Path(program).is_file():
         session.terminal.note(f"There is no {program} here yet; paths in {path} start at its folder.")
     start = "restart-guard start" if program else f"edit {path}, then restart-guard doctor"
-    session.terminal.result(f"{path} is written. Next: {start}, and restart-guard install-timer")
+    session.terminal.result(f"{path} was written. Next: {start}, then restart-guard install-timer")

@@ -5,9 +5,9 @@ from restart_guard.mysql import task_monitor
 from restart_guard.session import Session, pass_session
 
 _MODES = {
-    "unique": "its unique run_id lets each row arrive once.",
-    "sidecar": "the table restart_guard_applied beside it lets each row arrive once.",
-    "look": "each row is looked for by a mark in its description before it is sent again.",
+    "unique": "by its unique run_id.",
+    "sidecar": "by the table restart_guard_applied beside it.",
+    "look": "a row is searched for by a mark in its description before it is sent again.",
 }
 
 
@@ -17,15 +17,15 @@ def command(session: Session) -> int:
     """Create the table task_monitor in MySQL, with all columns. A table that exists is never altered."""
     settings = session.config.mysql
     if settings is None:
-        raise UsageError(f"{session.config.path} has no [mysql]: say there where the table should be.")
+        raise UsageError(f"{session.config.path} has no [mysql]: it says where to create the table.")
     try:
         created = task_monitor.create(settings)
     except DeliveryError as error:
         session.terminal.error(str(error))
-        session.terminal.error("If you may not make tables, give this to somebody who may:")
+        session.terminal.error("If you may not create tables, ask your database administrator to run this:")
         session.terminal.error(";\n".join(task_monitor.statements(settings)) + ";")
         return ExitCode.FAILED
-    done = "was there already and was not changed" if created.was_there else "was made"
-    lacks = f" It lacks {', '.join(created.missing)}, which are left out." if created.missing else ""
+    done = "already exists and was not changed" if created.was_there else "was created"
+    lacks = f" It does not have {', '.join(created.missing)}; these are left out." if created.missing else ""
     session.terminal.result(f"{task_monitor.name(settings)} {done}.{lacks} Exactly once: {_MODES[created.mode]}")
     return ExitCode.DONE

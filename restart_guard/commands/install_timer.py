@@ -6,10 +6,19 @@ from restart_guard.timer import install
 
 
 @click.command("install-timer")
-@click.option("--watch", is_flag=True, help="Also start a watch each minute: relaunch within milliseconds.")
-@click.option("--random-delay", metavar="D", type=str, callback=duration, help="Run the check up to D later, per host.")
+@click.option("--watch", is_flag=True, help="Also run a watch, which restarts programs as soon as they exit.")
 @click.option(
-    "--backend", type=click.Choice([*install.BACKENDS, "print"]), default="cron", help="print: only show cron's lines."
+    "--random-delay",
+    metavar="D",
+    type=str,
+    callback=duration,
+    help="Run the check up to D later, per host.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice([*install.BACKENDS, "print"]),
+    default="cron",
+    help="print: only show the lines for cron.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

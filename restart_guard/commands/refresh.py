@@ -9,8 +9,8 @@ from restart_guard.session import Session, pass_session
 @click.command("refresh")
 @click.argument("names", metavar="[REFRESH]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--dry-run", is_flag=True, help="Only report what differs; write and record nothing.")
-@click.option("--force", is_flag=True, help="Do it also when more than max_change differs.")
+@click.option("--dry-run", is_flag=True, help="Only report the differences. Write and record nothing.")
+@click.option("--force", is_flag=True, help="Replace the data even if more than max_change differs.")
 @click.option("--save", is_flag=True, help="Have Redis save itself to disk afterwards, and wait for it.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, force: bool, save: bool) -> int:

@@ -9,8 +9,8 @@ from restart_guard.session import Session, pass_session
 
 @click.command("restart")
 @click.argument("names", metavar="[TARGET]...", nargs=-1)
-@click.option("--cold", is_flag=True, help="Stop gently, then start.")
-@click.option("--hot", is_flag=True, help="Reload in place, by reload_signal or reload_command; the pid stays.")
+@click.option("--cold", is_flag=True, help="Stop running programs gently, then start them.")
+@click.option("--hot", is_flag=True, help="Reload running programs in place, by reload_signal or reload_command.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) -> int:
     """Restart each TARGET (default: all) that has died. Cron runs this every minute.

@@ -6,7 +6,7 @@ from restart_guard.standby import member, status
 
 
 @click.command("standby")
-@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="Leave after this time, such as 1m.")
+@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="End after this time, such as 1m.")
 @click.option("--status", "show", is_flag=True, help="Only show who leads.")
 @click.option("--json", "as_json", is_flag=True, help="With --status: print one JSON document.")
 @click.option("--hand-over", is_flag=True, help="Stop the targets here and let another host lead.")

@@ -9,7 +9,7 @@ from restart_guard.session import Session, duration, pass_session
 @click.command("stop")
 @click.argument("names", metavar="[TARGET]...", nargs=-1)
 @click.option("--timeout", type=str, callback=duration, help="How long to wait (default: stop_timeout of each).")
-@click.option("--force", is_flag=True, help="Kill what still runs then.")
+@click.option("--force", is_flag=True, help="Kill processes that still run then.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], timeout: float | None, force: bool) -> int:
     """Stop each TARGET (default: all): no relaunch from now on, TERM, and wait until all its processes have ended.

@@ -17,4 +17,4 @@ def command(session: Session, *, dry_run: bool, yes: bool) -> None:
     changes."""
     with suppress(ConfigError):
         _ = session.config  # a broken one must not keep its jobs running; it only says where the old crontab is saved
-    change_timer(session, install.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="There is no timer.")
+    change_timer(session, install.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="No timer is installed.")

@@ -6,8 +6,8 @@ from restart_guard.session import Session, duration, pass_session
 
 @click.command("watch")
 @click.argument("names", metavar="[TARGET]...", nargs=-1)
-@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="Leave after this time, such as 1m.")
-@click.option("--wait", is_flag=True, help="Wait for another watch of this config to end, instead of leaving.")
+@click.option("--for", "for_s", metavar="D", type=str, callback=duration, help="End after this time, such as 1m.")
+@click.option("--wait", is_flag=True, help="If another watch of this config runs, wait until it ends.")
 @pass_session
 def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wait: bool) -> None:
     """Watch each TARGET (default: all) and restart it as soon as it exits.

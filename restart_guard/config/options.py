@@ -1,4 +1,4 @@
-"""Every option there is: its name, type, default and what it expects in words. Values only; ``config`` reads them."""
+"""Every option: its name, type, default and expected value in words. Values only; ``load`` reads them."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ Cron = Annotated[str, Meta(pattern=r"^\s*(\S+\s+){4}\S+\s*\Z", description='five
 
 
 class Backoff(Struct, frozen=True, kw_only=True):
-    """How long after a launch the next may be: ``first`` after one that was well, then base, 2 × base … max.
+    """How long after a launch the next one may be: ``first`` after a launch that was well, then base, 2 × base … max.
 
     A program that has run for ``reset_after`` is well again.
     """
@@ -37,7 +37,7 @@ class Backoff(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """How a program that runs shows that it does not hang: exactly one of the first four."""
+    """How a running program shows that it does not hang: exactly one of the first four."""
 
     http: Text | None = None
     tcp: Text | None = None
@@ -94,7 +94,7 @@ class Redis(Struct, frozen=True, kw_only=True):
 
 
 class MySql(Struct, frozen=True, kw_only=True):
-    """Where the table ``task_monitor`` is and how it differs from the usual one."""
+    """Where the table ``task_monitor`` is, and how it differs from the usual one."""
 
     host: Text = "localhost"
     port: Port = 3306
@@ -113,7 +113,7 @@ class MySql(Struct, frozen=True, kw_only=True):
 
 
 class WeCom(Struct, frozen=True, kw_only=True):
-    """Who is told: a group robot, persons through an app, or both."""
+    """The receivers of alerts: a group robot, persons through an app, or both."""
 
     webhook: Secret | None = None
     mentioned_mobiles: Texts = ()
@@ -131,13 +131,13 @@ class WeCom(Struct, frozen=True, kw_only=True):
 
 
 class Ping(Struct, frozen=True, kw_only=True):
-    """A dead man's switch: a monitor elsewhere that tells a person when it is not pinged."""
+    """A dead man's switch: a monitor elsewhere that alerts a person when pings stop."""
 
     url: Secret
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """Redis keys and what a good read of them is."""
+    """Redis keys and the rules for a good read of them."""
 
     keys: Texts = ()
     patterns: Texts = ()
@@ -160,7 +160,7 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 class Refresh(Struct, frozen=True, kw_only=True):
-    """A query on MySQL and the Redis key or keys rebuilt from it."""
+    """A query on MySQL and the Redis key or keys that are rebuilt from it."""
 
     query: Query
     key: Text
@@ -175,7 +175,8 @@ class Refresh(Struct, frozen=True, kw_only=True):
 
 
 class Times(NamedTuple):
-    """``gap``: how long we may be without Redis ourselves and still count the silence of others."""
+    """Times of the lease protocol, in seconds. ``gap``: how long this host may be without Redis and still count the
+    silence of others."""
 
     lease: float
     beat: float
@@ -208,7 +209,7 @@ class Standby(Struct, frozen=True, kw_only=True):
 
 
 class Timer(Struct, frozen=True, kw_only=True):
-    """When cron runs what."""
+    """When cron runs the jobs."""
 
     check_redis: Cron = "0 2 * * 1"
     restart: Cron = "* * * * *"
@@ -216,7 +217,7 @@ class Timer(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """Everything that was configured. ``redact`` takes every secret of this config out of a text."""
+    """The whole config. ``redact`` removes every secret of this config from a text."""
 
     path: Path
     state_dir: Path
@@ -234,26 +235,27 @@ class Config(Struct, frozen=True, kw_only=True):
 
     @property
     def standby_targets(self) -> tuple[str, ...]:
-        """Those that only the leader of the group runs."""
+        """The targets that only the leader of the group runs."""
         if self.standby is None:
             return ()
         return tuple(self.targets) if self.standby.targets is None else self.standby.targets
 
     @property
     def standby_name(self) -> str:
-        """What its group's files are called: a group's name may hold anything, a file's may not, and 255 bytes."""
+        """The name of the group's files: a group's name may hold anything, a file's name may not, and is limited to 255
+        bytes."""
         group = quote(self.standby.group, safe="") if self.standby is not None else ""
         return f"standby-{group if len(group) <= 100 else f'{group[:80]}-{zlib.crc32(group.encode()):08x}'}"
 
     @property
     def standby_acks(self) -> int:
-        """How many replicas must have a renewal of the lease."""
+        """The number of replicas that must have a renewal of the lease."""
         wanted = None if self.standby is None else self.standby.min_acks
         return (1 if self.redis.sentinels else 0) if wanted is None else wanted
 
     @property
     def permit(self) -> Path | None:
-        """The file that says until when this host may run them."""
+        """The file that says until when this host may run the group's targets."""
         return None if self.standby is None else self.state_dir / f"{self.standby_name}.permit"
 
     @property

@@ -80,7 +80,7 @@ def _shared_problems(targets: Mapping[str, TargetOptions]) -> Iterator[str]:
         for option, path in (("program", target.program), ("pid_file", pid_file)):
             other = seen.setdefault((option, os.path.realpath(path)), name)
             if other != name:
-                yield f"targets.{key(name)}.{option}: expected one of its own, was that of targets.{key(other)} too."
+                yield f"targets.{key(name)}.{option}: expected one of its own, but targets.{key(other)} has the same."
                 break
 
 
@@ -92,13 +92,13 @@ def _standby_problems(standby: Standby, targets: Mapping[str, TargetOptions]) ->
     if times.fence + times.gap + times.beat >= times.lease:
         values = ", ".join(f"{option} is {getattr(times, option):g}s" for option in ("fence", "gap", "beat"))
         yield (
-            "standby.lease: expected more than fence + gap + beat, since by then a host that is cut off must surely "
-            f"have stopped; {values}, the lease {times.lease:g}s."
+            "standby.lease: must be longer than fence + gap + beat, so that a host that is cut off has stopped "
+            f"by then: {values}, the lease is {times.lease:g}s."
         )
     if times.gap < 1.5 * times.beat:
-        yield "standby.gap: expected at least 1.5 times beat: silence could never be told from our own absence else."
+        yield "standby.gap: must be at least 1.5 × beat; otherwise a silent leader looks like a lost connection."
     if "|" in standby.group or "|" in (standby.node or ""):
-        yield "standby.group: expected a name without |, and so of node."
+        yield "standby.group: expected a name without | (the same for node)."
     for name in targets if standby.targets is None else standby.targets:
         target = targets.get(name)
         if target is not None and target.user is not None:
@@ -233,7 +233,8 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
 
 
 def http_is_allowed(url: str, wecom: WeCom) -> bool:
-    """Plain http would show the key on the network: it is allowed for a loopback address, elsewhere only if configured."""
+    """Plain http would show the key on the network: it is allowed for a loopback address, elsewhere only if
+    configured."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:

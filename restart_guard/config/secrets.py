@@ -1,4 +1,4 @@
-"""Texts that are never shown, and the redactor that takes them out of all output."""
+"""Texts that are never shown, and the redactor that removes them from all output."""
 
 import os
 import re
@@ -15,8 +15,8 @@ _KEY_LENGTH = 16  # of a word in a path: those of hc-ping.com have 22 and 36 cha
 class Secret:
     """A text that is never shown: given plainly, or as ``{ env = "NAME" }`` or ``{ file = "path" }``.
 
-    Where it comes from is looked up when it is used and not when the config is loaded, so that a command that does
-    not need a password runs without it.
+    It is looked up when it is used and not when the config is loaded, so that a command that does not need a password
+    runs without it.
     """
 
     __slots__ = ("_env", "_file", "_key", "_text")
@@ -42,12 +42,12 @@ class Secret:
 
     @property
     def is_plain(self) -> bool:
-        """The text stands in the config itself and holds something that must not be read by others."""
+        """Whether the text stands in the config itself and must not be read by others."""
         return self._text is not None and any(True for _ in sensitive_parts(self._text))
 
     @property
     def text(self) -> str | None:
-        """The text when it stands in the config itself."""
+        """The text, if it stands in the config itself."""
         return self._text
 
     @property
@@ -87,8 +87,8 @@ class Secret:
 
 
 def sensitive_parts(secret: str) -> Iterator[str]:
-    """What of a secret must not be shown: the whole, or of a URL its password, the values of its query and what in its
-    path looks like a key."""
+    """The parts of a secret that must not be shown: the whole text, or of a URL its password, the values of its query
+    and the parts of its path that look like a key."""
     if "://" not in secret:
         yield secret
         return
@@ -106,9 +106,9 @@ def sensitive_parts(secret: str) -> Iterator[str]:
 
 
 class Redactor:
-    """Replaces every known secret in a text by ``***``: the last net under all output, journal rows and alerts.
+    """Replaces every known secret in a text by ``***``: the last protection for all output, journal rows and alerts.
 
-    Secrets shorter than four characters are left alone, since they would garble every sentence.
+    Secrets shorter than four characters are left alone, since replacing them would garble every sentence.
     """
 
     def __init__(self, secrets: Iterable[Secret]) -> None:

@@ -1,4 +1,5 @@
-"""The values that config options are made of: durations, paths, secrets. Each says what it expects in ``wanted``."""
+"""The values that config options are made of: percentages, paths, addresses. Each says what it expects in
+``wanted``."""
 
 import os
 import re
@@ -25,12 +26,12 @@ class Percent(float):
 
 
 def printable(text: str) -> str:
-    """Text that UTF-8 can carry: a byte of a file name that is none is shown as ``\\udcNN``."""
+    r"""Text that UTF-8 can hold: a byte of a file name that is not UTF-8 is shown as ``\udcNN``."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable_all(value: Any, change: Callable[[str], str] = printable) -> Any:
-    """A JSON-like value with each text in it changed, keys apart."""
+    """A JSON-like value with each text in it changed, except keys."""
     match value:
         case str():
             return change(value)
@@ -53,7 +54,7 @@ def parse_path(value: object, base: Path) -> Path:
 
 
 class RedisAddress(NamedTuple):
-    """Where a Redis URL points."""
+    """The parts of a Redis URL."""
 
     host: str
     port: int

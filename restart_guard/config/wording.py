@@ -1,4 +1,4 @@
-"""The words in which a config's problems are told: keys, values, and what may have been meant. Pure."""
+"""The texts of config problems: keys, values, and suggestions. Pure."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
-    """`` (did you mean …?)`` when a known word is near, else nothing."""
+    """`` (did you mean …?)`` if a known word is similar, else nothing."""
     # Only a mistake needs it: a tick has no time for it.
     from difflib import get_close_matches
 
@@ -15,7 +15,7 @@ def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
 
 
 def key(name: str) -> str:
-    """A key as TOML writes it: bare where it may be."""
+    """A key as TOML writes it: without quotes if possible."""
     bare = name and all(character.isalnum() or character in "-_" for character in name)
     return name if bare else quoted(name)
 

@@ -117,10 +117,10 @@ def run(say: Say) -> int:
         return ExitCode.FAILED
     say("That was the whole loop. For your own programs and servers:")
     say("  1. restart-guard init --program server/run.py, then set [redis], [mysql] and [wecom] in config.toml")
-    say("  2. restart-guard doctor          says what is still missing")
-    say("  3. restart-guard start           guards the programs; the tick, restart-guard restart, brings them back")
-    say("  4. restart-guard check-redis     does the weekly job once; refresh rebuilds Redis from MySQL")
-    say("  5. restart-guard install-timer   has cron do both")
+    say("  2. restart-guard doctor          shows what is still missing")
+    say("  3. restart-guard start           guards the programs; restart-guard restart relaunches them")
+    say("  4. restart-guard check-redis     runs the weekly job once; refresh rebuilds Redis from MySQL")
+    say("  5. restart-guard install-timer   lets cron run both")
     return ExitCode.DONE
 
 
@@ -166,7 +166,7 @@ def _program_story(directory: Path, port: int, guard: Callable[..., int], say: S
         watch.wait()
         guard("status", "web")
         guard("stop", "web", "--force")
-    say("\nWithout a watch, cron's restart-guard restart brings it back within the minute.")
+    say("\nWithout a watch, cron's restart-guard restart relaunches it within the minute.")
     return True
 
 
@@ -209,11 +209,11 @@ def _data_story(guard: Callable[..., int], settings: Redis, say: Say) -> Iterato
     with connected(settings) as client:
         client.set(_KEY, '{"user 1": 12, "用户 2": 7}', ex=7 * 86400 + 3600)
     yield guard("check-redis")
-    say("\n4. The data is gone: three restart attempts, each followed by a read, then a person is told.")
+    say("\n4. The data is gone: three restart attempts, each followed by a read, then an alert.")
     with connected(settings) as client:
         client.delete(_KEY)
     yield guard("check-redis")
-    say("\n5. The data is back: one message says so, and how long it took.")
+    say("\n5. The data is back: one message says so, and how long it was gone.")
     with connected(settings) as client:
         client.set(_KEY, '{"user 1": 12, "用户 2": 7}', ex=7 * 86400 + 3600)
     yield guard("check-redis")
@@ -228,9 +228,9 @@ def _copy_story(guard: Callable[..., int], settings: Redis, database: sqlite3.Co
     with connected(settings) as client:
         client.zadd("count:user:arts", {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 60, "7": 7, "99": 3})
     yield guard("refresh", "--dry-run")
-    say("\nBuilt beside the old one and swapped in at once: no reader sees a half of it.")
+    say("\nThe new data is built beside the old one and swapped in at once: no reader sees half of it.")
     yield guard("refresh")
-    say("\n7. The table is half-loaded: a refresh that would throw away half of the copy is refused.")
+    say("\n7. The table is half-loaded: a refresh that would remove half of the copy is refused.")
     database.execute("DELETE FROM news_article_basic WHERE user_id > 3")
     yield guard("refresh")
     say("\nNothing is lost: every outcome is in the journal, and in the table task_monitor:")

@@ -15,7 +15,7 @@ from restart_guard.programs import tick
 
 def wecom_findings(config: Config) -> Iterator[Finding]:
     if config.wecom is None:
-        yield Finding(Level.WARN, "no [wecom]: nobody is told when a check stays bad", "add [wecom] webhook")
+        yield Finding(Level.WARN, "no [wecom]: nobody is alerted when a check stays bad", "add [wecom] webhook")
         return
     for channel in config.alert_channels:
         try:
@@ -44,7 +44,7 @@ def ping_findings(config: Config) -> Iterator[Finding]:
     if error:
         yield Finding(Level.FAIL, f"ping: {error}", "see [ping] in the config")
     else:
-        yield Finding(Level.OK, f"ping: goes to the monitor at {host}")
+        yield Finding(Level.OK, f"ping: the monitor at {host}")
 
 
 def _last(config: Config, channel: str) -> str:

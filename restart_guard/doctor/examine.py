@@ -45,7 +45,7 @@ def _config(config: Config) -> Iterator[Finding]:
         what, _, advice = warning.partition(": ")
         yield Finding(Level.WARN, what, advice)
     if not config.checks and not config.targets:
-        yield Finding(Level.WARN, "neither a target nor a check is configured", "add [targets.NAME] or [checks.NAME]")
+        yield Finding(Level.WARN, "no target and no check is configured", "add [targets.NAME] or [checks.NAME]")
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
@@ -61,7 +61,7 @@ def _secret(secret: Secret) -> Finding:
         secret.reveal()
         mode = secret.file.stat().st_mode if secret.file else 0
     except (SecretError, OSError) as error:
-        return Finding(Level.FAIL, f"secret {error}", "cron has almost no environment: a file is surer than a variable")
+        return Finding(Level.FAIL, f"secret {error}", "cron has almost no environment: use a file, not a variable")
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         return Finding(Level.WARN, f"secret file {secret.file} can be read by others", f"chmod 600 {secret.file}")
     return Finding(Level.OK, f"secret {secret.key}")
@@ -80,7 +80,7 @@ def _state(config: Config) -> Iterator[Finding]:
             if damage != "ok":
                 yield Finding(Level.FAIL, f"journal {journal.path}: {damage}", "move it away to start a new one")
             elif found.f_bavail * found.f_frsize < _FREE_BYTES:
-                yield Finding(Level.WARN, f"journal {journal.path}: its disk is nearly full", "free some space")
+                yield Finding(Level.WARN, f"journal {journal.path}: its disk is almost full", "free some space")
             else:
                 yield Finding(Level.OK, f"journal {journal.path}")
             yield from _deliveries(config, journal)
@@ -92,7 +92,7 @@ def _no_journal(config: Config) -> Finding:
     """The first run creates the journal. Created here it would belong to the user who looks first, perhaps root."""
     place = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
     if os.access(place, os.W_OK | os.X_OK):
-        return Finding(Level.OK, f"journal in {config.state_dir}: the first run makes it")
+        return Finding(Level.OK, f"journal in {config.state_dir}: the first run creates it")
     return Finding(Level.FAIL, f"journal: {place} is not writable", "choose another state_dir, or change its owner")
 
 
@@ -106,9 +106,9 @@ def _deliveries(config: Config, journal: Journal) -> Iterator[Finding]:
     for what, errors in by_destination.items():
         blocked = what.endswith("blocked")
         advice = (
-            "mend it, then: restart-guard deliver --all"
+            "fix the error, then: restart-guard deliver --all"
             if blocked
-            else "tried again by every run; restart-guard deliver"
+            else "every run tries again; or now: restart-guard deliver"
         )
         level = Level.FAIL if blocked else Level.WARN
         yield Finding(level, f"{len(errors)} deliveries to {what}: {config.redact(errors[-1])}", advice)

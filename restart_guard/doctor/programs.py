@@ -31,12 +31,12 @@ def findings(config: Config) -> Iterator[Finding]:
 def _missing(target: Target) -> Iterator[str]:
     settings, path = target.settings, target.program.path
     if not path.is_file():
-        yield f"its program {path} is not there"
+        yield f"its program {path} does not exist"
         return
     if not settings.shell:
         word = command_words(settings, settings.command, path)[0]
         if not _is_found(word, path.parent):
-            yield f"its command {word} is not found, from {path.parent}"
+            yield f"its command {word} was not found from {path.parent}"
     try:
         account(settings.user)
         environment(target)

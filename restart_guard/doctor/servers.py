@@ -24,34 +24,34 @@ _CLOCK_TOLERANCE_S = 2.0
 def redis_findings(config: Config) -> Iterator[Finding]:
     server = redis_client.name(config.redis)
     try:
-        found = redis_client.health(config.redis)
+        found = redis_client.server_info(config.redis)
         danger = persistence.danger(config.redis)
         with redis_client.connected(config.redis) as client:
             problems = persistence.problems(client) if config.redis.require_persistence else []
     except StoreError as error:
         if error.code == "NOPERM":
-            yield Finding(Level.WARN, f"{server}: its ACL does not let this user ask INFO or TIME", "allow +info +time")
+            yield Finding(Level.WARN, f"{server}: its ACL does not allow this user INFO or TIME", "allow +info +time")
             return
         yield Finding(Level.FAIL, config.redact(trouble(error, server, "en")), "see [redis] in the config")
         return
     yield Finding(Level.OK, f"{server}: version {found.version}, {found.role}")
     if found.role == "slave":
-        advice = "read the master, or name the Sentinels" if found.link == "up" else "its data may be old"
+        advice = "use the master's address, or the Sentinels" if found.link == "up" else "its data may be old"
         yield Finding(Level.WARN, f"{server} is a replica, its link to the master is {found.link}", advice)
     if found.evicted and found.policy != "noeviction":
         what = f"{server} has evicted {found.evicted} keys before their time ({found.policy})"
         yield Finding(Level.WARN, what, "raise maxmemory, or set maxmemory-policy noeviction")
     if abs(found.clock_ahead_s) > _CLOCK_TOLERANCE_S:
         what = f"{server}: its clock differs from this host's by {span(abs(found.clock_ahead_s))}"
-        yield Finding(Level.WARN, what, "keys expire by its clock: synchronise both")
+        yield Finding(Level.WARN, what, "keys expire by its clock: synchronise both clocks")
     if config.redis.require_persistence:
         for problem in problems:
             yield Finding(Level.FAIL, f"{server}: persistence: {problem}", "see its log and config")
         if not problems:
-            yield Finding(Level.OK, f"{server}: persistence and replication are well")
+            yield Finding(Level.OK, f"{server}: persistence and replication are healthy")
     if danger:
         what = f"{server}: restarting it could lose data: {danger}"
-        yield Finding(Level.WARN, what, "recoveries of the kind command and restart are refused meanwhile")
+        yield Finding(Level.WARN, what, "until this is fixed, recoveries of the kind command and restart are refused")
 
 
 def ttl_findings(config: Config, name: str, check: Check) -> Iterator[Finding]:
@@ -69,7 +69,7 @@ def ttl_findings(config: Config, name: str, check: Check) -> Iterator[Finding]:
         what = f"check {name}: of {span(check.full_ttl)} the TTL has {span(left)} left at {at:%Y-%m-%d %H:%M %z}"
         if left <= 0:
             yield Finding(
-                Level.WARN, f"{what}: the data will be gone", f"load it with at least {span(3600 - left)} more"
+                Level.WARN, f"{what}: the data will have expired", f"load it with at least {span(3600 - left)} more"
             )
         else:
             yield Finding(Level.OK, f"{what}, at worst in the coming year")
@@ -89,7 +89,7 @@ def _present_ttl(config: Config, name: str, key: str, until_next_s: float) -> It
 
 def mysql_findings(config: Config) -> Iterator[Finding]:
     if config.mysql is None:
-        yield Finding(Level.OK, "no [mysql]: the journal is the record")
+        yield Finding(Level.OK, "no [mysql]: outcomes are recorded in the journal only")
         return
     where = task_monitor.name(config.mysql)
     try:
@@ -102,8 +102,8 @@ def mysql_findings(config: Config) -> Iterator[Finding]:
     yield Finding(Level.OK, f"MySQL {where}: status {good}/{bad}, rows arrive once ({monitor.mode})")
     if monitor.table.missing:
         missing = ", ".join(monitor.table.missing)
-        yield Finding(Level.OK, f"MySQL {where} lacks {missing}: these are left out")
+        yield Finding(Level.OK, f"MySQL {where} does not have {missing}: these are left out")
     if monitor.mode == "look":
         what = f"MySQL {where}: no unique run_id, and {task_monitor.SIDECAR} cannot be used"
-        advice = "let somebody run restart-guard init-db who may create tables; until then rows carry a mark"
+        advice = "run restart-guard init-db as a MySQL user who may create tables; until then rows carry a mark"
         yield Finding(Level.WARN, what, advice)

@@ -23,13 +23,13 @@ def findings(config: Config) -> Iterator[Finding]:
     yield Finding(level, f"standby {status.line(found)}", found.error or "")
     if not status.takes_part(config):
         advice = "restart-guard install-timer, or restart-guard standby as a service"
-        yield Finding(Level.WARN, "standby: this host takes no part at the moment", advice)
+        yield Finding(Level.WARN, "standby: no standby process runs on this host at the moment", advice)
     if found.lease_s is not None and found.lease_s != config.standby.lease:
-        what = f"standby: the holder's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
-        yield Finding(Level.WARN, what, "the same [standby] on each host")
+        what = f"standby: the leader's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
+        yield Finding(Level.WARN, what, "use the same [standby] on each host")
     times = config.standby.times
     if 2 * times.fence + times.gap > times.lease * 1.001:
-        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two may lead for a moment"
+        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two hosts may lead for a moment"
         yield Finding(Level.WARN, what, f"a fence of at most {(times.lease - times.gap) / 2:g}s, or a longer lease")
     fence_s = times.fence
     for name in config.standby_targets:
@@ -46,11 +46,13 @@ def _failover(config: Config) -> Iterator[Finding]:
     """Two hosts with Redis and two Sentinels cannot fail over safely: a majority needs a third."""
     redis_settings = config.redis
     if not redis_settings.sentinels:
-        what = "standby: Redis is one server: while it is away, nobody leads"
-        yield Finding(Level.WARN, what, "replicas under three Sentinels outlive it")
+        what = "standby: Redis is a single server: while it is down, nobody leads"
+        yield Finding(Level.WARN, what, "use replicas and three Sentinels")
         return
     if len(redis_settings.sentinels) < _LEAST_SENTINELS:
-        what = f"standby: {len(redis_settings.sentinels)} Sentinels: with one of them down no majority can fail over"
+        what = (
+            f"standby: {len(redis_settings.sentinels)} Sentinels: if one is down, there is no majority for a failover"
+        )
         yield Finding(Level.FAIL, what, "add a third Sentinel, on a third host")
     with redis_client.connected(redis_settings) as client:
         replication: Any = client.info("replication")
@@ -60,13 +62,13 @@ def _failover(config: Config) -> Iterator[Finding]:
     acks = config.standby_acks
     if 1 + acks <= (1 + replicas) / 2:
         what = (
-            f"standby: {acks} of {replicas} replicas acknowledge: a part that is cut off may go on without the others"
+            f"standby: {acks} of {replicas} replicas acknowledge: a part of the servers that is cut off may go on alone"
         )
         yield Finding(Level.WARN, what, f"min_acks = {(1 + replicas) // 2}")
     if not replicas:
-        yield Finding(Level.FAIL, "standby: the master has no replica: nothing can take its place", "add replicas")
+        yield Finding(Level.FAIL, "standby: the master has no replica: nothing can replace it", "add replicas")
     if least in ("0", ""):
-        what = "standby: min-replicas-to-write is 0: a master that is cut off goes on taking writes that will be lost"
+        what = "standby: min-replicas-to-write is 0: a master that is cut off accepts writes that will be lost"
         yield Finding(Level.WARN, what, "min-replicas-to-write 1 and min-replicas-max-lag 1")
     if snapshots == "" and not log:
         yield Finding(Level.WARN, "standby: the master has no persistence", "appendonly yes")

@@ -21,6 +21,7 @@ from restart_guard.timer.jobs import jobs, log_dir
 from restart_guard.timer.schedule import last_slot, next_slot
 
 _TICK_LATE_S = 180.0
+_LINES = {"cron": "cron lines", "cron.d": "lines in /etc/cron.d", "systemd": "systemd units"}
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -32,15 +33,19 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding(Level.WARN, f"timer: {error}", "restart-guard install-timer --backend print shows the lines")
         return
     if not found and not crontab.exists():
-        yield Finding(Level.WARN, "timer: there is no crontab(1) here", "install cron, or use --backend systemd")
+        yield Finding(Level.WARN, "timer: crontab(1) is not installed", "install cron, or use --backend systemd")
     elif not found:
-        yield Finding(Level.WARN, "timer: the crontab has no block of this config", "restart-guard install-timer")
+        yield Finding(Level.WARN, "timer: the crontab has no lines of this config", "restart-guard install-timer")
     if len(found) > 1:
         both = " and ".join(found)
-        yield Finding(Level.WARN, f"timer: {both} both run our jobs", "restart-guard uninstall-timer, install-timer")
+        yield Finding(
+            Level.WARN,
+            f"timer: our jobs are installed twice, by {both}",
+            "restart-guard uninstall-timer, then install-timer",
+        )
     for backend, lines in found.items():
         if not current[backend]:
-            what = f"timer: what {backend} has is not what it would be now"
+            what = f"timer: the installed {_LINES[backend]} are out of date"
             yield Finding(Level.WARN, what, "restart-guard install-timer")
         yield _ticks(config, _what(backend, lines))
         yield from _daemon(backend)
@@ -75,7 +80,7 @@ def _ticks(config: Config, what: str) -> Finding:
         )
     ago = (clock.now() - datetime.fromisoformat(last)).total_seconds()
     if ago > _TICK_LATE_S:
-        advice = "see whether it is running, and crontab_error.log"
+        advice = "look whether cron runs, and at crontab_error.log"
         return Finding(Level.WARN, f"{what}; the last tick was {span(ago)} ago", advice)
     return Finding(Level.OK, f"{what}, the last tick {span(max(0.0, ago))} ago")
 
@@ -83,11 +88,13 @@ def _ticks(config: Config, what: str) -> Finding:
 def _daemon(backend: str) -> Iterator[Finding]:
     if backend == "systemd":
         if not systemd.runs_here():
-            yield Finding(Level.FAIL, "timer: systemd does not run here", "restart-guard install-timer --backend cron")
+            yield Finding(
+                Level.FAIL, "timer: systemd does not run on this host", "restart-guard install-timer --backend cron"
+            )
         elif not systemd.lingers():
             yield Finding(Level.WARN, *systemd.NO_LINGER)
     elif not install.cron_is_seen():
-        yield Finding(Level.FAIL, "timer: no cron daemon is seen to run", "start it (service cron start), or ask root")
+        yield Finding(Level.FAIL, "timer: no cron daemon is running", "start it (service cron start), or ask root to")
 
 
 def _interpreters(lines: Sequence[str], *, user: bool) -> Iterator[Finding]:
@@ -111,8 +118,8 @@ def _program(line: str, *, user: bool) -> str:
 def _logs(config: Config) -> Iterator[Finding]:
     folder = log_dir(config)
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        what = f"timer: the log folder {folder} is not there or not writable, so that no job can start"
-        yield Finding(Level.FAIL, what, f"mkdir -p {folder}, or give it to the user of the crontab")
+        what = f"timer: the log folder {folder} is missing or not writable, so no job can start"
+        yield Finding(Level.FAIL, what, f"mkdir -p {folder}, or make the crontab's user its owner")
 
 
 def _checks(config: Config) -> Iterator[Finding]:
@@ -132,11 +139,11 @@ def _checks(config: Config) -> Iterator[Finding]:
         due = f"next due {next_due:%Y-%m-%d %H:%M}"
         if ran is None:
             yield Finding(
-                Level.WARN, f"check {name}: never ran, {due}", f"restart-guard check-redis {name} tries it now"
+                Level.WARN, f"check {name}: never ran, {due}", f"restart-guard check-redis {name} runs it now"
             )
         elif ran < last_due:
             what = f"check {name}: ran last {ran:%Y-%m-%d %H:%M}, but was due {last_due:%Y-%m-%d %H:%M}"
-            yield Finding(Level.WARN, what, "the hourly catch-up makes up for it; see crontab_error.log")
+            yield Finding(Level.WARN, what, "the hourly catch-up will run it; see crontab_error.log")
         else:
             yield Finding(Level.OK, f"check {name}: ran last {ran:%Y-%m-%d %H:%M} ({events[0]['status']}), {due}")
 
@@ -149,13 +156,15 @@ def _crontab(config: Config) -> Iterator[Finding]:
     except GuardError:
         return
     for bite in bites(above) if has_block else ():
-        yield Finding(Level.WARN, f"timer: {bite}", "move it below our block, or give it to single lines")
+        yield Finding(Level.WARN, f"timer: {bite}", "move it below our block, or into the lines that need it")
     ours = {job.words[0] for job in jobs(config, watch=True)} & {str(path) for path in _scripts()}
     marks = [str(config.path), *ours]
     for line in [*above, *below]:
         if not line.lstrip().startswith("#") and any(mark in line for mark in marks):
             yield Finding(
-                Level.WARN, f"timer: outside of our block there is also: {line.strip()}", "crontab -e, remove it"
+                Level.WARN,
+                f"timer: outside our block another line runs it too: {line.strip()}",
+                "remove that line: crontab -e",
             )
 
 

@@ -276,14 +276,20 @@ def _plain(section: msgspec.Struct) -> Iterable[str]:
         yield f"{name}={value}"
 
 
+def _deliveries(count: int) -> str:
+    return "1 delivery is" if count == 1 else f"{count} deliveries are"
+
+
 def lines(tallies: Iterable[Tally]) -> list[str]:
     """The lines for the operator after a delivery: notes, errors and the number of items that are left."""
     said: list[str] = []
     for tally in tallies:
         said += tally.said
         if tally.pending:
-            said.append(f"{tally.destination}: {tally.pending} not delivered yet; every later run tries again.")
+            said.append(f"{tally.destination}: {_deliveries(tally.pending)} pending; every run tries again.")
         if tally.blocked:
-            again = "when its config has changed, or by restart-guard deliver --all"
-            said.append(f"{tally.destination}: {tally.blocked} wait for a person; they are tried again {again}.")
+            said.append(
+                f"{tally.destination}: {_deliveries(tally.blocked)} blocked. "
+                "Fix the error, then run restart-guard deliver --all."
+            )
     return said

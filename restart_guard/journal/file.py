@@ -170,9 +170,9 @@ def _why(error: sqlite3.Error, path: Path) -> str:
     if name.startswith("SQLITE_FULL"):
         return "cannot be written: the disk is full. Free some space."
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"cannot be written: no permission, or a read-only file system. Look at {path.parent}."
+        return f"cannot be written: no permission, or a read-only file system. Check {path.parent}."
     if name.startswith("SQLITE_BUSY"):
-        return f"is locked by another process for more than {_WAIT_S:.0f} s. Look for one that holds it: fuser {path}"
+        return f"has been locked by another process for more than {_WAIT_S:.0f} s. To find it: fuser {path}"
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return f"is damaged ({error}). Move it away to start a new one; sqlite3 {path} .recover may save its rows."
     if name.startswith("SQLITE_IOERR"):

@@ -14,7 +14,7 @@ class Notice(StrEnum):
 
 
 class Incident(NamedTuple):
-    """Failures in a row. ``id`` is in every message about it; ``notices`` is the number of messages that were queued."""
+    """Failures in a row. ``id`` is in every message about it; ``notices`` is the number of queued messages."""
 
     id: str
     opened_at: datetime

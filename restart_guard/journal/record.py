@@ -46,7 +46,7 @@ class Formatter(Protocol):
 
 
 class JournalEntry(NamedTuple):
-    """An outcome to record and deliver. ``data`` is for the journal; ``log`` is the name of the job's log under cron."""
+    """An outcome to record and deliver. ``data`` is for the journal; ``log`` is the job's log file under cron."""
 
     kind: str
     name: str

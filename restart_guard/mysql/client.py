@@ -36,7 +36,7 @@ _DATA = {
 }
 _TLS = {CR.CR_SSL_CONNECTION_ERROR}
 _ADVICE: dict[int, str] = {
-    ER.BAD_DB_ERROR: ": make the database, or correct [mysql] database.",
+    ER.BAD_DB_ERROR: ": create the database, or fix [mysql] database.",
     **dict.fromkeys(_TLS, ": check [mysql] tls and ca_file."),
 }
 # What a server that is no MySQL makes the driver stumble over.

@@ -32,8 +32,8 @@ _ADVICE = {
     **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and its SELECT grant."),
     ER.PARSE_ERROR: ": expected one SELECT.",
     1792: ": a refresh may only read.",
-    1969: ": it was given no more time than the refresh's timeout.",
-    3024: ": it was given no more time than the refresh's timeout.",
+    1969: ": the query took longer than the refresh's timeout.",
+    3024: ": the query took longer than the refresh's timeout.",
 }
 
 Batch = list[bytes | None]

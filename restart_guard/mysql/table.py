@@ -101,7 +101,7 @@ def read_table(cursor: Any, settings: MySql) -> Table:
     )
     found = cursor.fetchall()
     if not found:
-        raise _unfit(settings, "is not there, or this user may not see it; restart-guard init-db makes it.")
+        raise _unfit(settings, "does not exist, or this user may not see it; restart-guard init-db creates it.")
     by_name = {row[0].lower(): Column(row[0], row[1].lower(), row[2], row[3], row[4]) for row in found}
     wanted = {own: settings.columns.get(own, own) for own in COLUMNS}
     for own, column in settings.columns.items():
@@ -110,14 +110,14 @@ def read_table(cursor: Any, settings: MySql) -> Table:
     columns = {own: by_name[column.lower()] for own, column in wanted.items() if column.lower() in by_name}
     columns = {own: column for own, column in columns.items() if own in settings.columns or _can_hold(own, column)}
     if len({column.name for column in columns.values()}) < len(columns):
-        raise _unfit(settings, "would get two of our values in one column; correct [mysql] columns.")
+        raise _unfit(settings, "would get two of our values in one column; fix [mysql] columns.")
     for own in ("task_status", "task_description"):
         if own not in columns:
             raise _unfit(settings, f"has no column {own}; name the right one in [mysql] columns.")
     ours = {column.name for column in columns.values()}
     for column, _, _, _, _, nullable, default, extra in found:
         if nullable == "NO" and default is None and not extra and column not in ours:
-            raise _unfit(settings, f"wants a value for {column}, which no row of ours has; give it a default.")
+            raise _unfit(settings, f"requires a value for {column}, which our rows do not have; give it a default.")
     return Table(
         columns=columns,
         missing=tuple(own for own in COLUMNS if own not in columns),
@@ -144,7 +144,7 @@ def _labels(status: Column, settings: MySql) -> tuple[str | int, str | int]:
     if settings.status_values:
         chosen = (settings.status_values["success"], settings.status_values["failure"])
         if labels and not set(chosen) <= set(labels):
-            raise _unfit(settings, f"knows only the labels {', '.join(labels)}; correct [mysql] status_values.")
+            raise _unfit(settings, f"has only the labels {', '.join(labels)}; fix [mysql] status_values.")
         return _whole(status, chosen, settings)
     if status.kind in _NUMBERS:
         return (1, 0)

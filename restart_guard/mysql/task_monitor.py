@@ -26,7 +26,7 @@ SIDECAR = "restart_guard_applied"
 _LOCK_WAIT_S = 3
 _ADVICE = {
     **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and the user's INSERT and SELECT grants."),
-    ER.NO_SUCH_TABLE: ": make it with restart-guard init-db.",
+    ER.NO_SUCH_TABLE: ": create it with restart-guard init-db.",
 }
 
 
@@ -79,7 +79,7 @@ class TaskMonitor:
             row = self.table.marked(row)
             cursor.execute("SELECT GET_LOCK(%s, %s)", (f"restart_guard:{row.run_id}", _LOCK_WAIT_S))
             if cursor.fetchone()[0] != 1:
-                text = "an earlier connection is still writing this row; it is looked at again by the next run."
+                text = "an earlier connection is still writing this row; the next run tries again."
                 raise DeliveryError(f"MySQL {name(self._settings)}: {text}", code="locked")
             if self._is_there(cursor, row):
                 return

@@ -74,7 +74,7 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
     except BusyError as error:
         return ActionResult(target.name, ok=True, text=str(error), busy=True)
     except PermissionError as error:
-        return ActionResult(target.name, ok=False, text=f"its process may not be touched: {error.strerror}.")
+        return ActionResult(target.name, ok=False, text=f"its process may not be signalled: {error.strerror}.")
     except GuardError as error:
         return ActionResult(target.name, ok=False, text=str(error))
 
@@ -130,7 +130,7 @@ def _do(target: Target, observed: Observation, command: Command, options: Action
         case Action.LOCK if observed.process is not None:
             launch.adopt(target, observed.process, observed.record)
             return ActionResult(
-                target.name, ok=True, text=f"runs already, pid {observed.process.pid}", process=observed.process
+                target.name, ok=True, text=f"already runs, pid {observed.process.pid}", process=observed.process
             )
         case Action.LAUNCH if not target.may_run:
             return _stand_by(target, observed, command)
@@ -159,7 +159,7 @@ def _stand_by(target: Target, observed: Observation, command: Command) -> Action
     """This host may not run it now. A start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
         target.lock.write(os.getpid())
-    text = "" if command is Command.TICK else "this host stands by: it is started when it leads"
+    text = "" if command is Command.TICK else "not started: this host is a standby; it is started when this host leads"
     return ActionResult(target.name, ok=True, text=text, process=observed.process)
 
 
@@ -168,7 +168,7 @@ def _end(target: Target, action: Action, observed: Observation, options: ActionO
     if action is Action.KILL and observed.process is not None:
         ended = drain.kill(target, observed.process)
         target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
-        again = "; the next tick brings it back" if ended.ok and target.lock.is_there() else ""
+        again = "; the next tick relaunches it" if ended.ok and target.lock.is_there() else ""
         return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
         _give_up(target, observed.record)  # the intent first: a stop that is interrupted stays a stop
@@ -178,7 +178,7 @@ def _end(target: Target, action: Action, observed: Observation, options: ActionO
     if swept is not None:
         return swept
     if action is Action.FORGET:
-        return ActionResult(target.name, ok=True, text="was dead; its pid lock is removed", event="stopped")
+        return ActionResult(target.name, ok=True, text="was dead; its pid lock was removed", event="stopped")
     return ActionResult(target.name, ok=True, text=_as_it_is(observed, Command.STOP))
 
 
@@ -215,7 +215,7 @@ def follow(target: Target) -> ActionResult:
                 if process is not None:
                     launch.adopt(target, process, record)
                     return ActionResult(
-                        target.name, ok=True, text=f"went into the background, pid {process.pid}", process=process
+                        target.name, ok=True, text=f"now runs in the background, pid {process.pid}", process=process
                     )
     except (BusyError, PermissionError):
         return ActionResult(target.name, ok=True, text="", busy=True)
@@ -229,7 +229,7 @@ def _refuse(target: Target, observed: Observation, command: Command) -> ActionRe
         _give_up(target, observed.record)
     if observed.state is State.UNKNOWN:
         return ActionResult(target.name, ok=False, text=f"{observed.why}: it is neither signalled nor started.")
-    return ActionResult(target.name, ok=False, text=f"is {observed.state.value}: there is nothing to reload.")
+    return ActionResult(target.name, ok=False, text=f"is {observed.state.value}: nothing to reload.")
 
 
 def _repair(target: Target, observed: Observation, process: Identity) -> ActionResult:
@@ -249,7 +249,7 @@ def _repair(target: Target, observed: Observation, process: Identity) -> ActionR
         text = f"its start was interrupted; it is guarded now, pid {process.pid}"
         return ActionResult(target.name, ok=True, text=text, event=text, process=process)
     return ActionResult(
-        target.name, ok=True, text=f"its pid lock is repaired: it runs as pid {process.pid}", process=process
+        target.name, ok=True, text=f"its pid lock was repaired: it runs as pid {process.pid}", process=process
     )
 
 
@@ -265,7 +265,7 @@ def is_well(target: Target, observed: Observation) -> bool:
         or process_table.uptime_s(observed.process) < target.settings.restart_backoff.reset_after
     ):
         return False
-    return target.settings.health is None or health.is_good(observed.record.pulse, observed.process.started)
+    return target.settings.health is None or health.is_good(observed.record.health, observed.process.started)
 
 
 def _waits(target: Target, record: Record) -> bool:
@@ -332,7 +332,7 @@ def _reload(target: Target, process: Identity) -> ActionResult:
         number = signal.Signals[f"SIG{settings.reload_signal.removeprefix('SIG')}"]
         program = processes.behind_fence(process)
         if not process_table.survives(program.pid, number):
-            text = f"{number.name} would end it, since it does not handle that signal; nothing was sent"
+            text = f"{number.name} would end it, because it does not handle that signal; nothing was sent"
             return ActionResult(target.name, ok=False, text=text)
         process_table.send(program, number)
     if process_table.wait(process, settings.min_uptime):

@@ -7,8 +7,8 @@ import msgspec
 from restart_guard.config.options import Health
 
 
-class Pulse(msgspec.Struct, frozen=True):
-    """What is known of a target's health: failed probes in a row, the last heartbeat's value, when to look again.
+class HealthRecord(msgspec.Struct, frozen=True):
+    """A target's health so far: failed probes in a row, the last heartbeat's value, when to probe again.
 
     ``next_at`` in seconds since boot; ``started`` is the start time of the process that was probed.
     """
@@ -19,7 +19,7 @@ class Pulse(msgspec.Struct, frozen=True):
     beat: str = ""
 
 
-class Probe(NamedTuple):
+class ProbeResult(NamedTuple):
     """One look. ``ok`` is None when it says nothing about the program, as when Redis itself is away.
 
     ``beat`` stands for a heartbeat's present value.
@@ -30,25 +30,27 @@ class Probe(NamedTuple):
     beat: str = ""
 
 
-def is_due(pulse: Pulse, health: Health, *, now: float) -> bool:
+def is_due(record: HealthRecord, health: Health, *, now: float) -> bool:
     """Whether to probe now. A moment further away than the interval is damaged."""
-    return not 0 < pulse.next_at - now <= health.interval
+    return not 0 < record.next_at - now <= health.interval
 
 
-def judged(pulse: Pulse, probe: Probe, health: Health, *, started: int, now: float, fresh: bool) -> Pulse:
-    """The pulse after a probe; of a process that is still starting (``fresh``) failures do not count."""
-    failures = pulse.failures if pulse.started == started else 0
+def judged(
+    record: HealthRecord, probe: ProbeResult, health: Health, *, started: int, now: float, fresh: bool
+) -> HealthRecord:
+    """The record after a probe. Failures of a process that is still starting (``fresh``) do not count."""
+    failures = record.failures if record.started == started else 0
     if probe.ok:
         failures = 0
     elif probe.ok is False and not fresh:
         failures += 1
-    return Pulse(started, failures, now + health.interval, probe.beat or pulse.beat)
+    return HealthRecord(started, failures, now + health.interval, probe.beat or record.beat)
 
 
-def is_good(pulse: Pulse, started: int) -> bool:
+def is_good(record: HealthRecord, started: int) -> bool:
     """Whether the last probe of exactly this process was good."""
-    return pulse.started == started and pulse.failures == 0 and pulse.next_at > 0
+    return record.started == started and record.failures == 0 and record.next_at > 0
 
 
-def hangs(pulse: Pulse, health: Health) -> bool:
-    return pulse.failures >= health.failures
+def hangs(record: HealthRecord, health: Health) -> bool:
+    return record.failures >= health.failures

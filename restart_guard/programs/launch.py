@@ -14,7 +14,7 @@ from restart_guard.host import process_table
 from restart_guard.host.hook import signal_name
 from restart_guard.host.identity import Identity
 from restart_guard.programs import crashes, processes
-from restart_guard.programs.health import Pulse
+from restart_guard.programs.health import HealthRecord
 from restart_guard.programs.pidlock import Record
 from restart_guard.programs.target import Target, launch_of
 
@@ -107,7 +107,7 @@ def guard(target: Target, record: Record) -> None:
 def adopt(target: Target, process: Identity, before: Record) -> None:
     """Guard a process that runs already. Raises GuardError."""
     same = before.process == process
-    guard(target, msgspec.structs.replace(before, process=process, pulse=before.pulse if same else Pulse()))
+    guard(target, msgspec.structs.replace(before, process=process, health=before.health if same else HealthRecord()))
 
 
 def _ended_early(target: Target, status: int, record: Record, log_size: int) -> Launched:
@@ -150,7 +150,7 @@ def _wait_until_well(target: Target, process: Identity) -> str:
             return ""
         if process_table.wait(process, 0) or clock.monotonic() >= deadline:
             within = span(target.settings.start_timeout)
-            return f"runs as pid {process.pid}, but is not well within {within}: {looked.why}"
+            return f"runs as pid {process.pid}, but its health check did not pass within {within}: {looked.why}"
         clock.sleep(min(0.1, target.settings.health.interval))
 
 
@@ -174,7 +174,7 @@ def _size(path: Path | None) -> int:
 def _tail(path: Path | None, start: int) -> str:
     """The output of a program before it ended, from its log."""
     if path is None:
-        return "; set log_file to see what it says"
+        return "; set log_file to see its output"
     try:
         with path.open("rb") as file:
             file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))

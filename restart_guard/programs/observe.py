@@ -39,11 +39,11 @@ def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Obs
     for name, (target, record) in unknown.items():
         process = found.get(name)
         if name in found and process is None:
-            why = "another user's process looks like it and may not be looked at"
+            why = "another user's process looks like it, and may not be examined"
             observed[name] = Observation(State.UNKNOWN, None, record, why)
         elif process is not None:
             state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
-            observed[name] = Observation(state, process, record, "found by what it runs")
+            observed[name] = Observation(state, process, record, "found by its command")
         else:
             observed[name] = dead(target, record)
     return observed
@@ -67,7 +67,7 @@ def dead(target: Target, record: Record) -> Observation:
     if state is not State.BACKOFF:
         return Observation(state, None, record)
     times = record.crashes.in_a_row
-    why = f"relaunched {times} times in a row" if times else "waits before its relaunch"
+    why = f"relaunched {times} times in a row" if times else "waiting before its relaunch"
     return Observation(state, None, record, why, wait)
 
 
@@ -81,10 +81,10 @@ def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation |
             return None
         found = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
         if found is None:
-            return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be looked at")
+            return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be examined")
         process = process_table.identity(pid) if found else None
         if process is not None:
             return Observation(state_of(locked=wanted, alive=True), process, record)
     except PermissionError:
-        return Observation(State.UNKNOWN, None, record, "its process may not be looked at")
+        return Observation(State.UNKNOWN, None, record, "its process may not be examined")
     return None

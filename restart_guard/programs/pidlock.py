@@ -19,7 +19,7 @@ from restart_guard import clock
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.host.identity import Identity
 from restart_guard.programs.crashes import Crashes
-from restart_guard.programs.health import Pulse
+from restart_guard.programs.health import HealthRecord
 
 _LARGEST = 64
 _ACTION_S = 120.0  # longer than a start or a stop usually takes
@@ -38,7 +38,7 @@ class Record(msgspec.Struct, frozen=True):
     starting: bool = False
     ticket: str = ""
     crashes: Crashes = Crashes()
-    pulse: Pulse = Pulse()
+    health: HealthRecord = HealthRecord()
 
 
 class PidLock:
@@ -170,7 +170,7 @@ class PidLock:
                 if error.errno != errno.EWOULDBLOCK:
                     raise GuardError(f"The lock {self.guard_path} cannot be taken: {error.strerror}.") from error
                 if clock.monotonic() >= deadline:
-                    text = f"Somebody else is acting on {self.path.stem} right now; nothing was changed."
+                    text = f"Another process is acting on {self.path.stem} right now; nothing was changed."
                     raise BusyError(text) from error
                 clock.sleep(0.02)
             else:

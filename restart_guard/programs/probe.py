@@ -15,7 +15,7 @@ from restart_guard.durations import span
 from restart_guard.errors import GuardError
 from restart_guard.host import hook
 from restart_guard.host.identity import Identity
-from restart_guard.programs.health import Probe
+from restart_guard.programs.health import ProbeResult
 from restart_guard.programs.target import Target, hook_of
 from restart_guard.threads import within
 
@@ -23,7 +23,7 @@ _CHANNEL = "channel:"
 _GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
 
 
-def probe(target: Target, process: Identity, beat: str) -> Probe:
+def probe(target: Target, process: Identity, beat: str) -> ProbeResult:
     """Check once, for no longer than the health's timeout; ``beat`` is the heartbeat's value of the last check."""
     health = target.settings.health
     assert health is not None  # noqa: S101 (only asked of targets that have one)
@@ -34,30 +34,30 @@ def probe(target: Target, process: Identity, beat: str) -> Probe:
         return _no_answer(health)
 
 
-def _look(target: Target, health: Health, process: Identity, beat: str) -> Probe:
+def _look(target: Target, health: Health, process: Identity, beat: str) -> ProbeResult:
     try:
         if health.http is not None:
             return _http(health.http, health.timeout)
         if health.tcp is not None:
             with socket.create_connection(parse_place(health.tcp), health.timeout):
-                return Probe(ok=True)
+                return ProbeResult(ok=True)
         if health.command is not None:
             ran = hook.run(hook_of(target, health.command, process, health.timeout))
-            return Probe(ok=ran.ok, why=f"command: {ran}")
+            return ProbeResult(ok=ran.ok, why=f"command: {ran}")
         return _heartbeat(target, str(health.redis_heartbeat), health.timeout, beat)
     except TimeoutError:
         return _no_answer(health)
     except (OSError, http.client.HTTPException) as error:
-        return Probe(ok=False, why=str(getattr(error, "strerror", None) or error or type(error).__name__))
+        return ProbeResult(ok=False, why=str(getattr(error, "strerror", None) or error or type(error).__name__))
     except GuardError as error:
-        return Probe(ok=None, why=str(error))
+        return ProbeResult(ok=None, why=str(error))
 
 
-def _no_answer(health: Health) -> Probe:
-    return Probe(ok=False, why=f"no answer within {span(health.timeout)}")
+def _no_answer(health: Health) -> ProbeResult:
+    return ProbeResult(ok=False, why=f"no answer within {span(health.timeout)}")
 
 
-def _http(url: str, timeout_s: float) -> Probe:
+def _http(url: str, timeout_s: float) -> ProbeResult:
     """A GET; any answer below 400 is good."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -75,10 +75,10 @@ def _http(url: str, timeout_s: float) -> Probe:
         status = connection.getresponse().status
     finally:
         connection.close()
-    return Probe(ok=status < 400, why=f"HTTP status {status}")
+    return ProbeResult(ok=status < 400, why=f"HTTP status {status}")
 
 
-def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> Probe:
+def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> ProbeResult:
     """A key that exists and expires by itself, a key whose value changes between probes, or a channel with a message
     within the timeout. If Redis is down, that says nothing about the program."""
     # A target whose health asks no Redis must not pay for its driver.
@@ -89,19 +89,19 @@ def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> Probe:
             return _listen(client, name.removeprefix(_CHANNEL), timeout_s)
         value, ttl = client.dump(name), client.pttl(name)
     if value is None:
-        return Probe(ok=False, why=f"the heartbeat {name} is missing")
+        return ProbeResult(ok=False, why=f"the heartbeat {name} is missing")
     now = f"{zlib.crc32(value):08x}"
     if ttl >= 0 or now != beat:
-        return Probe(ok=True, beat=now)
-    return Probe(ok=False, why=f"the heartbeat {name} has not changed", beat=now)
+        return ProbeResult(ok=True, beat=now)
+    return ProbeResult(ok=False, why=f"the heartbeat {name} has not changed", beat=now)
 
 
-def _listen(client: Any, channel: str, timeout_s: float) -> Probe:
+def _listen(client: Any, channel: str, timeout_s: float) -> ProbeResult:
     deadline = clock.monotonic() + timeout_s
     with client.pubsub() as pubsub:
         pubsub.subscribe(channel)
         while clock.monotonic() < deadline:
             message = pubsub.get_message(timeout=max(0.0, deadline - clock.monotonic()))
             if message is not None and message["type"] == "message":
-                return Probe(ok=True)
-    return Probe(ok=False, why=f"nothing was said on {channel} within {span(timeout_s)}")
+                return ProbeResult(ok=True)
+    return ProbeResult(ok=False, why=f"no message on {channel} within {span(timeout_s)}")

@@ -304,7 +304,7 @@ def left_of(process: Identity, others: Sequence[Facts], program: Path | None) ->
 
 
 def wait_for_all(process: Identity, others: Sequence[Facts], program: Path | None, seconds: float) -> list[Facts]:
-    """Wait until a process, these others and its later kin have ended. Returns those that are left when the time is up."""
+    """Wait until a process, these others and its later kin have ended. Returns those that are left then."""
     deadline = clock.monotonic() + seconds
     process_table.wait(process, seconds)
     while True:

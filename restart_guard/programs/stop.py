@@ -32,7 +32,7 @@ class Ended(NamedTuple):
 
 
 def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
-    """Run pre_stop, send stop_signal to the program and its kin, wait until all have ended, KILL what is left if asked."""
+    """Run pre_stop, send stop_signal to the program and its kin, wait for their end, KILL what is left if asked."""
     settings, path = target.settings, target.program.path
     number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
     before = _pre_stop(target, process)
@@ -50,7 +50,7 @@ def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
     if kill_after is not None and kill_after <= timeout:
         killed = f"killed after {took}: {_names(left)}"
         left = _kill_all(path, process, left)
-        return Ended(f"{before}{killed}" if not left else f"{before}{_names(left)} does not die", tuple(left))
+        return Ended(f"{before}{killed}" if not left else f"{before}{_names(left)} cannot be killed", tuple(left))
     return Ended(f"{before}still runs after {took}: {_names(left)}", tuple(left))
 
 
@@ -86,7 +86,7 @@ def kill(target: Target, process: Identity) -> Ended:
     """KILL to a program and its kin."""
     left = _kill_all(target.program.path, process, processes.kin(process, target.program.path))
     if left:
-        return Ended(f"{_names(left)} does not die: it hangs in the kernel", tuple(left))
+        return Ended(f"{_names(left)} cannot be killed: it hangs in the kernel", tuple(left))
     return Ended(f"killed pid {process.pid}")
 
 
@@ -106,7 +106,7 @@ def clear(target: Target, ended: Identity) -> str:
     if not orphans:
         return ""
     _end_orphans(target, ended, None, orphans, StopOptions(force=True))
-    return f"ended what the last one left behind: {_names(orphans)}; "
+    return f"ended orphans: {_names(orphans)}; "
 
 
 def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
@@ -117,8 +117,8 @@ def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
         return None
     left = _end_orphans(target, ended, path, orphans, stop)
     if left:
-        return Ended(f"was dead, but left behind {_names(left)}", tuple(left))
-    return Ended(f"was dead; ended what it left behind: {_names(orphans)}")
+        return Ended(f"was dead, but orphans still run: {_names(left)}", tuple(left))
+    return Ended(f"was dead; ended its orphans: {_names(orphans)}")
 
 
 def _end_orphans(

@@ -13,8 +13,9 @@ from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
 from restart_guard.host import process_table
 from restart_guard.journal.journal import DELIVERY_CAP_S, Journal
 from restart_guard.programs import actions, crashes, events, processes
-from restart_guard.programs import health as pulse
 from restart_guard.programs.actions import ActionOptions, ActionResult
+from restart_guard.programs.health import hangs, judged
+from restart_guard.programs.health import is_due as probe_is_due
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.operate import run_all
@@ -117,16 +118,16 @@ _LOCK_WAIT_S = 1.0
 
 
 def look_after(target: Target, observed: Observation) -> ActionResult | None:
-    """Check the health of a running target if that is due; restart one that hangs. None if there is nothing to report."""
+    """Check the health of a running target if that is due; restart one that hangs. None if that is no news."""
     health = target.settings.health
     if health is None or observed.process is None or observed.state is not State.RUNNING:
         return None
-    if not pulse.is_due(observed.record.pulse, health, now=clock.boottime()):
+    if not probe_is_due(observed.record.health, health, now=clock.boottime()):
         return None
     # An idle tick must not pay for an HTTP client.
     from restart_guard.programs.probe import probe
 
-    looked = probe(target, observed.process, observed.record.pulse.beat)
+    looked = probe(target, observed.process, observed.record.health.beat)
     fresh = process_table.uptime_s(observed.process) < target.settings.start_timeout
     try:
         with target.lock.held(wait_s=_LOCK_WAIT_S):
@@ -134,14 +135,14 @@ def look_after(target: Target, observed: Observation) -> ActionResult | None:
             if record.process != observed.process:
                 return None  # it was restarted meanwhile
             now = clock.boottime()
-            after = pulse.judged(record.pulse, looked, health, started=observed.process.started, now=now, fresh=fresh)
-            target.lock.record(msgspec.structs.replace(record, pulse=after))
+            after = judged(record.health, looked, health, started=observed.process.started, now=now, fresh=fresh)
+            target.lock.record(msgspec.structs.replace(record, health=after))
     except BusyError:
         return None
     except GuardError as error:
         return ActionResult(target.name, ok=False, text=str(error))
     wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
-    if not pulse.hangs(after, health) or wait > 0:
+    if not hangs(after, health) or wait > 0:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
     # What hangs may well ignore a gentle signal: it has had its time to drain then.

@@ -58,12 +58,16 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
     sys.setswitchinterval(_SWITCH_S)
     chosen = [] if len(targets) == len(config.targets) else sorted(target.name for target in targets)
     mark = quote(os.fsencode(os.pathsep.join([str(config.path), *chosen])), safe="")
-    what = f"The watch of {config.path}"
+    what = f"A watch of {config.path}"
     watch: _Watch | None = None
     try:
         leaving = _Leaving()
         with ExitStack() as stack:
-            with held(config.state_dir, [f"next-watch-{mark}"], what=f"Waiting for: {what}") if wait else nullcontext():
+            with (
+                held(config.state_dir, [f"next-watch-{mark}"], what=f"A waiting watch of {config.path}")
+                if wait
+                else nullcontext()
+            ):
                 stack.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
             watch = _Watch(config, targets, say, leaving)
             watch.run(None if for_s is None else clock.monotonic() + for_s)

@@ -96,8 +96,8 @@ def wait_until_ready(settings: Redis, seconds: float) -> bool:
         clock.sleep(0.5)
 
 
-class Health(NamedTuple):
-    """What a server says of itself. ``clock_ahead_s`` is its clock less ours; the rest is as INFO has it."""
+class ServerInfo(NamedTuple):
+    """The server's own figures. ``clock_ahead_s`` is its clock minus ours; the rest is from INFO."""
 
     version: str
     role: str
@@ -107,14 +107,14 @@ class Health(NamedTuple):
     clock_ahead_s: float
 
 
-def health(settings: Redis) -> Health:
-    """Ask a server about itself. Raises StoreError."""
+def server_info(settings: Redis) -> ServerInfo:
+    """Ask a server for its own figures. Raises StoreError."""
     with connected(settings) as client:
         client.ping()
         seconds, micros = client.time()
         ahead = seconds + micros / 1e6 - clock.now().timestamp()
         info = client.info()
-        return Health(
+        return ServerInfo(
             version=str(info.get("redis_version", "?")),
             role=str(info.get("role", "?")),
             link=str(info.get("master_link_status", "")),
@@ -152,7 +152,7 @@ def _client(settings: Redis) -> redis.Redis:
 
 
 def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
-    """The service's master. The driver reports every reason as "no master", but only one of them is worth waiting for."""
+    """The service's master. The driver reports every reason as "no master", but only one is worth waiting for."""
     try:
         host, port = sentinel.discover_master(service)
     except MasterNotFoundError:

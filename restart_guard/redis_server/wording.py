@@ -6,7 +6,7 @@ from restart_guard.errors import StoreError
 # A server's own code or one of ours → what is wrong and what to do, after "Redis <server>".
 _TROUBLES: dict[str, tuple[str, str]] = {
     "refused": ("拒绝连接：请确认 Redis 正在运行", "refuses connections: is it running?"),
-    "timeout": ("没有及时应答：可能已挂起或网络不通", "does not answer in time: it hangs, or the network does"),
+    "timeout": ("没有及时应答：可能已挂起或网络不通", "does not answer in time: it, or the network, hangs"),
     "unreachable": ("无法访问：请检查地址和网络", "cannot be reached: check its address and the network"),
     "closed": ("中断了连接", "closed the connection"),
     "tls": ("TLS 握手失败：请检查证书和 ca_file", "fails the TLS handshake: check the certificate and ca_file"),
@@ -14,26 +14,26 @@ _TROUBLES: dict[str, tuple[str, str]] = {
     "LOADING": ("正在加载数据", "is still loading its data"),
     "READONLY": ("是只读副本：可能正在切换主节点", "is a read-only replica: a failover may be under way"),
     "MASTERDOWN": ("与主节点断开：可能正在切换主节点", "has lost its master: a failover may be under way"),
-    "no_master": ("Sentinel 当前没有主节点", "has no master at the moment, say the Sentinels"),
+    "no_master": ("Sentinel 当前没有主节点", "has no master at the moment, the Sentinels say"),
     "CLUSTERDOWN": ("集群不可用", "is a cluster that is down"),
     "TRYAGAIN": ("正在迁移槽位", "is moving slots"),
     "NOREPLICAS": ("可用副本不足", "has too few good replicas"),
     "BUSY": ("正在执行耗时脚本", "is busy running a script"),
-    "NOAUTH": ("需要密码：请设置 [redis] password", "wants a password: set [redis] password"),
+    "NOAUTH": ("需要密码：请设置 [redis] password", "requires a password: set [redis] password"),
     "WRONGPASS": (
         "拒绝了用户名或密码：请检查 [redis] username 和 password",
         "refuses the user name or password: check [redis] username and password",
     ),
-    "NOPERM": ("不允许该用户执行所需命令：请检查 ACL", "does not let this user run the commands needed: check its ACL"),
+    "NOPERM": ("不允许该用户执行所需命令：请检查 ACL", "does not allow this user the commands it needs: check the ACL"),
     "MISCONF": ("无法保存到磁盘：请检查磁盘空间", "cannot save to disk: check its disk"),
     "OOM": ("内存已满", "is out of memory"),
     "cluster": (
         "是 Redis Cluster：本工具读取单机或 Sentinel",
-        "is a Redis Cluster; single servers and Sentinel services can be read",
+        "is a Redis Cluster; only single servers and Sentinel services can be read",
     ),
-    "protocol": ("的应答无法理解：{text}", "gives an answer that makes no sense: {text}"),
+    "protocol": ("的应答无法理解：{text}", "sent an answer that cannot be understood: {text}"),
     "sentinel": ("无法通过 Sentinel 访问：{text}", "cannot be reached through its Sentinels: {text}"),
-    "secret": ("的密码无法读取：{text}", "has no password to log in with: {text}"),
+    "secret": ("的密码无法读取：{text}", "cannot be used, because its password cannot be read: {text}"),
     "slow": ("读取未能在限定时间内完成：{text}", "could not be read within the check's timeout: {text}"),
 }
 

@@ -16,7 +16,7 @@ from restart_guard.refreshes.mapping import Drift, Example
 _REASONS: dict[str, tuple[str, str]] = {
     "empty": (
         '查询没有返回任何行，旧数据保持不变（on_empty = "clear" 可允许清空）',
-        'the query gives no row; the old data stays (on_empty = "clear" would allow it)',
+        'the query returned no row; the old data stays (on_empty = "clear" would clear it)',
     ),
     "drift": (
         "变化 {share} 超过 max_change {most}（新增 {added}，变化 {changed}，减少 {removed}），旧数据不变；可用 --force",
@@ -27,38 +27,38 @@ _REASONS: dict[str, tuple[str, str]] = {
     ),
     "other_type": (
         "键 {key} 是 {found}，不是 {wanted}；旧数据保持不变，--force 可替换",
-        "the key {key} is a {found} and no {wanted}; it stays, --force replaces it",
+        "the key {key} is a {found}, not a {wanted}; it stays, --force replaces it",
     ),
-    "columns": ("查询的列是 {found}，应为 {wanted}", "the query has the columns {found}, expected {wanted}"),
+    "columns": ("查询的列是 {found}，应为 {wanted}", "the query returned the columns {found}, expected {wanted}"),
     "field": ("查询没有列 {field}，只有 {found}", "the query has no column {field} for the key, only {found}"),
-    "null": ("列 {column} 含有 NULL，请用 COALESCE", "the column {column} has a NULL; COALESCE gives it a value"),
-    "not_text": ("列 {column} 的值不是 UTF-8 文本", "the column {column} has a value that is no UTF-8 text"),
-    "number": ("分数不是数字（{first}-{last}）", "a score is no number ({first}-{last})"),
+    "null": ("列 {column} 含有 NULL，请用 COALESCE", "the column {column} contains NULL; use COALESCE"),
+    "not_text": ("列 {column} 的值不是 UTF-8 文本", "the column {column} contains a value that is not UTF-8 text"),
+    "number": ("分数不是数字（{first}-{last}）", "a score is not a number ({first}-{last})"),
     "duplicate": (
         "{name} 出现不止一次，请用 GROUP BY 或 DISTINCT",
-        "the query gives {name} more than once: GROUP BY or DISTINCT, or ORDER BY to have a key's rows together",
+        "the query returned {name} more than once: use GROUP BY or DISTINCT, or ORDER BY to keep a key's rows together",
     ),
     "many_rows": ("键 {key} 有不止一行", "the key {key} has more than one row"),
-    "large": ("有一个值为 {size} 字节，Redis 最多 {most}", "a value has {size} bytes, and Redis takes {most}"),
+    "large": ("有一个值为 {size} 字节，Redis 最多 {most}", "a value has {size} bytes; Redis accepts at most {most}"),
     "memory": (
         "Redis 内存不足以再放一份 {key}（约 {need} 字节）",
         "Redis has no room for a second {key} (about {need} bytes) and would evict other data",
     ),
     "superseded": (
         "另一台主机已开始刷新 {key}",
-        "another refresh of {key} has begun, on another host perhaps; this one has given up",
+        "another refresh of {key} has begun, perhaps on another host; this one was stopped",
     ),
-    "lost": ("临时键在完成前丢失", "the temporary key did not last until the end: is memory short, or was it deleted?"),
+    "lost": ("临时键在完成前丢失", "the temporary key disappeared before the end: is memory short, or was it deleted?"),
     "moved": (
         "查询第二次返回的行不同，请去掉 RAND()、NOW() 等或加 ORDER BY",
-        "the query gives other rows when it is asked again: is there a RAND(), NOW(), or a LIMIT without ORDER BY?",
+        "the query returned other rows the second time: does it use RAND(), NOW(), or LIMIT without ORDER BY?",
     ),
-    "is_index": ("一行的键就是索引 {key}", "a row's key is the index {key} itself: choose another name for it"),
-    "twice": ("列 {column} 出现两次，请用 AS", "the query has the column {column} twice; AS gives one another name"),
-    "no_rows": ("查询没有返回结果集", "the query gives no rows at all: expected a plain SELECT"),
+    "is_index": ("一行的键就是索引 {key}", "a row's key is the index {key} itself: choose another name for the index"),
+    "twice": ("列 {column} 出现两次，请用 AS", "the query has the column {column} twice; use AS to rename one"),
+    "no_rows": ("查询没有返回结果集", "the query has no result set: expected a plain SELECT"),
     "index": (
         "索引键 {key} 不是本刷新所建，未执行；请改用别的名称，或确认后删除它",
-        "the index {key} was not made by this refresh; nothing was done: choose another name, or delete what is old",
+        "the index {key} was not created by this refresh; nothing was done: choose another name, or delete the old key",
     ),
 }
 
@@ -80,7 +80,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "since": ("首次失败：{at}，已连续失败 {failures} 次", "failing since {at}, {failures} runs in a row"),
     "lasted": (
         "已恢复正常，故障持续 {lasted}，共失败 {failures} 次",
-        "is well again after {lasted}, {failures} failed runs",
+        "is well again after {lasted} and {failures} failed runs",
     ),
     "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
     "id": ("编号 {id}", "incident {id}"),

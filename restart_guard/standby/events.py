@@ -1,4 +1,4 @@
-"""A takeover or a step-down: kept in the journal, and told to a person."""
+"""A takeover or a step-down: recorded in the journal, and alerted."""
 
 from collections.abc import Callable
 

@@ -16,7 +16,7 @@ _TABLE = (
 
 
 def claim(settings: MySql, group: str, holder: str) -> int:
-    """The next number, now the holder's. Raises DeliveryError."""
+    """The next number, which now belongs to the holder. Raises DeliveryError."""
     what = f"{settings.database}.guard_epoch at {mysql_client.place(settings)}"
     advice = dict.fromkeys(mysql_client.DENIED, ": the user needs CREATE once, and SELECT, INSERT and UPDATE.")
     connection = mysql_client.connect(settings, what, advice)

@@ -1,4 +1,4 @@
-"""What a leader does to the targets of its group: has them run, as an operator would, and has them down again."""
+"""The targets of a group on its leader: it keeps them running, as an operator would, and stops them."""
 
 import os
 import signal
@@ -31,7 +31,8 @@ _PATIENCE_S = 5.0  # for the end of a target, after all of its own time
 
 
 class Leadership:
-    """The targets of a group on this host. ``post`` takes what has become of one from a thread, for ``ended``."""
+    """The targets of a group on this host. ``post`` is called in a thread with a target's name and result, for
+    ``ended``."""
 
     def __init__(self, config: Config, targets: Sequence[Target], post: Callable[[str, Any], None]) -> None:
         self._config = config
@@ -48,16 +49,16 @@ class Leadership:
 
     @property
     def is_ending(self) -> bool:
-        """Whether something of ours may still run."""
+        """Whether a target may still be running while it is being stopped."""
         return bool(self._ending)
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it takes longer than all that a target may take."""
+        """Whether stopping takes longer than a target may take."""
         return self.is_ending and clock.monotonic() >= self._overdue_at
 
     def begin(self) -> None:
-        """The pid locks are written, and a watch does the rest."""
+        """Write the pid locks and start a watch, which does the rest."""
         self.acts = True
         self._failures, self._watch_again_at = 0, 0.0
         # In a thread: bringing many of them to the disk may take longer than a beat.
@@ -65,9 +66,9 @@ class Leadership:
         self.keep_watching()  # why it cannot is found again by the next look
 
     def keep_watching(self) -> str:
-        """Start the watch, also when it has ended; why not, when that fails again and again.
+        """Start the watch, also if it has ended. Returns the reason if that fails again and again.
 
-        It ends with us, or each of us that is killed would leave one.
+        The watch ends with this process: else each process that is killed would leave one.
         """
         now = clock.monotonic()
         if not self._targets or (self._watch is not None and self._watch.poll() is None):
@@ -96,11 +97,11 @@ class Leadership:
 
     @property
     def is_well(self) -> bool:
-        """Whether what it began has proved itself."""
+        """Whether the watch has run for long enough."""
         return self.acts and clock.monotonic() - self._watched_at >= _WELL_S
 
     def end(self, stop: StopOptions) -> None:
-        """Nothing of ours acts any more: first nobody relaunches, then all end, however often it takes."""
+        """Stop all targets: first end the watch, so that nothing is relaunched, then stop them until they are down."""
         self.acts = False
         if self._watch is not None:
             self._watch.kill()
@@ -121,7 +122,8 @@ class Leadership:
         in_background(job, partial(self._post, name))
 
     def ended(self, name: str, result: Any) -> str:
-        """What came of it, in words, if that is news. What could not be ended is tried again by ``end_again``."""
+        """Take the result of a stop. Returns a text if there is something new to report. A target that could not be
+        stopped is tried again by ``end_again``."""
         done = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=repr(result))
         if name not in self._ending:
             return ""
@@ -141,16 +143,17 @@ class Leadership:
             self._yield(name)
 
     def abandon(self) -> list[str]:
-        """Wait no longer; the names of what may still run. Their fences end them when the permit is gone."""
+        """Wait no longer. Returns the names of targets that may still run; their fences end them when the permit
+        expires."""
         names = list(self._ending)
         self._ending.clear()
         return names
 
 
 def _intend(targets: Iterable[Target]) -> None:
-    """Write the pid locks, so that a watch looks at them. One that an operator has taken away stays away.
+    """Write the pid locks, so that a watch looks at the targets. A lock that an operator has removed stays away.
 
-    What happened under another leadership is no reason to wait with the launch, which is a start and no relaunch.
+    Crashes under an earlier leadership do not delay this launch, which is a start and no relaunch.
     """
     for one in targets:
         with suppress(GuardError, PermissionError), one.lock.held(wait_s=_AGAIN_S):

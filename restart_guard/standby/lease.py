@@ -1,14 +1,15 @@
-"""Who of several hosts may run the targets: a lease that is judged by its changes, seen on one's own clock. Pure.
+"""Which of several hosts may run the targets: a lease that each host judges by the changes it sees, on its own clock.
+Pure.
 
 The lease is one value in Redis. Its holder changes it each beat by compare-and-set and may act until ``fence`` after a
-good renewal was *sent*. All others watch; who has seen it unchanged for a whole ``lease`` may act in turn, having set
-it to their own a ``gap`` before. Neither the key's TTL nor anybody's wall clock decides anything: a value that
-vanishes, an empty server, a clock that jumps only make others wait anew.
+good renewal was *sent*. All others watch. A host that has seen it unchanged for a whole ``lease`` may act in turn; it
+must have claimed it a ``gap`` before. Neither the key's TTL nor any wall clock decides anything: a value that vanishes,
+an empty server or a clock that jumps only makes others wait again.
 
-A holder that hands over names an heir, who need not wait.
+A holder that hands over names an heir, which need not wait.
 
-Times are seconds of CLOCK_BOOTTIME of the own host, which goes on through a suspend. The protocol needs fence + gap +
-beat < lease; what it cannot cover is told in the README.
+Times are seconds of CLOCK_BOOTTIME of the own host, which also counts time in suspend. The protocol needs fence + gap +
+beat < lease; the README says what it cannot cover.
 """
 
 from typing import NamedTuple
@@ -20,11 +21,11 @@ CANDIDATE = "candidate"
 
 
 class Mark(NamedTuple):
-    """A value of the lease: who set it, in which life of theirs, and the how manieth of it.
+    """A value of the lease: which node wrote it, in which process lifetime, and its sequence number.
 
-    ``kind`` is empty for a holder's; a released lease is nobody's, a candidate's marks an empty key to be watched.
-    ``lease_ms`` is how long its setter has it, should the configs of the hosts differ. ``heir`` is the life of the only
-    one that may take a released lease at once; with none all may.
+    ``kind`` is empty for a holder's value, RELEASED if the lease is free, CANDIDATE for a mark that a watching node
+    puts in an empty key. ``lease_ms`` is the writer's lease time, in case the configs of the hosts differ. ``heir`` is
+    the process lifetime of the only node that may take a released lease at once; without an heir all may.
     """
 
     node: str
@@ -45,7 +46,7 @@ class Mark(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Mark":
-        """Whatever stands there: what is none of ours is somebody else's, and watched like any other value."""
+        """Parse a value. A value that we did not write counts as another node's, and is watched like any other."""
         kind, node, life, number, lease_ms, heir = [*text.split("|", 5), "", "", "", "", ""][:6]
         if number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
             mark = cls(node, life, int(number), kind, int(lease_ms), heir)
@@ -55,19 +56,20 @@ class Mark(NamedTuple):
 
 
 def holder(value: str | None) -> str | None:
-    """Whose lease a value is; None for nobody's."""
+    """The node that holds the lease by this value; None if nobody does."""
     mark = None if value is None else Mark.parse(value)
     return mark.node if mark is not None and not mark.kind else None
 
 
 class View(NamedTuple):
-    """What a node knows. ``me`` is the mark that it set last, ``until`` when it must have stopped acting: 0 when it
-    does not lead. It may act only once the lease is ``confirmed``, an heir ``early_until`` a moment of its own.
+    """The knowledge of a node. ``me`` is the mark that it wrote last, ``until`` the time when it must have stopped
+    acting: 0 if it does not lead. It may act only once the lease is ``confirmed``; an heir may act before that, until
+    ``early_until``.
 
     ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
-    when the last good read was sent, ``watching_since`` when the first of an unbroken row came; ``claimed_at`` when the
-    claim's answer came. ``past`` has of each of the latest values since when it was seen, and after which moment it was
-    written.
+    is when the last good read was sent, ``watching_since`` when the first read of an unbroken series came back;
+    ``claimed_at`` is when the claim's answer came. ``past`` holds, for each of the latest values, when it was first
+    read and after which moment it was written.
     """
 
     me: Mark
@@ -95,21 +97,21 @@ class View(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A compare-and-set: of this value (None: no key) to a new one."""
+    """A compare-and-set: from this value (None: no key) to a new one."""
 
     expected: str | None
     new: Mark
 
 
 class Span(NamedTuple):
-    """When a request was sent and its answer came; it took effect somewhere in between."""
+    """The times of a request and its answer; it took effect somewhere in between."""
 
     sent: float
     came: float
 
 
 def read(view: View, value: str | None, span: Span, times: Times) -> View:
-    """After a good read. Silence counts only as long as we were there to hear."""
+    """The view after a good read. Silence counts only while this node was connected."""
     if span.came - view.contact_at > times.gap:
         anew = view._replace(seen=value, before=None, seen_at=span.came, watching_since=span.came, past=())
         return anew._replace(contact_at=span.sent)
@@ -122,7 +124,7 @@ def read(view: View, value: str | None, span: Span, times: Times) -> View:
 
 
 def wanted(view: View, now: float, times: Times) -> Change | None:
-    """What to write after the read of this beat."""
+    """The change to write after the read of this beat."""
     mark = None if view.seen is None else Mark.parse(view.seen)
     new = view.me._replace(number=view.me.number + 1, kind="", lease_ms=round(times.lease * 1000))
     if view.leads:
@@ -138,7 +140,8 @@ def wanted(view: View, now: float, times: Times) -> Change | None:
 
 
 def _is_of_holder(released: Mark, before: str | None) -> bool:
-    """Whether we saw who released the lease hold it just before; else a failover may have brought an old mark back."""
+    """Whether the node that released the lease held it just before, as we saw; otherwise a failover may have restored
+    an old mark."""
     if before is None:
         return False
     mark = Mark.parse(before)
@@ -146,27 +149,27 @@ def _is_of_holder(released: Mark, before: str | None) -> bool:
 
 
 def has_watched(view: View, now: float, times: Times) -> bool:
-    """Whether it has watched for long enough to claim the lease, or to be an heir."""
+    """Whether it has watched long enough to claim the lease, or to be an heir."""
     return now - view.watching_since >= times.lease - times.gap
 
 
 def _may_renew(view: View, mark: Mark | None) -> bool:
-    """Over its own value, of whatever number, since a failover may have lost some; over none, and over a candidate's,
-    who only watches: it is put back."""
+    """Over its own value, of any sequence number, since a failover may have lost some; over no value; and over a
+    candidate's, which only watches: it is put back."""
     if mark is None or mark.kind == CANDIDATE:
         return True
     return (mark.node, mark.life, mark.kind) == (view.me.node, view.me.life, "")
 
 
 def written(view: View, change: Change, span: Span, times: Times, *, acknowledged: bool = True) -> View:
-    """After a change that took place. It counts from when it was sent, and only if enough replicas have it.
+    """The view after a change that took place. It counts from when it was sent, and only if enough replicas have it.
 
     A claim alone gives no right to act: a failover may lose it before anybody else has read it, and another node, which
-    knows the silence as well, takes the lease once more. It is confirmed by a renewal that was sent a gap later: by
-    then each node has read it, or counts its silence anew.
+    saw the same silence, claims the lease once more. It is confirmed by a renewal that was sent a gap later: by then
+    each node has read it, or starts to count its silence again.
 
-    An heir may act until then, as far as it can tell that nobody has known a silence of a whole lease: should all be
-    lost that was written since others last read, they have seen a value that was there within a gap of the release.
+    An heir may act before that, as long as it can be sure that nobody has seen a silence of a whole lease: if all that
+    was written since the others last read is lost, they have seen a value that was there within a gap of the release.
     """
     view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
     if change.new.kind or not acknowledged:
@@ -183,8 +186,8 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
 
 
 def _nobody_acts_before(view: View, lease: float, gap: float) -> float:
-    """A lease after the earliest moment at which the present value but one, or any that was there up to a gap before,
-    can have been written. Zero when nothing is known of it."""
+    """One lease after the earliest moment at which the value before the current one, or any that was there up to a gap
+    before, can have been written. Zero if nothing is known about it."""
     if not view.past:
         return 0.0
     there_at = view.past[-1][1] - gap
@@ -193,12 +196,12 @@ def _nobody_acts_before(view: View, lease: float, gap: float) -> float:
 
 
 def unclear(view: View, change: Change) -> View:
-    """After a change whose answer was lost: it may have taken place, and the number must not be used again."""
+    """The view after a change whose answer was lost: it may have taken place, and its number must not be used again."""
     return view._replace(me=view.me._replace(number=change.new.number))
 
 
 def next_beat(view: View, now: float, times: Times) -> float:
-    """Seconds until there is something to do again: a beat, or less where a moment is waited for."""
+    """Seconds until there is something to do again: a beat, or less if a certain moment is waited for."""
     moments = [times.beat]
     if view.leads and not view.confirmed:
         moments.append(view.claimed_at + times.gap - now)
@@ -208,7 +211,7 @@ def next_beat(view: View, now: float, times: Times) -> float:
 
 
 def why_lost(view: View, now: float) -> str:
-    """Why a leader has to stop acting now; empty when it need not."""
+    """The reason why a leader has to stop acting now; empty if it need not."""
     if not view.leads:
         return ""
     if now >= view.until:
@@ -222,10 +225,11 @@ def why_lost(view: View, now: float) -> str:
 
 
 def stepped_down(view: View, life: str) -> View:
-    """A watcher again, in another life: what it set as a leader is then anybody's."""
+    """The view of a watcher again, in a new process lifetime: its earlier marks then count as another node's."""
     return view._replace(me=Mark(view.me.node, life), until=0.0, confirmed=False, early_until=0.0)
 
 
 def released(view: View, heir: str) -> Change:
-    """A clean end, once nothing of ours acts any more: the others need not wait, or if there is an heir only that."""
+    """The change that ends a leadership once nothing of ours acts any more: the others need not wait or, if there is an
+    heir, only the heir need not."""
     return Change(view.seen, view.me._replace(number=view.me.number + 1, kind=RELEASED, heir=heir))

@@ -1,4 +1,4 @@
-"""One member's part in the lease: what it knows, beat by beat, and what keeps it from it."""
+"""One member's side of the lease: its view, beat by beat, and the trouble it has."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,9 +21,9 @@ News = Callable[[], Mapping[str, Any]]
 
 
 class LeaseHolder:
-    """``view`` is what the decisions are made by. ``trouble`` is why the last beat failed, empty after a good one.
+    """``view`` is the basis of all decisions. ``trouble`` is why the last beat failed, empty after a good one.
 
-    ``renewed`` is called as soon as the view has a new deadline, before anybody is told of it.
+    ``renewed`` is called as soon as the view has a new deadline, before it is published.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LeaseHolder:
         self.trouble = ""
 
     def beat(self, *, may_claim: bool) -> None:
-        """Read the lease, and change it if that is due."""
+        """Read the lease, and change it if a change is due."""
         begun = clock.boottime()
         trouble, change = "", None
         try:
@@ -66,13 +66,12 @@ class LeaseHolder:
             self._good_at = clock.boottime()
 
     def trouble_news(self) -> str:
-        """That trouble has begun to last, or is over; a beat that fails now and then is no news, and neither is how
-        each of many does."""
+        """A message when trouble has lasted for a while, or is over. A single failed beat is no news."""
         lasts = bool(self.trouble) and clock.boottime() - self._good_at > self._times.gap
         if lasts == self._is_troubled:
             return ""
         self._is_troubled = lasts
-        return f"The lease cannot be reached or kept: {self.trouble}" if lasts else "The lease is reached again."
+        return f"The lease cannot be read or renewed: {self.trouble}" if lasts else "The lease can be renewed again."
 
     def _due(self, store: LeaseStore, *, may_claim: bool) -> Change | None:
         now = clock.boottime()
@@ -88,13 +87,13 @@ class LeaseHolder:
         if done:
             self.view = lease.written(self.view, change, span, self._times, acknowledged=acknowledged)
             self._renewed()
-        return "" if acknowledged or not done else f"fewer than {self._acks} replicas acknowledge"
+        return "" if acknowledged or not done else f"fewer than {self._acks} replicas acknowledged it"
 
     def step_down(self, life: str) -> None:
         self.view = lease.stepped_down(self.view, life)
 
     def release(self, life: str) -> None:
-        """Step down, in a way that others need not wait. Nothing of ours may run any more."""
+        """Step down in a way that lets others lead without waiting. Nothing of ours may run any more."""
         view = self.view
         self.step_down(life)
         if not view.leads:
@@ -112,7 +111,7 @@ class LeaseHolder:
             self.trouble = self._config.redact(str(error))
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Be woken when one of the group releases the lease."""
+        """Call ``wake`` when a node of the group releases the lease."""
 
         def hear(news: Mapping[str, Any]) -> None:
             if news.get("released") and news.get("group") == self._settings.group:
@@ -123,7 +122,7 @@ class LeaseHolder:
         Thread(target=job, daemon=True).start()
 
     def _heartbeat(self, *, released: bool) -> dict[str, Any]:
-        """Whoever has a use for it may listen; other members only look when one releases the lease."""
+        """The heartbeat with its particulars, for any listener; other members only react to a release."""
         who = {"group": self._settings.group, "node": self.view.me.node, "number": self.view.me.number}
         return {**who, **self._news(), "released": released}
 

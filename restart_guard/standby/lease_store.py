@@ -1,4 +1,5 @@
-"""The lease in Redis: one value, changed only by compare-and-set of the whole of it; and heartbeats, which are news.
+"""The lease in Redis: one value, changed only by compare-and-set of the whole value; and heartbeats, which are only
+news.
 
 Every beat opens its own connection, so that after a failover the Sentinels are asked again: a client that keeps one
 goes on writing to a demoted master for seconds. All waits are shorter than a beat.
@@ -26,12 +27,12 @@ def _key(group: str, what: str) -> str:
 
 
 def news_channel(channel: str) -> str:
-    """Beside the plain heartbeats: the same with particulars, in JSON."""
+    """The channel beside the plain heartbeats that carries the particulars in JSON."""
     return f"{channel}:json"
 
 
 class LeaseStore:
-    """One connection, for one beat. Driver errors leave ``open_store`` as StoreError."""
+    """One connection, for one beat. ``open_store`` raises driver errors as StoreError."""
 
     def __init__(self, client: redis.Redis, group: str, lease_s: float) -> None:
         self._client: Any = client
@@ -64,16 +65,16 @@ class LeaseStore:
         return True, acknowledged, Span(sent, came)
 
     def stand_ready(self, life: str, for_s: float) -> None:
-        """Be the heir, should the lease be released within this time; of several the last."""
+        """Be the heir if the lease is released within this time; of several, the last one is."""
         self._client.set(self._heir_key, life, px=round(for_s * 1000))
 
     def heir(self) -> str:
-        """The life of who stands ready; empty for nobody."""
+        """The process lifetime of the node that stands ready; empty if none does."""
         value = self._client.get(self._heir_key)
         return value.decode(errors="replace") if value else ""
 
     def tell(self, channel: str, news: dict[str, Any], *, alive: bool = True) -> None:
-        """``alive`` for whoever listens, and the same with its particulars on a channel beside."""
+        """Publish ``alive``, and the particulars as JSON on the second channel."""
         if alive:
             self._client.publish(channel, "alive")
         self._client.publish(news_channel(channel), msgspec.json.encode(news))
@@ -88,8 +89,8 @@ def open_store(settings: Redis, group: str, *, lease_s: float, timeout_s: float)
 
 
 def listen(settings: Redis, channel: str, *, silence_s: float, hear: Callable[[dict[str, Any]], None]) -> NoReturn:
-    """Hand on the news as they come. Another connection is made when one fails or is silent for too long, and so after
-    a failover; what is said meanwhile is missed, and nothing depends on it."""
+    """Pass on the news as they come. A new connection is made when one fails or is silent for too long, and so after a
+    failover. Messages in between are missed, and nothing depends on them."""
     brief = msgspec.structs.replace(settings, timeout=Duration(silence_s))
     while True:
         with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as found:

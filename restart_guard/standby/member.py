@@ -1,8 +1,8 @@
-"""A host of a group: it watches the lease, and while it holds it, it runs the targets.
+"""A host of a group: it watches the lease and, while it holds the lease, runs the targets.
 
 The beats go on in one thread whatever else is done: starting, stopping, MySQL and WeCom have threads of their own. The
-permit, a file, says until when the targets may run; a fence beside each ends it then, also when this process is killed
-or hangs. What is done to the targets is in ``leadership.py``.
+permit, a file, says until when the targets may run; a fence beside each target ends it then, also if this process is
+killed or hangs. ``leadership.py`` acts on the targets.
 """
 
 import os
@@ -42,16 +42,19 @@ Say = Callable[[str], None]
 
 
 def run(config: Config, say: Say, *, for_s: float | None) -> None:
-    """Take part until SIGTERM, or for a time. One a config: another waits. Raises BusyError, GuardError."""
+    """Take part until SIGTERM, or for a time. Only one process may do so for a config; another waits.
+
+    Raises BusyError, GuardError.
+    """
     settings = settings_of(config)
     if os.uname().sysname != "Linux":
-        raise GuardError("A group of hosts needs Linux: a program is ended with its guard by the kernel there.")
+        raise GuardError("A standby group needs Linux: only its kernel can end a program together with its guard.")
     processes.prepare()
     until = None if for_s is None else clock.monotonic() + for_s
     with ExitStack() as stack:
         aside = stack.enter_context(BackgroundWriter(say))
-        with held(config.state_dir, [f"next-{config.standby_name}"], what="Waiting to take part"):
-            stack.enter_context(held(config.state_dir, [config.standby_name], what="Taking part", wait=True))
+        with held(config.state_dir, [f"next-{config.standby_name}"], what="A waiting standby process"):
+            stack.enter_context(held(config.state_dir, [config.standby_name], what="The standby process", wait=True))
         member = GroupMember(config, aside.say)
         if until is None:  # else cron starts one each minute, and that is no news
             aside.say(f"{member.node} takes part in {settings.group}")
@@ -95,7 +98,7 @@ class GroupMember:
             self._asked_to_leave += 1
 
     def _taken_up(self) -> SavedState:
-        """Where the process before this one left off, if that was in this boot and under the same name."""
+        """The state of the process before this one, if it ran in this boot and under the same name."""
         kept = memory.load(self._config)
         if kept is None or kept.view.me.node != self.node:
             return SavedState(process_table.boot_id(), View(Mark(self.node, _new_life())))
@@ -133,7 +136,7 @@ class GroupMember:
                     os.read(self._woken, 4096)
 
     def _pause(self, begun: float, until: float | None) -> float:
-        """Seconds to the next beat, which counts from when this one began."""
+        """Seconds to the next beat, which counts from the beginning of this one."""
         now = clock.boottime()
         pauses = [lease.next_beat(self._lease.view, begun, self._times) - (now - begun)]
         gently = self._lease.view.until - self._times.fence / 2 - now
@@ -164,7 +167,7 @@ class GroupMember:
             self._keep()
 
     def _renewed(self) -> None:
-        """They may drain as long as the lease is ours."""
+        """The targets may drain as long as the lease is ours."""
         is_ours = self._lease.view.may_act(clock.boottime())
         if is_ours and (self._targets.acts or self._targets.is_ending):
             self._allow()
@@ -173,7 +176,7 @@ class GroupMember:
         return f"{why} ({self._lease.trouble})" if self._lease.trouble else why
 
     def _act(self) -> bool:
-        """Begin or stop to run the targets, as the lease says; whether all is done and we may leave."""
+        """Start or stop running the targets, as the lease says. True when all is done and this process may leave."""
         self._targets.end_again()
         now = clock.boottime()
         left = self._lease.view.until - now
@@ -215,7 +218,8 @@ class GroupMember:
         self._stand_down(f"it cannot run its targets: {cannot}", StopOptions(force=True))
 
     def _needs_token(self) -> bool:
-        """Asked for while the claim waits for its confirmation; the beats go on meanwhile."""
+        """Whether a token must be claimed: while the claim of the lease waits for its confirmation. The beats go on
+        meanwhile."""
         if self._token_known_for == self._lease.view.me.life:
             return False
         mysql, store = self._config.mysql, self._settings.fence_store
@@ -259,11 +263,12 @@ class GroupMember:
         self._tell(partial(messages.stepped_down, self._settings.group, self.node, why), None)
 
     def _abandon(self) -> None:
-        """What does not end in all its time is left to the fences; what they cannot end hangs in the kernel."""
+        """Leave targets that do not end in all their time to their fences; what a fence cannot end hangs in
+        the kernel."""
         names = ", ".join(self._targets.abandon())
         revoked = self._permit_is(Permit())
         clock.sleep(5 * fence.LATE_S if revoked else max(0.0, self._permitted_until - clock.boottime() + fence.LATE_S))
-        self._say(f"{names}: not seen to be down; its fence has killed what it could")
+        self._say(f"{names}: could not be confirmed as stopped; its fence has killed what it could")
 
     def _ended(self, name: str, result: Any) -> None:
         text = self._targets.ended(name, result) if name else "" if result is None else repr(result)
@@ -277,7 +282,7 @@ class GroupMember:
                 take(result)
 
     def _release(self) -> None:
-        """The others need not wait. Nothing of ours runs any more."""
+        """Let the others lead without waiting. Nothing of ours runs any more."""
         self._permit_is(Permit())
         self._token = None
         self._lease.release(_new_life())
@@ -318,7 +323,7 @@ class GroupMember:
             os.write(self._wake, b"\0")
 
     def _tell(self, head: events.Message, detail: events.Message | None) -> None:
-        """Say it, keep it and alert, in a thread: the beats do not wait for a disk or for WeCom."""
+        """Print, record and alert in a thread: the beats do not wait for a disk or for WeCom."""
         self._say(events.english(head, detail))
         self._unrecorded += 1
         job = partial(events.record, self._config, self._settings.group, head, detail)
@@ -333,7 +338,7 @@ class GroupMember:
     def _recorded(self, result: Any) -> None:
         self._unrecorded -= 1
         if isinstance(result, BaseException):
-            self._say(f"It could not be recorded: {result!r}")
+            self._say(f"This could not be recorded: {result!r}")
 
 
 def _new_life() -> str:

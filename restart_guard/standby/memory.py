@@ -1,5 +1,5 @@
-"""What the process that takes part in a group leaves behind: to the next one of its host, which cron starts each
-minute, and to ``status``, which asks no server."""
+"""The state that a process of a group leaves to the next one on its host, which cron starts each minute, and to
+``status``, which asks no server."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +16,10 @@ from restart_guard.standby.lease import View
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """Worth nothing in another boot: its times are of CLOCK_BOOTTIME.
+    """Valid in one boot only: its times are of CLOCK_BOOTTIME.
 
-    ``acts``: the targets of a leader were begun. After ``failures`` to run them it does not lead before ``rest_until``.
+    ``acts``: a leader had begun to run its targets. After ``failures`` to run them it does not lead before
+    ``rest_until``.
     """
 
     boot: str
@@ -30,7 +31,7 @@ class SavedState(msgspec.Struct, frozen=True):
 
 
 def load(config: Config) -> SavedState | None:
-    """None when there is none, or none of this boot."""
+    """The saved state; None if there is none, or none of this boot."""
     try:
         kept = msgspec.json.decode(_path(config).read_bytes(), type=SavedState)
     except (OSError, msgspec.MsgspecError):
@@ -39,7 +40,7 @@ def load(config: Config) -> SavedState | None:
 
 
 def save(config: Config, kept: SavedState) -> None:
-    """Best effort: without it the next process watches for a lease first."""
+    """Save the state, if possible: without it the next process first watches for a lease."""
     path = _path(config)
     with suppress(OSError):
         new = path.with_suffix(".new")
@@ -48,7 +49,7 @@ def save(config: Config, kept: SavedState) -> None:
 
 
 def here(config: Config) -> str:
-    """What this host is to its group, as far as its own files tell, in words."""
+    """This host's role in its group, as text, from its own files."""
     assert config.standby is not None  # noqa: S101 (the caller's guard)
     settings = config.standby
     found = permit.read(config.permit)
@@ -57,8 +58,8 @@ def here(config: Config) -> str:
     kept = load(config)
     # A standby writes down once a lease what it sees.
     if kept is None or clock.boottime() - kept.view.contact_at > 2 * settings.lease + settings.times.gap:
-        return "stands by; who leads is not known here: see restart-guard standby --status"
-    return f"stands by; {lease.holder(kept.view.seen) or 'nobody'} leads"
+        return "is a standby; for the leader see restart-guard standby --status"
+    return f"is a standby; {lease.holder(kept.view.seen) or 'nobody'} leads"
 
 
 def _path(config: Config) -> Path:
@@ -67,7 +68,8 @@ def _path(config: Config) -> Path:
 
 
 def in_group(config: Config, target: Target, observed: Observation) -> Observation:
-    """A target of a standby group: where another host is to run it, it is stopped here, whatever its pid lock says."""
+    """The observation of a group's target: if another host is to run it, it is stopped here, whatever its pid lock
+    says."""
     if target.permit is None:
         return observed
     down = observed.process is None and not target.may_run and observed.state is not State.UNKNOWN

@@ -1,4 +1,4 @@
-"""The words about leaderships, in Chinese and English. Pure."""
+"""The texts about leaderships, in Chinese and English. Pure."""
 
 from datetime import datetime
 
@@ -22,7 +22,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 
 def took_over(group: str, node: str, gap_s: float | None, language: Language) -> str:
-    """``gap_s``: how long nobody led, None for the first of all."""
+    """``gap_s``: how long nobody led; None for the first leader."""
     if gap_s is None:
         return say(_WORDS, "first", language, group=clip(group, 80), node=clip(node, 80))
     return say(_WORDS, "took_over", language, group=clip(group, 80), node=clip(node, 80), gap=span(gap_s))

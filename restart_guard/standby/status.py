@@ -1,4 +1,4 @@
-"""How a group of hosts looks from this one, and asking the process that takes part here."""
+"""The state of a group as seen from this host, and requests to the process that takes part here."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def node_of(settings: Standby) -> str:
 
 
 class Status(NamedTuple):
-    """How a group looks from this host. ``lease_s`` is what its holder's config says.
+    """The state of a group as seen from this host. ``lease_s`` is the lease in the holder's config.
 
     ``rest_s``: for how much longer this host does not lead, since it could not run its targets.
     """
@@ -45,7 +45,7 @@ class Status(NamedTuple):
 
 
 def status(config: Config) -> Status:
-    """Ask the lease and look at our own files."""
+    """Read the lease and our own files."""
     settings = settings_of(config)
     held_permit = permit.read(config.permit)
     left = max(0.0, held_permit.until - clock.boottime())
@@ -66,30 +66,33 @@ def status(config: Config) -> Status:
 def line(found: Status) -> str:
     """The status on one line."""
     token = "" if found.token is None else f", fencing token {found.token}"
-    ours = f"{found.node} is {found.role}{token}" + (f", for {found.permit_s:.1f} s more" if found.permit_s else "")
+    ours = f"{found.node} is {found.role}{token}" + (f", {found.permit_s:.1f} s left" if found.permit_s else "")
     leader = f"unknown ({found.error})" if found.error else found.holder or "nobody"
     rest = f", and does not lead for {span(found.rest_s)}: it could not run its targets" if found.rest_s else ""
     return f"{found.group}: {ours}{rest}; the lease is held by {leader}"
 
 
 def takes_part(config: Config) -> bool:
-    """Whether a process of this host does."""
-    with suppress(BusyError), held(config.state_dir, [config.standby_name], what="Taking part", fallback=False):
+    """Whether a process of this host takes part."""
+    with suppress(BusyError), held(config.state_dir, [config.standby_name], what="The standby process", fallback=False):
         return False
     return True
 
 
 def hand_over(config: Config) -> bool:
-    """Ask the process that takes part here to stop its targets and let another host lead; False when this host does
-    not lead. Raises GuardError, UsageError."""
+    """Ask the process that takes part here to stop its targets and let another host lead. False if this host does not
+    lead.
+
+    Raises GuardError, UsageError.
+    """
     settings_of(config)
     path = config.state_dir / "locks" / config.standby_name
     if not takes_part(config):
-        raise GuardError("No restart-guard standby takes part on this host.")
+        raise GuardError("No restart-guard standby runs on this host.")
     if not permit.read(config.permit).holds():
         return False
     try:
         os.kill(int(path.read_text()), signal.SIGUSR1)
     except (OSError, ValueError) as error:
-        raise GuardError(f"The process that takes part could not be asked: {error}.") from error
+        raise GuardError(f"The standby process could not be signalled: {error}.") from error
     return True

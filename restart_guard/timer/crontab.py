@@ -1,4 +1,4 @@
-"""The user's crontab, by crontab(1): read, replaced as a whole, read again."""
+"""Reads and replaces the user's crontab by crontab(1), always as a whole."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def exists() -> bool:
 
 
 def read() -> bytes:
-    """The whole crontab, empty where there is none. Raises GuardError."""
+    """The whole crontab, empty if there is none. Raises GuardError."""
     done = _run("-l")
     if done.returncode == 0:
         return done.stdout
@@ -31,9 +31,9 @@ def _says_none(said: bytes) -> bool:
 
 
 def replace(old: bytes, new: bytes) -> None:
-    """Put the new crontab in place of the old one, which must still be there. Raises GuardError."""
+    """Replace the old crontab, which must still be there, by the new one. Raises GuardError."""
     if read() != old:
-        raise GuardError("Somebody else has just changed the crontab; nothing was changed. Try again.")
+        raise GuardError("The crontab was changed by somebody else just now. Nothing was changed; try again.")
     done = _run("-", content=new) if new else _run("-r")
     if done.returncode != 0:
         raise GuardError(f"crontab refused the new crontab ({_why(done)}); the old one is still in place.")
@@ -52,7 +52,7 @@ def _run(*arguments: str, content: bytes = b"") -> "subprocess.CompletedProcess[
             timeout=_TIMEOUT_S,
         )
     except FileNotFoundError as error:
-        raise GuardError("There is no crontab(1) here: install cron, or see --backend print.") from error
+        raise GuardError("crontab(1) is not installed: install cron, or see --backend print.") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GuardError(f"crontab could not be run: {error}; nothing was changed.") from error
 

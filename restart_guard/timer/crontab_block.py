@@ -1,6 +1,6 @@
 """Our block in a crontab: lines between two markers, all other bytes untouched. Pure: bytes in, bytes out.
 
-A crontab is bytes: comments in Latin-1, tabs and odd spacing are somebody's, and are given back as they were.
+A crontab is bytes: comments in Latin-1, tabs and odd spacing belong to the user, and are kept as they are.
 """
 
 import os
@@ -24,8 +24,8 @@ _UNFINISHED = b" (after a line without an end)"
 
 
 def quoted(word: str) -> str:
-    """A word for cron and its sh. A bare % would end the command, and cron drops the backslash of \\% even in quotes,
-    so the quote is left for it. Raises GuardError for what cannot be written so that every cron understands it."""
+    r"""A word for cron and its sh. A bare % would end the command, and cron drops the backslash of \% even in quotes,
+    so the quote is closed before it. Raises GuardError for a word that cannot be written for every cron."""
     if any(character in word for character in "\n\r\0\\"):
         raise GuardError(f"A crontab cannot hold this path in a way that every cron understands: {word!r}.")
     if word and all(character.isalnum() or character in "/._-+=:,@" for character in word):
@@ -35,7 +35,7 @@ def quoted(word: str) -> str:
 
 
 def line(job: Job, *, schedule: str, user: str = "") -> str:
-    """A job as a line of a crontab; those of /etc/cron.d name the user. Raises GuardError."""
+    """A job as a line of a crontab; lines of /etc/cron.d name the user. Raises GuardError."""
     fields = [schedule, user] if user else [schedule]
     command = " ".join(map(quoted, job.words))
     found = " ".join([*fields, command, ">>", quoted(str(job.log)), "2>>", quoted(str(job.errors))])
@@ -71,7 +71,8 @@ def beside_block(content: bytes, name: str) -> tuple[list[str], list[str]]:
 
 
 def bites(above: Sequence[str]) -> list[str]:
-    """The assignments above our block that act on its lines in a way that nobody will have meant (crontab(5))."""
+    """Problems with assignments above our block that change how its lines run, which nobody will have meant
+    (crontab(5))."""
     found = {}
     for one in above:
         assigned = _ASSIGNMENT.match(one)
@@ -91,7 +92,7 @@ def bites(above: Sequence[str]) -> list[str]:
 
 
 def lines_of(content: bytes, name: str) -> list[str] | None:
-    """The lines of our block, None without one. Raises GuardError."""
+    """The lines of our block; None if there is no block. Raises GuardError."""
     before, after = _around(content, name)
     if after is None:
         return None
@@ -112,7 +113,8 @@ def _has_unfinished(content: bytes, name: str) -> bool:
 
 
 def _around(content: bytes, name: str) -> tuple[bytes, bytes | None]:
-    """What stands before and after our block; all and None without one. Raises GuardError for a damaged one."""
+    """The bytes before and after our block; all of them and None if there is no block. Raises GuardError for a damaged
+    block."""
     lines = content.splitlines(keepends=True) if b"\r" not in content else content.split(b"\n")
     if b"\r" in content or any(line.rstrip(b"\n").endswith(b"\\r") for line in lines):
         raise GuardError(
@@ -127,6 +129,6 @@ def _around(content: bytes, name: str) -> tuple[bytes, bytes | None]:
     if len(starts) != 1 or len(ends) != 1 or starts[0] > ends[0]:
         raise GuardError(
             f"The crontab has the markers of our block {len(starts)} and {len(ends)} times, or in the wrong order "
-            f"(# BEGIN restart-guard {name}); mend it with crontab -e, nothing was changed."
+            f"(# BEGIN restart-guard {name}); fix it with crontab -e; nothing was changed."
         )
     return b"".join(lines[: starts[0]]), b"".join(lines[ends[0] + 1 :])

@@ -1,4 +1,5 @@
-"""What has our jobs run: a block in the user's crontab, a file in /etc/cron.d or systemd units; planned, then done."""
+"""Installs and removes the timer: a block in the user's crontab, a file in /etc/cron.d or systemd units. First a plan,
+then the change."""
 
 import difflib
 import os
@@ -28,7 +29,7 @@ _CRON_DAEMONS = {"cron", "crond", "fcron", "busybox", "supercronic"}
 
 
 class Change(NamedTuple):
-    """A file, or the user's crontab (None), as it is and as it would be; without content it is not there."""
+    """The old and new content of a file, or of the user's crontab (None). Without content the file does not exist."""
 
     path: Path | None
     old: bytes
@@ -36,9 +37,9 @@ class Change(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would change, which of systemd's units to start or to stop by name, and what to know besides.
+    """The changes, the systemd units to start or stop by name, and notes for the operator.
 
-    ``logs`` is the folder of the jobs' logs when they are installed, None when they are removed.
+    ``logs`` is the folder of the jobs' logs if they are installed, None if they are removed.
     """
 
     changes: list[Change]
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
 
     @property
     def diff(self) -> list[str]:
-        """The changes, as diff -u shows them; those of the crontab without the names of files."""
+        """The changes as diff -u shows them; those of the crontab without file names."""
         found: list[str] = []
         for path, *sides in self.changes:
             old, new = (side.decode(errors="replace").splitlines() for side in sides)
@@ -71,7 +72,7 @@ def crontab_lines(config: Config, *, watch: bool, random_delay_s: float, user: s
 
 
 def _delayed(config: Config, job: Job, most_s: float) -> str:
-    """The weekly job's schedule, later by a part of ``most_s`` that stays the same on a host. Raises UsageError."""
+    """The weekly job's schedule, later by a part of ``most_s`` that is always the same on a host. Raises UsageError."""
     if not job.weekly or not most_s:
         return job.schedule
     fields = job.schedule.split()
@@ -86,16 +87,17 @@ def _delayed(config: Config, job: Job, most_s: float) -> str:
 
 
 def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
-    """Our jobs as they are to run.
+    """The plan that installs our jobs.
 
-    Raises GuardError for a crontab that cannot be read or is damaged, and when another backend has our jobs.
+    Raises GuardError if the crontab cannot be read or is damaged, or if our jobs are already installed by another
+    backend.
     """
     if 0 < random_delay_s < _LEAST_DELAY_S:
         raise UsageError("--random-delay: expected at least 1m, since cron counts in minutes.")
     for other in BACKENDS:
         if other != backend and _is_there(config, other):
             raise GuardError(
-                f"The timer is installed by --backend {other} already: restart-guard uninstall-timer first."
+                f"The timer is already installed by --backend {other}: run restart-guard uninstall-timer first."
             )
     plan = _plan_install(config, backend, watch=watch, random_delay_s=random_delay_s)
     return plan._replace(logs=log_dir(config), notes=tuple(_notes(config.path, plan)))
@@ -125,9 +127,9 @@ def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: 
 
 
 def plan_uninstall(path: Path) -> Plan:
-    """Everything of this config, whatever has it; the config itself may be broken or gone.
+    """The plan that removes our jobs, whichever backend has them; the config itself may be broken or gone.
 
-    Raises GuardError when the crontab cannot be read or is damaged.
+    Raises GuardError if the crontab cannot be read or is damaged.
     """
     changes = []
     files = [file for file in (cron_d_file(path), *_unit_files(path)) if file.exists()]
@@ -140,7 +142,7 @@ def plan_uninstall(path: Path) -> Plan:
 
 
 def _is_enabled(unit: str) -> bool:
-    """Whether it has a section [Install]: the timers, and the services that stay."""
+    """Whether a unit has a section [Install]: the timers, and the services that stay."""
     return unit.endswith((".timer", "-watch.service", "-standby.service"))
 
 
@@ -156,20 +158,20 @@ def _replaced(path: Path, new: bytes) -> Change:
 
 
 def _require_own(config: Config, backend: str) -> None:
-    """What root runs must be root's: whoever can write a config can have it run anything."""
+    """A config that root runs must belong to root: whoever can write it can make root run anything."""
     if backend == "cron.d" and os.geteuid() != 0:
         raise GuardError("Only root can write to /etc/cron.d; --backend cron needs no root.")
     if os.geteuid() == 0 and config.path.stat().st_uid != 0:
         raise GuardError(
-            f"{config.path} belongs to another user, and root would run what it says: install the timer as that user, "
-            "or give the config to root (targets may have a user of their own)."
+            f"{config.path} belongs to another user, and root would run its commands: install the timer as that user, "
+            "or make root the owner of the config (a target may still have its own user)."
         )
 
 
 def installed(config: Config) -> dict[str, list[str]]:
-    """The backends that have our jobs, each with its lines: of the crontab, or the unit files' names.
+    """The backends that have our jobs, each with its lines in the crontab, or the names of its unit files.
 
-    Raises GuardError when the crontab cannot be read or is damaged.
+    Raises GuardError if the crontab cannot be read or is damaged.
     """
     found = {}
     block = lines_of(crontab.read(), block_name(config.path)) if crontab.exists() else None
@@ -184,8 +186,8 @@ def installed(config: Config) -> dict[str, list[str]]:
 
 
 def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
-    """Whether this is what would be written now; a delay of the check, which the config does not know, is nobody's
-    mistake."""
+    """Whether the installed lines are those that would be written now. A delay of the check is ignored, since the
+    config does not know it."""
     watch = any(" watch " in one or "-watch." in one for one in found)
     if backend == "systemd":
         folder = systemd.folder(os.environ)
@@ -212,12 +214,12 @@ def _is_there(config: Config, backend: str) -> bool:
 
 
 def block_name(path: Path) -> str:
-    """Two configs of a user have a block each; the name stands in a comment, on one line."""
+    """The name of a config's block, on one line. Two configs of a user have a block each."""
     return re.sub(r"\s", " ", str(path))
 
 
 def _slug(path: Path) -> str:
-    """The same for file names, of which Debian's cron takes only letters, digits, _ and -."""
+    """The same for file names, in which Debian's cron accepts only letters, digits, _ and -."""
     return f"restart-guard-{zlib.crc32(os.fsencode(path)):08x}"
 
 
@@ -226,12 +228,12 @@ def cron_d_file(path: Path) -> Path:
 
 
 def _unit_files(path: Path) -> list[Path]:
-    """Those of this config that are there."""
+    """The existing unit files of this config."""
     return sorted(systemd.folder(os.environ).glob(f"{_slug(path)}-*.*"))
 
 
 def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, str]:
-    """File names and contents. There is no catch-up: a timer that is persistent makes up for what was missed."""
+    """File names and contents. There is no catch-up job: a persistent timer makes up for missed runs itself."""
     found: dict[str, str] = {}
     for job in jobs(config, watch=watch):
         if job.name != "catch-up":
@@ -251,22 +253,23 @@ def _notes(path: Path, plan: Plan) -> list[str]:
         if file is None and lines_of(new, block_name(path)) is not None:
             found += bites(beside_block(new, block_name(path))[0])
         if new and (file is None or file.parent == _CRON_D) and not cron_is_seen():
-            found.append("No cron daemon is seen to run: nothing happens until one does (service cron start).")
+            found.append("No cron daemon is running: nothing happens until one does (service cron start).")
     if plan.start and not systemd.runs_here():
-        found.append("systemd does not run here: the units are enabled and start with the next boot.")
+        found.append("systemd does not run on this host: the units are enabled and start at the next boot.")
     elif plan.start and not systemd.lingers():
         found.append(": ".join(systemd.NO_LINGER))
     return found
 
 
 def cron_is_seen() -> bool:
-    """Whether a cron daemon runs; also where the host's processes are hidden from us, and it may."""
+    """Whether a cron daemon runs. True also if the host's processes are hidden from us, since one may run."""
     everybody = list(process_table.everybody())
     return any(one.name in _CRON_DAEMONS for one in everybody) or not any(one.pid == 1 for one in everybody)
 
 
 def carry_out(plan: Plan, state_dir: Path) -> Path | None:
-    """Make the changes, and the folder of the logs; where the old crontab was saved. Raises GuardError."""
+    """Make the changes, and create the folder of the logs. Returns where the old crontab was saved. Raises
+    GuardError."""
     saved = None
     with held(default_state_dir(os.environ), ["crontab"], what="A change of the timer", wait=True):
         trouble = None
@@ -289,7 +292,7 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
                 try:
                     crontab.replace(old, new)
                 except GuardError as error:
-                    raise GuardError(f"{error} What was there before is in {saved}.") from error
+                    raise GuardError(f"{error} The old crontab is saved in {saved}.") from error
         except OSError as error:
             raise GuardError(f"{error.filename} cannot be written: {error.strerror}.") from error
         if plan.start:
@@ -302,7 +305,7 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """The file with this content, at once; without any it goes. Neither cron nor systemd reads the name in between."""
+    """Write the file in one step; without content it is removed. Neither cron nor systemd reads the temporary name."""
     if not content:
         path.unlink(missing_ok=True)
         return

@@ -1,4 +1,4 @@
-"""What is run when: the tick, a watch, a standby and the weekly check, whatever runs them."""
+"""The jobs and their times: the tick, a watch, a standby and the weekly check, for every backend."""
 
 import os
 import sys
@@ -15,9 +15,9 @@ _CATCH_UP = "23 * * * *"
 
 
 class Job(NamedTuple):
-    """A command, when it runs in five cron fields, and its two log files.
+    """A command, its times in five cron fields, and its two log files.
 
-    ``weekly`` is the one that a fleet should not run all at once and that a host may sleep through.
+    ``weekly`` marks the job that a fleet should not run all at once, and that a host may sleep through.
     """
 
     name: str
@@ -29,8 +29,8 @@ class Job(NamedTuple):
 
 
 def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
-    """Everything that is to run for a config, the weekly check up to ``delay_s`` late. Every path is absolute, since a
-    job has next to no environment."""
+    """All jobs of a config, the weekly check up to ``delay_s`` late. Every path is absolute, since a job has almost no
+    environment."""
     timer = config.timer or Timer()
 
     def job(name: str, schedule: str, words: tuple[str, ...], log: str, *, weekly: bool = False) -> Job:
@@ -55,7 +55,7 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
 
 
 def _plain(name: str) -> str:
-    """A name as systemd takes it in that of a unit."""
+    """A job's name as systemd accepts it in a unit's name."""
     plain = name.isascii() and all(letter.isalnum() or letter in "-_" for letter in name)
     return name if plain else f"{zlib.crc32(os.fsencode(name)):08x}"
 
@@ -65,7 +65,8 @@ def log_dir(config: Config) -> Path:
 
 
 def command(config: Config, *words: str) -> tuple[str, ...]:
-    """The command as this interpreter has it; a venv's link to it must not be resolved, or it leaves the venv."""
+    """The command of this interpreter. A venv's link to the interpreter must not be resolved, or it would leave the
+    venv."""
     script = Path(sys.executable).with_name("restart-guard")
     program = (str(script),) if script.exists() else (sys.executable, "-m", "restart_guard")
     return (*program, "-c", str(config.path), *words)

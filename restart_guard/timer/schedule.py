@@ -1,4 +1,4 @@
-"""When cron runs something: the host's zone, the last moment that a schedule names, and whether that one was missed."""
+"""The times of a schedule in the host's time zone: the last one, the next one."""
 
 import os
 from datetime import UTC, datetime, tzinfo
@@ -12,7 +12,7 @@ from restart_guard.errors import ConfigError
 
 
 def local_zone() -> tzinfo:
-    """The host's time zone with its future changes, which an offset alone does not know.
+    """The host's time zone with its future changes, which an offset alone does not have.
 
     From ``TZ``, else /etc/localtime as tzset(3) does; a ``TZ`` that names no zone file gives today's offset.
     """
@@ -27,12 +27,12 @@ def local_zone() -> tzinfo:
 
 
 def last_slot(schedule: str, *, option: str, now: datetime) -> datetime:
-    """The last moment up to now that the schedule names, in the host's zone. Raises ConfigError."""
+    """The last moment of the schedule up to now, in the host's zone. Raises ConfigError."""
     return _slot(schedule, option, now, reverse=True)
 
 
 def next_slot(schedule: str, *, option: str, now: datetime) -> datetime:
-    """The next moment that the schedule names, in the host's zone. Raises ConfigError."""
+    """The next moment of the schedule, in the host's zone. Raises ConfigError."""
     return _slot(schedule, option, now, reverse=False)
 
 

@@ -1,4 +1,4 @@
-"""systemd: where unit files lie, and systemctl, which has it take notice of them."""
+"""systemd: where unit files are, and systemctl, which makes it read them."""
 
 import os
 import shutil
@@ -17,31 +17,33 @@ NO_LINGER = (
 
 
 def folder(environ: Mapping[str, str]) -> Path:
-    """Of the system's units for root, else of the user's own (systemd.unit(5))."""
+    """The folder of the system's units for root, else of the user's own (systemd.unit(5))."""
     if os.geteuid() == 0:
         return Path("/etc/systemd/system")
     return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
 
 
 def runs_here() -> bool:
-    """As sd_booted(3) tells it."""
+    """Whether systemd runs here, by the test of sd_booted(3)."""
     return Path("/run/systemd/system").is_dir()
 
 
 def require() -> None:
     """Raises GuardError where there is no systemd."""
     if shutil.which("systemctl") is None:
-        raise GuardError("There is no systemctl here: use --backend cron, or see --backend print.")
+        raise GuardError("systemctl is not installed: use --backend cron, or see --backend print.")
 
 
 def lingers() -> bool:
-    """Whether the user's units run without the user being logged in; root's always do (loginctl(1), enable-linger)."""
+    """Whether the user's units run while the user is not logged in; root's always do (loginctl(1), enable-linger)."""
     return os.geteuid() == 0 or Path(f"/var/lib/systemd/linger/{os.environ.get('USER', os.geteuid())}").exists()
 
 
 def enable(units: Sequence[str], changed: Sequence[str]) -> None:
-    """Read the files anew and start the units, now and at each boot; one that runs from a file that has changed is
-    started anew. Raises GuardError."""
+    """Read the files and start the units, now and at each boot. A running unit whose file has changed is restarted.
+
+    Raises GuardError.
+    """
     if runs_here():
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", *units)
@@ -52,12 +54,12 @@ def enable(units: Sequence[str], changed: Sequence[str]) -> None:
 
 
 def disable(units: Sequence[str]) -> None:
-    """Stop the units and do not start them at boot. What they have launched lives on. Raises GuardError."""
+    """Stop the units and do not start them at boot. Programs that they have launched live on. Raises GuardError."""
     _systemctl("disable", *(["--now"] if runs_here() else []), *units)
 
 
 def forget() -> None:
-    """Notice that unit files are gone. Raises GuardError."""
+    """Make systemd notice that unit files are gone. Raises GuardError."""
     if runs_here():
         _systemctl("daemon-reload")
 

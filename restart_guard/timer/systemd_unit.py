@@ -1,7 +1,7 @@
-"""The systemd units of a job: a .service, and a .timer where it runs at times. Pure: text out.
+"""The systemd units of a job: a .service, and a .timer for a job that runs at certain times. Pure: text out.
 
-``KillMode=process``: when a tick ends, systemd would kill all that is left in its control group, and so the program
-that it has just launched (systemd.kill(5)).
+``KillMode=process``: when a tick ends, systemd would kill everything in its control group, and so the program that it
+has just launched (systemd.kill(5)).
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,8 @@ _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s: float) -> dict[str, str]:
-    """File names and contents. A watch and a standby are services that stay; others have a timer. Raises GuardError."""
+    """File names and contents. A watch and a standby are services that stay; other jobs have a timer. Raises
+    GuardError."""
     stays = job.name in _STAY
     service = [
         *("[Unit]", f"Description={_plain(f'restart-guard {job.name}, {title}')}"),
@@ -48,9 +49,9 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
 
 
 def on_calendar(schedule: str) -> list[str]:
-    """Five cron fields as systemd.time(7) writes them. Raises GuardError for what it cannot say.
+    """Five cron fields in the form of systemd.time(7). Raises GuardError if it has no such form.
 
-    Two lines where cron means "this day of the month or that day of the week".
+    Two lines if cron means "this day of the month or that day of the week".
     """
     try:
         cron = CronSim(schedule, datetime(2000, 1, 1, tzinfo=UTC))
@@ -74,12 +75,12 @@ def _numbers(values: set[int], count: int) -> str:
 
 
 def _turn(job: Job, at: int) -> bool:
-    """Whether a word only serves those that cron starts each minute, which take turns; a service stays."""
+    """Whether a word is only for processes that cron starts each minute, which take turns; a service stays."""
     return job.name in _STAY and (job.words[at] == "--for" or job.words[at - 1] == "--for")
 
 
 def _word(word: str, *, first: bool) -> str:
-    """A word of ExecStart. The program itself is not searched for variables (systemd.service(5))."""
+    """A word of ExecStart. systemd does not expand variables in the program itself (systemd.service(5))."""
     plain = _plain(word).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{plain if first else plain.replace("$", "$$")}"'
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from restart_guard.config.options import Health
 from restart_guard.durations import Duration
 from restart_guard.programs import health as rules
-from restart_guard.programs.health import Probe, Pulse
+from restart_guard.programs.health import HealthRecord, ProbeResult
 from tests.conftest import Guard
 from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import RedisServer, free_port, wait_until
@@ -26,26 +26,28 @@ OFTEN = 'interval = "100ms"\ntimeout = "300ms"\nfailures = 2\n'
 @given(st.lists(st.sampled_from([True, False, None])))
 def test_only_failures_in_a_row_count(answers: list[bool | None]) -> None:
     """A good probe forgives all; one that says nothing changes nothing."""
-    now, expected = Pulse(), 0
+    now, expected = HealthRecord(), 0
     for ok in answers:
-        now = rules.judged(now, Probe(ok), HEALTH, started=7, now=100.0, fresh=False)
+        now = rules.judged(now, ProbeResult(ok), HEALTH, started=7, now=100.0, fresh=False)
         expected = 0 if ok else expected + (ok is False)
         assert now.failures == expected
         assert rules.hangs(now, HEALTH) == (expected >= 3)
 
 
 def test_another_process_begins_anew_and_a_starting_one_is_given_time() -> None:
-    ill = Pulse(started=7, failures=2, next_at=0.0)
-    assert rules.judged(ill, Probe(False), HEALTH, started=8, now=1.0, fresh=False).failures == 1
-    assert rules.judged(ill, Probe(False), HEALTH, started=7, now=1.0, fresh=True).failures == 2
-    assert rules.judged(ill, Probe(True, beat="x"), HEALTH, started=7, now=1.0, fresh=True) == Pulse(7, 0, 11.0, "x")
+    ill = HealthRecord(started=7, failures=2, next_at=0.0)
+    assert rules.judged(ill, ProbeResult(False), HEALTH, started=8, now=1.0, fresh=False).failures == 1
+    assert rules.judged(ill, ProbeResult(False), HEALTH, started=7, now=1.0, fresh=True).failures == 2
+    assert rules.judged(ill, ProbeResult(True, beat="x"), HEALTH, started=7, now=1.0, fresh=True) == HealthRecord(
+        7, 0, 11.0, "x"
+    )
 
 
 def test_a_probe_is_due_after_its_interval_and_never_put_off_for_ever() -> None:
     health = Health(tcp="h:1", interval=Duration(10))
-    assert not rules.is_due(Pulse(next_at=105.0), health, now=100.0)
-    assert rules.is_due(Pulse(next_at=100.0), health, now=100.0)
-    assert rules.is_due(Pulse(next_at=1e9), health, now=100.0)
+    assert not rules.is_due(HealthRecord(next_at=105.0), health, now=100.0)
+    assert rules.is_due(HealthRecord(next_at=100.0), health, now=100.0)
+    assert rules.is_due(HealthRecord(next_at=1e9), health, now=100.0)
 
 
 @contextmanager
