@@ -6,7 +6,7 @@ Spans and deadlines use ``monotonic``; stamps are aware UTC and may jump with th
 import time
 from datetime import UTC, datetime
 
-_BOOTTIME: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first is Linux's
+_BOOTTIME: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first is only on Linux
 
 
 def now() -> datetime:

@@ -23,7 +23,7 @@ class Remedy(StrEnum):
 
     RETRY = "retry"  # trying again can help, and so can a recovery
     WAIT = "wait"  # the server is loading or failing over: wait, a restart would do harm
-    PERSON = "person"  # only a person can mend it
+    PERSON = "person"  # only a person can fix it
 
 
 class GuardError(Exception):

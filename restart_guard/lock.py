@@ -43,7 +43,7 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True,
 
 def _open(state_dir: Path, name: str) -> int | None:
     with suppress(OSError):
-        # Made on its own first: parents=True would make it readable by all.
+        # Created in a separate step: parents=True would make it readable by all.
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state_dir / "locks").mkdir(mode=0o700, exist_ok=True)
         return os.open(state_dir / "locks" / _file_name(name), os.O_RDWR | os.O_CREAT, 0o600)

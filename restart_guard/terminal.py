@@ -17,7 +17,7 @@ from restart_guard import clock
 from restart_guard.config.values import printable, printable_all
 
 _LINE_EACH_S = 60.0
-# A server's error text could otherwise steer the operator's terminal.
+# Otherwise a server's error text could control the operator's terminal.
 _CONTROLS = {code: " " for code in [*range(32), 127, *range(128, 160)] if code not in (9, 10)}
 
 

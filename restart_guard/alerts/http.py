@@ -84,7 +84,7 @@ def _body(answer: requests.Response) -> bytes:
     """The body, limited in size and time: each read may be short and the whole still endless."""
     deadline = clock.monotonic() + _TOTAL_S
     body = b""
-    # read1, since iter_content would wait until a whole chunk is there, however slowly it comes.
+    # read1: iter_content would wait for a whole chunk, however slowly it comes.
     while chunk := answer.raw.read1(8192, decode_content=True):
         body += chunk
         if len(body) > _LARGEST_REPLY:

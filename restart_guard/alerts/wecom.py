@@ -66,7 +66,7 @@ class Robot:
         secret = settings.webhook
         webhook = _reveal(secret).strip() if secret is not None else ""
         if not webhook.startswith(("https://", "http://")):
-            webhook = webhook.rpartition("key=")[2]  # the URL without its https:// is a usual mistake
+            webhook = webhook.rpartition("key=")[2]  # the URL without its https:// is a common mistake
             webhook = f"{settings.api_base.rstrip('/')}/cgi-bin/webhook/send?key={quote(webhook, safe='')}"
         self._url = webhook
         self._users = list(settings.mentioned_users)

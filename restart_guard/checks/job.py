@@ -67,12 +67,12 @@ def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dic
         (config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now() - timedelta(seconds=late_s)
     )
     journal = Journal.open_to_read(config.state_dir)
-    found = {}
+    due_checks = {}
     for name, check in checks.items():
         events = journal.history(kind=KIND, subject=name, limit=1) if journal is not None else []
         if not events or datetime.fromisoformat(events[0]["at"]) < slot:
-            found[name] = check
-    return found
+            due_checks[name] = check
+    return due_checks
 
 
 def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progress) -> Iterator[Result]:

@@ -129,11 +129,11 @@ def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally
         tally.count(present)
     page: list[bytes] = []
     while cursor != 0:
-        cursor, found = client.scan(cursor=max(cursor, 0), match=pattern, count=BATCH)
-        page += [key for key in found if isinstance(key, bytes)]
+        cursor, keys = client.scan(cursor=max(cursor, 0), match=pattern, count=BATCH)
+        page += [key for key in keys if isinstance(key, bytes)]
         tally.check_time()
         if len(page) >= BATCH or cursor == 0:
-            # A key may expire between SCAN and its turn: that is no fault, it is only not counted.
+            # A key may expire between SCAN and its turn: that is no problem, it is just not counted.
             present = _judge(client, page, tally, must_exist=False)
             matched += present
             tally.count(present)
@@ -199,7 +199,7 @@ def _sizes(client: redis.Redis, keys: list[bytes], kinds: list[str]) -> list[int
         pipeline.execute_command(_SIZE_COMMANDS[kinds[index]], keys[index])
     sizes: list[int | None] = [None] * len(keys)
     for index, answer in zip(asked, pipeline.execute(raise_on_error=False), strict=True):
-        # A collection of size 0 is one that is gone since its type was asked.
+        # A collection of size 0 has disappeared since its type was read.
         size = _size(answer)
         sizes[index] = size if size or kinds[index] == "string" else None
     return sizes

@@ -39,9 +39,9 @@ def _refresh(config: Config, name: str, say: Say) -> Attempt:
 def _restart(config: Config, name: str) -> Attempt:
     """A cold restart of a target, as restart --cold does it."""
     processes.prepare()
-    one = target_of(config, name)
-    done = actions.act(one, Command.COLD, ActionOptions(wait_s=_LOCK_WAIT_S))
-    return Attempt("restart", "restarted" if done.ok and not done.busy else "not_restarted", name, done.text)
+    target = target_of(config, name)
+    result = actions.act(target, Command.COLD, ActionOptions(wait_s=_LOCK_WAIT_S))
+    return Attempt("restart", "restarted" if result.ok and not result.busy else "not_restarted", name, result.text)
 
 
 def _command(config: Config, name: str, check: Check, command: str) -> Attempt:

@@ -12,8 +12,8 @@ import redis
 from restart_guard.checks.rules import Bounds
 from restart_guard.redis_server.client import error_word
 
-# A batch of 1000 holds up the server for 1 to 2 ms. What the size command refuses is of another type, and a size of 0
-# may be a key that is missing: both are told with all their facts, and only then is the TTL asked for needlessly.
+# A batch of 1000 blocks the server for 1 to 2 ms. A key that the size command refuses has another type, and a size of 0
+# may mean a missing key: both come back with all their facts, and only for these the TTL is read needlessly.
 _SCRIPT = """
 local want, least, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local low, high = tonumber(ARGV[4]), tonumber(ARGV[5])

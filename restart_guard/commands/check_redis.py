@@ -29,10 +29,10 @@ def command(
     results = []
     with terminal.progress("reading") as progress:
         if dry_run:
-            found = job.read_only(config, checks, progress=progress)
+            runs = job.read_only(config, checks, progress=progress)
         else:
-            found = job.run(config, checks, progress=progress, say=terminal.note)
-        for result in found:
+            runs = job.run(config, checks, progress=progress, say=terminal.note)
+        for result in runs:
             results.append(result)
             if not as_json:
                 verdict, tell = ("good", terminal.result) if result.outcome.ok else ("FAILED", terminal.failure)

@@ -38,7 +38,7 @@ def command(session: Session, *, check: str | None, target: str | None, limit: i
 
 def _row(event: dict[str, Any]) -> tuple[str, ...]:
     subject = event.get(event["kind"], event.get("subject", ""))
-    deliveries = [f"{found['destination']} {_state(found)}" for found in event["deliveries"]]
+    deliveries = [f"{delivery['destination']} {_state(delivery)}" for delivery in event["deliveries"]]
     return (event["at"], f"{event['kind']} {subject}", event["status"], event["detail"], ", ".join(deliveries))
 
 

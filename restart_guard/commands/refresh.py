@@ -23,16 +23,16 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     chosen, results = job.chosen(config, names), []
     with terminal.counting("rows") as progress:
         if dry_run:
-            found = job.look(config, chosen, force=force, progress=progress)
+            runs = job.look(config, chosen, force=force, progress=progress)
         else:
-            found = job.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
-        for result in found:
+            runs = job.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
+        for result in runs:
             results.append(result)
             if not as_json:
                 tell = terminal.result if result.done.error is None else terminal.failure
                 tell(f"{result.done.name}: {job.verdict(result.done)}")
-                for one in job.examples(result.done):
-                    terminal.result(f"  {example(one, 'en')}")
+                for difference in job.examples(result.done):
+                    terminal.result(f"  {example(difference, 'en')}")
             if result.recorded.journal_error:
                 terminal.error(result.recorded.journal_error)
     if as_json:

@@ -25,10 +25,10 @@ def command(session: Session, *, for_s: float | None, show: bool, as_json: bool,
         )
         session.terminal.result(text)
     elif show:
-        found = status.status(session.config)
+        group = status.status(session.config)
         if as_json:
-            session.terminal.document(found._asdict())
+            session.terminal.document(group._asdict())
         else:
-            session.terminal.report(status.line(found))
+            session.terminal.report(status.line(group))
     else:
         member.run(session.config, session.terminal.result, for_s=for_s)

@@ -16,5 +16,7 @@ def command(session: Session, *, dry_run: bool, yes: bool) -> None:
     """Remove what install-timer installed: the block in your crontab, the file in /etc/cron.d, the units. Nothing else
     changes."""
     with suppress(ConfigError):
-        _ = session.config  # a broken one must not keep its jobs running; it only says where the old crontab is saved
+        _ = (
+            session.config
+        )  # a broken config must not keep its jobs installed; it only says where to save the old crontab
     change_timer(session, install.plan_uninstall(session.path), dry_run=dry_run, yes=yes, same="No timer is installed.")

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from restart_guard.config.values import parse_path, printable
 from restart_guard.errors import SecretError
 
-_KEY_LENGTH = 16  # of a word in a path: those of hc-ping.com have 22 and 36 characters
+_KEY_LENGTH = 16  # of a part of a path: keys of hc-ping.com have 22 and 36 characters
 
 
 class Secret:
@@ -76,7 +76,7 @@ class Secret:
                 )
             return text
         try:
-            # A final newline is the editor's, not the secret's.
+            # A final newline comes from the editor and is not part of the secret.
             text = self._file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
@@ -124,10 +124,10 @@ class Redactor:
         parts: set[str] = set()
         for secret in self._secrets:
             try:
-                found = [part for part in sensitive_parts(secret.reveal()) if len(part) >= 4]
+                sensitive = [part for part in sensitive_parts(secret.reveal()) if len(part) >= 4]
             except SecretError:
                 continue
-            for part in found:
+            for part in sensitive:
                 parts |= {part, quote(part, safe=""), repr(part)[1:-1]}
         longest_first = sorted(parts, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

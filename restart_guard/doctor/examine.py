@@ -76,10 +76,10 @@ def _state(config: Config) -> Iterator[Finding]:
         with opened as journal:
             damage = journal.check_integrity()
             journal.probe()
-            found = os.statvfs(config.state_dir)
+            disk = os.statvfs(config.state_dir)
             if damage != "ok":
                 yield Finding(Level.FAIL, f"journal {journal.path}: {damage}", "move it away to start a new one")
-            elif found.f_bavail * found.f_frsize < _FREE_BYTES:
+            elif disk.f_bavail * disk.f_frsize < _FREE_BYTES:
                 yield Finding(Level.WARN, f"journal {journal.path}: its disk is almost full", "free some space")
             else:
                 yield Finding(Level.OK, f"journal {journal.path}")

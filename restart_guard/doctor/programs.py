@@ -17,9 +17,9 @@ def findings(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would prevent its launch."""
     targets = [target_of(config, name) for name in config.targets]
     processes.prepare()
-    found = observe(targets, search_stopped=True)
+    observations = observe(targets, search_stopped=True)
     for target in targets:
-        name, observed = target.name, in_group(config, target, found[target.name])
+        name, observed = target.name, in_group(config, target, observations[target.name])
         pid = f", pid {observed.process.pid}" if observed.process else ""
         level = Level.OK if observed.state in (State.RUNNING, State.STOPPED) else Level.WARN
         advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}

@@ -24,7 +24,7 @@ _CLOCK_TOLERANCE_S = 2.0
 def redis_findings(config: Config) -> Iterator[Finding]:
     server = redis_client.name(config.redis)
     try:
-        found = redis_client.server_info(config.redis)
+        info = redis_client.server_info(config.redis)
         danger = persistence.danger(config.redis)
         with redis_client.connected(config.redis) as client:
             problems = persistence.problems(client) if config.redis.require_persistence else []
@@ -34,15 +34,15 @@ def redis_findings(config: Config) -> Iterator[Finding]:
             return
         yield Finding(Level.FAIL, config.redact(trouble(error, server, "en")), "see [redis] in the config")
         return
-    yield Finding(Level.OK, f"{server}: version {found.version}, {found.role}")
-    if found.role == "slave":
-        advice = "use the master's address, or the Sentinels" if found.link == "up" else "its data may be old"
-        yield Finding(Level.WARN, f"{server} is a replica, its link to the master is {found.link}", advice)
-    if found.evicted and found.policy != "noeviction":
-        what = f"{server} has evicted {found.evicted} keys before their time ({found.policy})"
+    yield Finding(Level.OK, f"{server}: version {info.version}, {info.role}")
+    if info.role == "slave":
+        advice = "use the master's address, or the Sentinels" if info.link == "up" else "its data may be old"
+        yield Finding(Level.WARN, f"{server} is a replica, its link to the master is {info.link}", advice)
+    if info.evicted and info.policy != "noeviction":
+        what = f"{server} has evicted {info.evicted} keys before their time ({info.policy})"
         yield Finding(Level.WARN, what, "raise maxmemory, or set maxmemory-policy noeviction")
-    if abs(found.clock_ahead_s) > _CLOCK_TOLERANCE_S:
-        what = f"{server}: its clock differs from this host's by {span(abs(found.clock_ahead_s))}"
+    if abs(info.clock_ahead_s) > _CLOCK_TOLERANCE_S:
+        what = f"{server}: its clock differs from this host's by {span(abs(info.clock_ahead_s))}"
         yield Finding(Level.WARN, what, "keys expire by its clock: synchronise both clocks")
     if config.redis.require_persistence:
         for problem in problems:

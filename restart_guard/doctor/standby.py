@@ -18,14 +18,14 @@ def findings(config: Config) -> Iterator[Finding]:
     """One finding for each thing that was checked."""
     if config.standby is None:
         return
-    found = status.status(config)
-    level = Level.FAIL if found.error else Level.WARN if found.rest_s else Level.OK
-    yield Finding(level, f"standby {status.line(found)}", found.error or "")
+    group = status.status(config)
+    level = Level.FAIL if group.error else Level.WARN if group.rest_s else Level.OK
+    yield Finding(level, f"standby {status.line(group)}", group.error or "")
     if not status.takes_part(config):
         advice = "restart-guard install-timer, or restart-guard standby as a service"
         yield Finding(Level.WARN, "standby: no standby process runs on this host at the moment", advice)
-    if found.lease_s is not None and found.lease_s != config.standby.lease:
-        what = f"standby: the leader's lease is {found.lease_s:g}s, here it is {config.standby.lease:g}s"
+    if group.lease_s is not None and group.lease_s != config.standby.lease:
+        what = f"standby: the leader's lease is {group.lease_s:g}s, here it is {config.standby.lease:g}s"
         yield Finding(Level.WARN, what, "use the same [standby] on each host")
     times = config.standby.times
     if 2 * times.fence + times.gap > times.lease * 1.001:
@@ -39,7 +39,7 @@ def findings(config: Config) -> Iterator[Finding]:
     try:
         yield from _failover(config)
     except StoreError:
-        return  # told of elsewhere
+        return  # reported in another section
 
 
 def _failover(config: Config) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ def _failover(config: Config) -> Iterator[Finding]:
 def _config(client: redis.Redis, name: str) -> str | None:
     """None if this user may not ask."""
     try:
-        found: Any = client.config_get(name)
+        value: Any = client.config_get(name)
     except redis.ResponseError:
         return None
-    return str(found.get(name, ""))
+    return str(value.get(name, ""))

@@ -27,23 +27,23 @@ _LINES = {"cron": "cron lines", "cron.d": "lines in /etc/cron.d", "systemd": "sy
 def findings(config: Config) -> Iterator[Finding]:
     """One finding for each thing that was checked."""
     try:
-        found = install.installed(config)
-        current = {backend: install.is_current(config, backend, lines) for backend, lines in found.items()}
+        installed = install.installed(config)
+        current = {backend: install.is_current(config, backend, lines) for backend, lines in installed.items()}
     except (GuardError, OSError) as error:
         yield Finding(Level.WARN, f"timer: {error}", "restart-guard install-timer --backend print shows the lines")
         return
-    if not found and not crontab.exists():
+    if not installed and not crontab.exists():
         yield Finding(Level.WARN, "timer: crontab(1) is not installed", "install cron, or use --backend systemd")
-    elif not found:
+    elif not installed:
         yield Finding(Level.WARN, "timer: the crontab has no lines of this config", "restart-guard install-timer")
-    if len(found) > 1:
-        both = " and ".join(found)
+    if len(installed) > 1:
+        both = " and ".join(installed)
         yield Finding(
             Level.WARN,
             f"timer: our jobs are installed twice, by {both}",
             "restart-guard uninstall-timer, then install-timer",
         )
-    for backend, lines in found.items():
+    for backend, lines in installed.items():
         if not current[backend]:
             what = f"timer: the installed {_LINES[backend]} are out of date"
             yield Finding(Level.WARN, what, "restart-guard install-timer")
@@ -51,7 +51,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _daemon(backend)
         if backend != "systemd":
             yield from _interpreters(lines, user=backend == "cron.d")
-    if found:
+    if installed:
         yield from _logs(config)
         yield from _checks(config)
     if crontab.exists():
@@ -71,7 +71,7 @@ def _ticks(config: Config, what: str) -> Finding:
         journal = Journal.open_to_read(config.state_dir)
         last = journal.recall("tick") if journal is not None else None
     except JournalError:
-        return Finding(Level.OK, what)  # which is told of elsewhere
+        return Finding(Level.OK, what)  # the journal's error is reported in another section
     if last is None:
         return Finding(
             Level.WARN,
@@ -132,7 +132,7 @@ def _checks(config: Config) -> Iterator[Finding]:
         next_due = next_slot(schedule, option="timer.check_redis", now=clock.now())
         journal = Journal.open_to_read(config.state_dir)
     except (GuardError, JournalError):
-        return  # told of elsewhere
+        return  # reported in another section
     for name in config.checks:
         events = journal.history(kind="check", subject=name, limit=1) if journal is not None else []
         ran = datetime.fromisoformat(events[0]["at"]) if events else None

@@ -55,7 +55,7 @@ class ProcessMatcher(NamedTuple):
         return {self.path.name, self.alias or self.path.name}
 
 
-_NO_SCRIPT = ("-c", "-m")  # code or a module follows, and what comes then is its argument
+_NO_SCRIPT = ("-c", "-m")  # code or a module follows, and after it its arguments
 _WITH_VALUE = ("-W", "-X")
 _LOOKED_AT = 16
 _ALIASES = {"proc_exe": "exe", "proc_cwd": "cwd", "lsof_cwd": "cwd"}
@@ -86,8 +86,8 @@ class Look(NamedTuple):
             return False  # a kernel thread
         ways = {"exe": self._by_exe, "argv": self._by_argv, "cwd": self._by_cwd}
         wanted = _ALIASES.get(program.identify, program.identify)
-        found = [way(program) for way in (ways.values() if wanted == "auto" else [ways[wanted]])]
-        return True if True in found else None if None in found else False
+        answers = [way(program) for way in (ways.values() if wanted == "auto" else [ways[wanted]])]
+        return True if True in answers else None if None in answers else False
 
     def _by_exe(self, program: ProcessMatcher) -> bool | None:
         if self.exe is None:
@@ -153,9 +153,9 @@ def successors(candidates: Sequence[Facts], ended: Identity | None) -> list[Fact
 
 def descendants(of: Iterable[int], everybody: Sequence[Facts]) -> list[Facts]:
     """The children of these processes, their children and so on."""
-    family = set(of)
-    found = [process for process in everybody if process.parent in family]
-    while not {process.pid for process in found} <= family:
-        family |= {process.pid for process in found}
-        found = [process for process in everybody if process.parent in family]
-    return found
+    pids = set(of)
+    members = [process for process in everybody if process.parent in pids]
+    while not {process.pid for process in members} <= pids:
+        pids |= {process.pid for process in members}
+        members = [process for process in everybody if process.parent in pids]
+    return members

@@ -59,7 +59,7 @@ def facts(pid: int) -> Facts | None:
     # The name stands in parentheses and may hold anything, also parentheses and newlines.
     name, _, rest = text.partition("(")[2].rpartition(")")
     field = rest.split()
-    # A leader that has left its other threads behind (pthread_exit) looks like a zombie and is none: num_threads tells.
+    # A main thread that has exited before the others (pthread_exit) looks like a zombie: num_threads shows it.
     state = "S" if field[0] == "Z" and int(field[17]) > 1 else field[0]
     return Facts(pid, name, state, int(field[1]), int(field[2]), int(field[3]), int(field[19]))
 
@@ -70,25 +70,25 @@ def _exists(pid: int) -> bool:
     except OSError as error:
         # EINVAL: a process that is just dying, or a thread.
         return error.errno not in (errno.ESRCH, errno.EINVAL)
-    # It may have been between the two looks that it came to be.
+    # It may have been started between the two looks.
     return not Path(f"{_PROC}/{pid}/stat").exists()
 
 
 def identity(pid: int) -> Identity | None:
     """The identity of a living process; None if it has ended. Raises PermissionError."""
-    found = facts(pid)
-    return None if found is None or found.dead else Identity(pid, found.started, boot_id())
+    process = facts(pid)
+    return None if process is None or process.dead else Identity(pid, process.started, boot_id())
 
 
 def everybody() -> Iterator[Facts]:
     """All processes that we may see, in one scan."""
-    with os.scandir(_PROC) as entries:  # closed also where not all are looked at
+    with os.scandir(_PROC) as entries:  # closed even if the caller stops early
         for entry in entries:
             if entry.name.isdecimal():
                 with suppress(OSError, IndexError, ValueError):
-                    found = facts(int(entry.name))
-                    if found is not None:
-                        yield found
+                    process = facts(int(entry.name))
+                    if process is not None:
+                        yield process
 
 
 def look(pid: int) -> Look:
@@ -214,7 +214,7 @@ class Deaths:
         return True
 
     def remove(self, process: Identity) -> None:
-        for fd in [fd for fd, one in self._pidfds.items() if one == process]:
+        for fd in [fd for fd, process_of_fd in self._pidfds.items() if process_of_fd == process]:
             self._forget(fd)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:

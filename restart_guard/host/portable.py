@@ -60,8 +60,8 @@ def _facts(process: psutil.Process) -> Facts:
 
 def identity(pid: int) -> Identity | None:
     """The identity of a living process; None if it has ended. Raises PermissionError."""
-    found = facts(pid)
-    return None if found is None or found.dead else Identity(pid, found.started, boot_id())
+    process = facts(pid)
+    return None if process is None or process.dead else Identity(pid, process.started, boot_id())
 
 
 def everybody() -> Iterator[Facts]:
@@ -91,8 +91,8 @@ def _path(get: Callable[[], str]) -> Path | None:
 def environment_entry(pid: int, name: str) -> str | None:
     """The value of this variable when the process was started; None if it had none, or if we may not look."""
     with suppress(psutil.Error, OSError):
-        found: str | None = psutil.Process(pid).environ().get(name)
-        return found
+        value: str | None = psutil.Process(pid).environ().get(name)
+        return value
     return None
 
 

@@ -38,10 +38,10 @@ PING = "ping"
 class Which(Enum):
     """Which deliveries to try."""
 
-    DUE = "due"  # the tick, each minute: backoff is kept
-    PENDING = "pending"  # a job's run: all but what the destination asked us to hold back
-    ASKED = "asked"  # deliver: all that is pending
-    ALL = "all"  # deliver --all: blocked ones too
+    DUE = "due"  # for the tick, each minute: respects the backoff
+    PENDING = "pending"  # for a job's run: all, unless the destination asked for silence
+    ASKED = "asked"  # for deliver: all pending ones
+    ALL = "all"  # for deliver --all: also blocked ones
 
 
 class Tally(NamedTuple):

@@ -76,7 +76,7 @@ def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
         on_error.callback(connection.close)
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("PRAGMA foreign_keys = ON")
-        # Scratch tables in memory: a full disk must not stop what needs no room of its own.
+        # Temporary tables in memory: a full disk must not stop a statement that needs no space.
         connection.execute("PRAGMA temp_store = MEMORY")
         _make_schema(connection, path)
         on_error.pop_all()
@@ -115,7 +115,7 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
     if _refuse_newer(connection, path) == SCHEMA_VERSION:
         return
     with transaction(path, connection):
-        # Looked at again under the lock: another process may have made it meanwhile.
+        # Look again under the lock: another process may have created it in the meantime.
         if _refuse_newer(connection, path) == 0:
             for statement in _statements(_SCHEMA):
                 connection.execute(statement)
@@ -183,7 +183,7 @@ def _why(error: sqlite3.Error, path: Path) -> str:
 
 def _free_bytes(path: Path) -> int | None:
     try:
-        found = os.statvfs(path.parent)
+        statistics = os.statvfs(path.parent)
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return statistics.f_bavail * statistics.f_frsize

@@ -116,8 +116,8 @@ class Journal:
     def incidents(self, kind: str) -> dict[str, Incident]:
         """All open incidents of a kind, by subject."""
         rows = self._run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
-        found = {str(row[0]): self.incident(kind, row[0]) for row in rows}
-        return {subject: incident for subject, incident in found.items() if incident is not None}
+        incidents = {str(row[0]): self.incident(kind, row[0]) for row in rows}
+        return {subject: incident for subject, incident in incidents.items() if incident is not None}
 
     def set_incident(self, kind: str, subject: str, incident: Incident | None) -> None:
         if incident is None:
@@ -216,8 +216,8 @@ class Journal:
         ).fetchall()
         names = ("destination", "state", "tries", "error", "error_code", "next_try", "delivered_at")
         arrived: dict[str, bool] = {}
-        for found in deliveries:
-            arrived[found[0]] = arrived.get(found[0], True) and found[1] == "delivered"
+        for delivery in deliveries:
+            arrived[delivery[0]] = arrived.get(delivery[0], True) and delivery[1] == "delivered"
         return {
             "at": datetime.fromisoformat(at).astimezone().isoformat(timespec="milliseconds"),
             "kind": kind,
@@ -226,7 +226,7 @@ class Journal:
             "status": status,
             "detail": detail,
             "delivered": arrived,
-            "deliveries": [dict(zip(names, found, strict=True)) for found in deliveries],
+            "deliveries": [dict(zip(names, delivery, strict=True)) for delivery in deliveries],
             **msgspec.json.decode(data),
         }
 

@@ -13,7 +13,7 @@ from pymysql.constants import CR, ER
 from restart_guard.config.options import MySql
 from restart_guard.errors import DeliveryError, SecretError
 
-# https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html; those that a person has to mend.
+# https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html; these need a person.
 DENIED = {
     ER.DBACCESS_DENIED_ERROR,
     ER.ACCESS_DENIED_ERROR,
@@ -39,7 +39,7 @@ _ADVICE: dict[int, str] = {
     ER.BAD_DB_ERROR: ": create the database, or fix [mysql] database.",
     **dict.fromkeys(_TLS, ": check [mysql] tls and ca_file."),
 }
-# What a server that is no MySQL makes the driver stumble over.
+# The driver's exceptions if the server does not speak MySQL's protocol.
 _GARBAGE = (struct.error, IndexError, ValueError, AssertionError, KeyError, TypeError)
 
 
@@ -100,7 +100,7 @@ def translate_errors(what: str, advice: Mapping[int, str]) -> Iterator[None]:
     try:
         yield
     except pymysql.err.MySQLError as error:
-        # PyMySQL calls a certificate that is not trusted 2003, as if the server were down.
+        # For an untrusted certificate PyMySQL gives 2003, as if the server were down.
         if isinstance(getattr(error, "original_exception", None), ssl.SSLError):
             text = f"MySQL {what}: {error.args[1]}{_ADVICE[CR.CR_SSL_CONNECTION_ERROR]}"
             raise DeliveryError(text, code="tls", permanent=True) from error

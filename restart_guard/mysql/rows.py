@@ -92,7 +92,7 @@ def reading(settings: MySql, refresh: str, timeout_s: float) -> Iterator[Callabl
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         yield ask
     finally:
-        # close() would first read what is left of the rows.
+        # close() would first read the remaining rows.
         if connection._result is not None:  # noqa: SLF001
             connection._result.unbuffered_active = False  # noqa: SLF001
         connection._force_close()  # noqa: SLF001
@@ -151,10 +151,10 @@ def _packets(stream: Any, most: int) -> Iterator[Batch]:
 
 def _more(stream: Any, least: int) -> bytes:
     """More bytes from the connection; for a large packet the rest of it."""
-    found: bytes = stream.read(least) if least > _READ_BYTES else stream.read1(_READ_BYTES)
-    if not found:
+    data: bytes = stream.read(least) if least > _READ_BYTES else stream.read1(_READ_BYTES)
+    if not data:
         raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
-    return found
+    return data
 
 
 def _long_row(stream: Any, data: bytes, at: int) -> tuple[bytes, bytes, int]:
@@ -174,12 +174,12 @@ def _long_row(stream: Any, data: bytes, at: int) -> tuple[bytes, bytes, int]:
 
 
 def _values(row: bytes) -> Batch:
-    found: Batch = []
+    values: Batch = []
     at = 0
     while at < len(row):
         value, at = _value(row, at)
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def _value(data: bytes, at: int) -> tuple[bytes | None, int]:

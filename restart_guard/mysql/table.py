@@ -74,8 +74,8 @@ class Table(NamedTuple):
         """The row by the table's own column names, each value fitted to its column."""
         ours = row._asdict()
         ours["task_status"] = self.labels[0] if row.ok else self.labels[1]
-        found = {column.name: (column, ours[own]) for own, column in self.columns.items()}
-        return {name: column.fit(value) for name, (column, value) in found.items() if value is not None}
+        fitting = {column.name: (column, ours[own]) for own, column in self.columns.items()}
+        return {name: column.fit(value) for name, (column, value) in fitting.items() if value is not None}
 
     def mark(self, row: Row) -> tuple[str, str]:
         """The column, and the end of its text, that identify a row in a table without a unique key."""
@@ -99,10 +99,10 @@ def read_table(cursor: Any, settings: MySql) -> Table:
         "COLUMN_DEFAULT, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
         (settings.database, settings.table),
     )
-    found = cursor.fetchall()
-    if not found:
+    columns_found = cursor.fetchall()
+    if not columns_found:
         raise _unfit(settings, "does not exist, or this user may not see it; restart-guard init-db creates it.")
-    by_name = {row[0].lower(): Column(row[0], row[1].lower(), row[2], row[3], row[4]) for row in found}
+    by_name = {row[0].lower(): Column(row[0], row[1].lower(), row[2], row[3], row[4]) for row in columns_found}
     wanted = {own: settings.columns.get(own, own) for own in COLUMNS}
     for own, column in settings.columns.items():
         if column.lower() not in by_name:
@@ -115,7 +115,7 @@ def read_table(cursor: Any, settings: MySql) -> Table:
         if own not in columns:
             raise _unfit(settings, f"has no column {own}; name the right one in [mysql] columns.")
     ours = {column.name for column in columns.values()}
-    for column, _, _, _, _, nullable, default, extra in found:
+    for column, _, _, _, _, nullable, default, extra in columns_found:
         if nullable == "NO" and default is None and not extra and column not in ours:
             raise _unfit(settings, f"requires a value for {column}, which our rows do not have; give it a default.")
     return Table(

@@ -69,7 +69,7 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
                 drain.drain(target, observed.process, StopOptions(force=True))
                 observed = observe([target], search_stopped=True)[target.name]
             if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
-                target.lock.record(Record(process_table.boot_id()))  # to lead must not start it here
+                target.lock.record(Record(process_table.boot_id()))  # becoming the leader must not start it here
             return _do(target, observed, command, options)
     except BusyError as error:
         return ActionResult(target.name, ok=True, text=str(error), busy=True)

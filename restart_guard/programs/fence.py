@@ -32,7 +32,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_DUMPABLE = 4
 _LOOK_S = 0.05
-# Those of job control stop us with our session, and those that the kernel sends for a fault are our own.
+# Signals of job control stop us together with our session; signals that the kernel sends for a fault concern only us.
 _NOT_HANDED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
 _NOT_HANDED_ON |= {signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 _HANDED_ON = signal.valid_signals() - _NOT_HANDED_ON
@@ -48,8 +48,8 @@ def main() -> None:
         sys.exit("This host does not lead: the program was not started.")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | {signal.SIGCHLD})
     ours = partial(_all_of, own, Path(os.environ.get(processes.MARK, "")))
-    _kill(partial(ours, 0), own.boot)  # what an earlier launch has left, should its fences have been killed
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a daemon becomes our child, and we its fence
+    _kill(partial(ours, 0), own.boot)  # left by an earlier launch whose fences were killed
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that a daemon becomes our child and is fenced too
     again = partial(_second, path, own)
     second = again()
     child = _child(command, before)
@@ -59,10 +59,10 @@ def main() -> None:
         if left_s <= 0:
             _kill(partial(ours, second), own.boot)
             _end_as(-signal.SIGKILL)
-        # The kernel's clock for a timed wait stands still in a suspend, and the permit may be taken back.
+        # The clock of a timed wait stops during a suspend, and the permit may be revoked.
         waited_for, seconds = _HANDED_ON | {signal.SIGCHLD}, min(left_s, _LOOK_S)
-        found = signal.sigtimedwait(waited_for, seconds)  # type: ignore[attr-defined,unused-ignore]  # Linux
-        number = found.si_signo if found is not None else 0
+        received = signal.sigtimedwait(waited_for, seconds)  # type: ignore[attr-defined,unused-ignore]  # Linux
+        number = received.si_signo if received is not None else 0
         if number in _HANDED_ON:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
@@ -88,7 +88,7 @@ def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -
     program = Path(os.environ.get(processes.MARK, ""))
     daemons = [pid for pid in _children() if pid != second and _is_program(pid, program)] if ended == 0 else []
     if not daemons:
-        # What the second process will find may drain; all else must not outlive us.
+        # Processes that the second process will find may drain; all others must not outlive us.
         _kill(lambda: [member for member in _all_of(own, None, second) if not _is_found_again(member, own)], own.boot)
         _end_as(ended)
     return daemons[0], second
@@ -134,7 +134,7 @@ def _end_as(code: int) -> NoReturn:
 def die_with_parent(number: int, parent: int) -> None:
     """Get this signal when the thread that started us ends; to be called in a child right after fork."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it was quicker
+    if os.getppid() != parent:  # the parent has already ended
         os.kill(os.getpid(), number)
 
 
@@ -146,7 +146,7 @@ def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
     try:
         die_with_parent(signal.SIGKILL, parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
             signal.signal(number, signal.SIG_DFL)
         for name, value in json.loads(os.environ.pop(processes.FENCE, "{}")).items():
             os.environ.pop(name, None)
@@ -189,18 +189,18 @@ def _second(path: Path, own: Identity) -> int:
 def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
     """All processes that belong to the target, of this launch or another, and our descendants, except the second
     process."""
-    found = {member.pid: member for member in processes.kin(own, program)}
-    found |= {pid: member for pid in _children() if (member := process_table.facts(pid)) is not None}
-    return [member for member in found.values() if member.pid != second and not member.dead]
+    members = {member.pid: member for member in processes.kin(own, program)}
+    members |= {pid: member for pid in _children() if (member := process_table.facts(pid)) is not None}
+    return [member for member in members.values() if member.pid != second and not member.dead]
 
 
 def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:
     """KILL until nothing is left; a process that hangs in the kernel will not run again."""
     for _ in range(100):
-        found = left()
-        if not found:
+        members = left()
+        if not members:
             return
-        for member in found:
+        for member in members:
             with suppress(ProcessLookupError, PermissionError):
                 process_table.send(Identity(member.pid, member.started, boot), signal.SIGKILL)
         clock.sleep(0.01)

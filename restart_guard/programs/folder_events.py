@@ -38,15 +38,15 @@ class FolderEvents:
 
     def changed(self) -> set[Path]:
         """The files that appeared, disappeared or were replaced since the last call."""
-        found = set()
+        paths = set()
         for event in self._inotify.read(timeout=0) if self._inotify is not None else ():
             folder = self._folders.get(event.wd)
             if folder is not None and event.name:
-                found.add(folder / event.name)
-            elif folder is not None:  # the folder itself is gone: another may take its place
+                paths.add(folder / event.name)
+            elif folder is not None:  # the folder itself is gone; another may take its place
                 self._known.discard(folder)
-                found.add(folder)
-        return found
+                paths.add(folder)
+        return paths
 
     def close(self) -> None:
         if self._inotify is not None:

@@ -14,7 +14,7 @@ from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.target import Target
 
 _KEPT = 1000
-_GATHER_S = 0.05  # what ends together becomes one transaction, and the disk does not compete with the relaunches
+_GATHER_S = 0.05  # deaths at the same time make one transaction, and the disk does not compete with the relaunches
 
 
 class JournalWriter:
@@ -55,13 +55,13 @@ class JournalWriter:
             kept = [*kept, *(result for result in batch if result is not None)][-_KEPT:]
             try:
                 events.record(self._config, kept)
-            except JournalError as error:  # tried again with what happens next, and at the end
+            except JournalError as error:  # tried again with the next event, and at the end
                 self._say(ActionResult("journal", ok=False, text=str(error)))
                 continue
             alert = any(result.crashes >= KEEPS_DYING for result in kept)
             kept = []
             if alert:
-                self.keep_house(())  # brings it on its way
+                self.keep_house(())  # delivers it
 
     def _keep_house(self, targets: Sequence[Target]) -> None:
         try:

@@ -51,7 +51,7 @@ def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
     ticket = before.ticket or _ticket()
     starting = by_hand and not target.lock.is_there()
     if starting or not before.ticket:
-        # Should we be killed from here on, what we launched is found by its ticket; a tick then completes a start.
+        # If we are killed after this line, the launched process is found by its ticket, and a tick completes the start.
         intent = Record(process_table.boot_id(), before.process, starting=starting, ticket=ticket, crashes=counts)
         if not target.lock.record(intent):
             raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")

@@ -21,19 +21,19 @@ class Command(StrEnum):
     TICK = "tick"
     COLD = "cold"
     HOT = "hot"
-    HEAL = "heal"  # the cold restart of one that runs and hangs
+    HEAL = "heal"  # the cold restart of a program that hangs
     YIELD = "yield"  # another host is to run it: down, but the pid lock stays
 
 
 class Action(StrEnum):
     NOTHING = "nothing"
-    LOCK = "lock"  # write the pid lock for what is alive
+    LOCK = "lock"  # write the pid lock of a living process
     LAUNCH = "launch"
     DRAIN = "drain"  # remove the pid lock, end the group gently
     REST = "rest"  # end the group gently, keeping the pid lock
     FORGET = "forget"  # remove the pid lock
     KILL = "kill"
-    SWEEP = "sweep"  # end what a dead one has left behind
+    SWEEP = "sweep"  # end the orphans of a dead program
     CYCLE = "cycle"  # drain, keeping the pid lock, then launch
     RELOAD = "reload"  # by signal or command, same pid
     REFUSE = "refuse"

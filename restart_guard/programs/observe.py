@@ -35,10 +35,10 @@ def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Obs
     programs = {name: target.program for name, (target, _) in unknown.items()}
     ended = {name: record.process for name, (_, record) in unknown.items()}
     tickets = {name: record.ticket for name, (_, record) in unknown.items() if record.ticket}
-    found = processes.search(programs, ended, tickets)
+    processes_found = processes.search(programs, ended, tickets)
     for name, (target, record) in unknown.items():
-        process = found.get(name)
-        if name in found and process is None:
+        process = processes_found.get(name)
+        if name in processes_found and process is None:
             why = "another user's process looks like it, and may not be examined"
             observed[name] = Observation(State.UNKNOWN, None, record, why)
         elif process is not None:
@@ -79,10 +79,10 @@ def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation |
         pid = target.lock.read()
         if pid is None or (record.process is not None and record.process.pid == pid):
             return None
-        found = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
-        if found is None:
+        is_program = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
+        if is_program is None:
             return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be examined")
-        process = process_table.identity(pid) if found else None
+        process = process_table.identity(pid) if is_program else None
         if process is not None:
             return Observation(state_of(locked=wanted, alive=True), process, record)
     except PermissionError:

@@ -23,7 +23,7 @@ from restart_guard.programs.health import HealthRecord
 
 _LARGEST = 64
 _ACTION_S = 120.0  # longer than a start or a stop usually takes
-_MAKING_S = 0.2  # between the making of a lock file and its being readable by all
+_MAKING_S = 0.2  # between the creation of a lock file and the moment when all can read it
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -123,7 +123,7 @@ class PidLock:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                # With a strict umask it is unreadable until its maker has opened it to all, a moment later.
+                # With a strict umask it is unreadable until its creator makes it readable, a moment later.
                 if clock.monotonic() >= patience:
                     raise GuardError(f"The lock {self.guard_path} cannot be opened: {error.strerror}.") from error
                 clock.sleep(0.01)
@@ -131,7 +131,7 @@ class PidLock:
             try:
                 fd = os.open(self.guard_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             except OSError:
-                # Another user may have made it since we looked: only what is not there now is really missing.
+                # Another user may have created it since we looked: look again before we say that it is missing.
                 if not os.path.lexists(self.guard_path):
                     return None
                 continue
@@ -248,7 +248,7 @@ def _read(path: Path, size: int) -> bytes:
 
 def _replace(path: Path, content: bytes, *, sync: bool) -> None:
     """Write a file's new content beside it and rename it, so that nobody sees half of it. Raises OSError."""
-    new = f"{path}.new"  # one name will do, and leaves no litter behind a kill: who writes holds the lock
+    new = f"{path}.new"  # one fixed name, so that a kill leaves no litter: the writer holds the lock
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         try:

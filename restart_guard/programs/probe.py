@@ -20,7 +20,7 @@ from restart_guard.programs.target import Target, hook_of
 from restart_guard.threads import within
 
 _CHANNEL = "channel:"
-_GRACE_S = 1.0  # to say itself that it took too long, or to kill a command
+_GRACE_S = 1.0  # time for the check to report its own timeout, or to kill its command
 
 
 def probe(target: Target, process: Identity, beat: str) -> ProbeResult:
@@ -63,7 +63,7 @@ def _http(url: str, timeout_s: float) -> ProbeResult:
     host = parts.hostname or ""
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        # The program answers, which is what is asked; whose certificate it shows on loopback is not.
+        # Only the answer counts here, not the certificate that a program on loopback shows.
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)

@@ -25,9 +25,9 @@ def is_alive(process: Identity) -> bool:
     return process_table.identity(process.pid) == process
 
 
-def _lives(found: Facts) -> bool:
-    now = process_table.facts(found.pid)
-    return now is not None and now.started == found.started and not now.dead
+def _lives(process: Facts) -> bool:
+    now = process_table.facts(process.pid)
+    return now is not None and now.started == process.started and not now.dead
 
 
 def kin(process: Identity, program: Path | None = None) -> list[Facts]:
@@ -39,19 +39,19 @@ def kin(process: Identity, program: Path | None = None) -> list[Facts]:
     """
     ours = _ancestors()
     living = [
-        found
-        for found in process_table.everybody()
-        if not found.dead and found.pid != process.pid and found.pid not in ours
+        others
+        for others in process_table.everybody()
+        if not others.dead and others.pid != process.pid and others.pid not in ours
     ]
     leader = process_table.facts(process.pid)
     reused = leader is not None and leader.started != process.started
     # A session keeps its number from being given out again for as long as it has members (setsid(2), credentials(7)).
-    found = [] if reused else [other for other in living if other.session == process.pid]
-    if not found and not reused and leader is not None and leader.session != process.pid:
-        found = descendants([process.pid], living)
-    family = {member.pid: member for member in found}
+    others = [] if reused else [other for other in living if other.session == process.pid]
+    if not others and not reused and leader is not None and leader.session != process.pid:
+        others = descendants([process.pid], living)
+    family = {member.pid: member for member in others}
     is_fenced = not reused and is_fence(process.pid)
-    if is_fenced:  # which is told of all that descends from it, whatever that has made of itself
+    if is_fenced:  # a fence is the subreaper of all its descendants, also of daemons
         family |= {member.pid: member for member in descendants([process.pid], living)}
     if program is not None:
         mark = str(program)
@@ -66,17 +66,17 @@ def _ancestors() -> set[int]:
     while pid > 1 and pid not in pids:
         pids.add(pid)
         try:
-            found = process_table.facts(pid)
+            process = process_table.facts(pid)
         except PermissionError:
             break
-        pid = found.parent if found is not None else 0
+        pid = process.parent if process is not None else 0
     return pids
 
 
 def was_launched_as(pid: int, program: Path) -> bool:
     """Whether we launched this process as the program: it leads its session and carries the program's mark."""
-    found = process_table.facts(pid)
-    return found is not None and found.session == pid and process_table.environment_entry(pid, MARK) == str(program)
+    process = process_table.facts(pid)
+    return process is not None and process.session == pid and process_table.environment_entry(pid, MARK) == str(program)
 
 
 def may_have_kin(process: Identity) -> bool:
@@ -95,7 +95,7 @@ def may_have_kin(process: Identity) -> bool:
 
 def living_sessions() -> set[int]:
     """The sessions that have living members, in one scan of the process table."""
-    return {found.session for found in process_table.everybody() if not found.dead}
+    return {process.session for process in process_table.everybody() if not process.dead}
 
 
 def search(
@@ -108,7 +108,7 @@ def search(
     whatever it looks like. A name that is not in the answer does not run; None stands for one that may run where we may
     not look.
     """
-    found: dict[str, list[Facts]] = {name: [] for name in programs}
+    candidates_of: dict[str, list[Facts]] = {name: [] for name in programs}
     launched: dict[str, list[Facts]] = {name: [] for name in tickets}
     names = {ticket: name for name, ticket in tickets.items()}
     hidden: set[str] = set()
@@ -126,11 +126,11 @@ def search(
             for name in look.candidates(index):
                 match look.is_program(programs[name]):
                     case True:
-                        found[name].append(process)
+                        candidates_of[name].append(process)
                     case None:
                         hidden.add(name)
     roots: dict[str, Identity | None] = dict.fromkeys(hidden)
-    for name, candidates in found.items():
+    for name, candidates in candidates_of.items():
         first = root(launched.get(name, [])) or root(successors(candidates, ended.get(name)))
         if first is not None:
             roots[name] = Identity(first.pid, first.started, process_table.boot_id())
@@ -175,7 +175,7 @@ def behind_fence(process: Identity) -> Identity:
         for member in process_table.everybody()
         if member.parent == process.pid and member.session == process.pid and not member.dead
     ]
-    # What it has forked and is not yet the program is like itself.
+    # A child that has not yet executed the program still looks like the fence.
     children = [member for member in children if not is_fence(member.pid)]
     first = min(children, key=lambda member: member.started, default=None)
     return process if first is None else Identity(first.pid, first.started, process.boot)
@@ -183,14 +183,14 @@ def behind_fence(process: Identity) -> Identity:
 
 def of_launch(process: Identity, ticket: str) -> list[Facts]:
     """The other living processes of a process's session, and those that carry its launch's ticket; not we ourselves."""
-    found = {member.pid: member for member in kin(process)}
+    others_of_session = {member.pid: member for member in kin(process)}
     others = [
         member
         for member in process_table.everybody()
         if not member.dead and member.pid not in (process.pid, os.getpid())
     ]
     carriers = [member for member in others if ticket and process_table.environment_entry(member.pid, TICKET) == ticket]
-    return list({**found, **{member.pid: member for member in carriers}}.values())
+    return list({**others_of_session, **{member.pid: member for member in carriers}}.values())
 
 
 class Launch(NamedTuple):
@@ -247,7 +247,7 @@ def launch(spec: Launch) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if output is None else output,
             stderr=subprocess.STDOUT,
-            close_fds=False,  # there is nothing to close after prepare(), and looking for it takes its time
+            close_fds=False,  # after prepare() there is nothing to close, and searching would take time
             start_new_session=True,
             umask=spec.umask,
             user=uid,
@@ -289,17 +289,17 @@ def end(process: Identity, others: Iterable[Facts], number: int) -> None:
 
 
 def _signal(process: Identity, number: int) -> None:
-    # A stopped process (SIGSTOP, Ctrl-Z) gets no other signal than KILL before it is continued (signal(7)).
+    # A stopped process (SIGSTOP, Ctrl-Z) receives only KILL before it is continued (signal(7)).
     if process_table.send(process, number) and number != signal.SIGKILL:
         process_table.send(process, signal.SIGCONT)
 
 
 def left_of(process: Identity, others: Sequence[Facts], program: Path | None) -> list[Facts]:
     """The processes that still live, of a process, these others and its later kin."""
-    left = {found.pid: found for found in [*others, *kin(process, program)] if _lives(found)}
-    found = process_table.facts(process.pid)
-    if found is not None and found.started == process.started and not found.dead:
-        left = {process.pid: found, **left}
+    left = {leader.pid: leader for leader in [*others, *kin(process, program)] if _lives(leader)}
+    leader = process_table.facts(process.pid)
+    if leader is not None and leader.started == process.started and not leader.dead:
+        left = {process.pid: leader, **left}
     return list(left.values())
 
 

@@ -92,7 +92,7 @@ def kill(target: Target, process: Identity) -> Ended:
 
 def _kill_all(program: Path | None, process: Identity, others: Sequence[Facts]) -> list[Facts]:
     left = list(others)
-    for _ in range(3):  # what is killed may have forked meanwhile
+    for _ in range(3):  # a process may fork while it is being killed
         processes.end(process, left, signal.SIGKILL)
         left = processes.wait_for_all(process, left, program, _KILL_S / 3)
         if not left:
@@ -137,4 +137,4 @@ def _of(count: int) -> str:
 
 def _names(members: Sequence[Facts]) -> str:
     more = f" and {len(members) - 5} more" if len(members) > 5 else ""
-    return ", ".join(f"{found.name} (pid {found.pid})" for found in members[:5]) + more
+    return ", ".join(f"{member.name} (pid {member.pid})" for member in members[:5]) + more

@@ -42,8 +42,8 @@ class Target(NamedTuple):
         """Whether this host may start it; always True without a standby group."""
         if self.permit is None:
             return True
-        found = permit.read(self.permit)
-        return found.starts and found.holds()
+        permitted = permit.read(self.permit)
+        return permitted.starts and permitted.holds()
 
 
 class Observation(NamedTuple):
@@ -72,7 +72,7 @@ def target_of(config: Config, name: str) -> Target:
     path = Path(os.path.realpath(settings.program))
     words = command_words(settings, settings.command, path)
     place = words.index(str(path)) if str(path) in words else len(words)
-    # Found out only where a search needs it: a tick over many targets that are well must not open their files.
+    # Computed only if a search needs it: a tick over many healthy targets must not open their files.
     runners = cache(partial(_runners, settings, path, words[:place]))
     program = ProcessMatcher(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
     only_leading = config.permit if name in config.standby_targets else None
@@ -109,7 +109,7 @@ def command_words(settings: TargetOptions, command: str, path: Path) -> list[str
     return list(_words(command, str(path), shell=settings.shell))
 
 
-@cache  # a relaunch has no time to split it again
+@cache  # a relaunch must not split it again
 def _words(command: str, program: str, *, shell: bool) -> tuple[str, ...]:
     quote = shlex.quote if shell else str
     fill = {"{python}": quote(sys.executable), "{program}": quote(program)}
@@ -141,7 +141,7 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
     theirs = {name: value for name, value in around.items() if name.startswith("PYTHON")}
     changes = {name: theirs.get(name) for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)}
     plain = {name: value for name, value in around.items() if name not in theirs}
-    # Files of its folder must not stand in for modules of ours (python -P).
+    # Files in its folder must not replace modules of ours (python -P).
     command = [sys.executable, "-P", "-m", "restart_guard.programs.fence", str(path), "--", *words]
     return command, {**plain, **ours, processes.FENCE: msgspec.json.encode(changes).decode()}
 
@@ -149,7 +149,7 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
 def hook_of(target: Target, command: str, process: Identity | None, timeout_s: float) -> Hook:
     """A command about the target, run like the target: same account, directory and environment. Raises GuardError."""
     more = {"RESTART_GUARD_PID": str(processes.behind_fence(process).pid)} if process is not None else {}
-    # What it starts is not the target's: it must not carry its mark.
+    # Processes that the hook starts do not belong to the target: they must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != processes.MARK}
     words = command_words(target.settings, command, target.program.path)
     return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
@@ -158,13 +158,13 @@ def hook_of(target: Target, command: str, process: Identity | None, timeout_s: f
 def environment(target: Target) -> dict[str, str]:
     """Our environment, the user's, the file's, the config's; later ones win. Raises GuardError."""
     settings = target.settings
-    found = dict(_ours())
+    variables = dict(_ours())
     if settings.user is not None and os.geteuid() == 0:
         entry = _entry(settings.user)
-        found |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
+        variables |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
     if settings.environment_file is not None:
         try:
-            found |= parse_environment(settings.environment_file.read_text(encoding="utf-8"))
+            variables |= parse_environment(settings.environment_file.read_text(encoding="utf-8"))
         except OSError as error:
             why = error.strerror
             raise GuardError(f"environment_file {settings.environment_file} cannot be read: {why}.") from error
@@ -173,8 +173,8 @@ def environment(target: Target) -> dict[str, str]:
             raise GuardError(f"environment_file {settings.environment_file}: {why}.") from error
     token = permit.read(target.permit).token
     if token is not None:
-        found["RESTART_GUARD_FENCING_TOKEN"] = str(token)
-    return found | {
+        variables["RESTART_GUARD_FENCING_TOKEN"] = str(token)
+    return variables | {
         **settings.environment,
         "RESTART_GUARD_TARGET": target.name,
         processes.MARK: str(target.program.path),

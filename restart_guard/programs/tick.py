@@ -51,7 +51,7 @@ def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
         if error is None:
             tell_monitor(config, rid=start.rid, well=well)
         else:
-            # Who has not answered the start would only be waited for once more.
+            # A monitor that did not answer the start would only make us wait once more.
             with Journal.open(config.state_dir) as journal:
                 journal.remember(PING_ERROR, config.redact(error))
 
@@ -68,7 +68,7 @@ def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
     the tick fail: the next one pings again, and ``doctor`` reports it. Raises JournalError."""
     if config.ping is None:
         return
-    # As for the start: only with a monitor.
+    # Only with a monitor, as for the start.
     from restart_guard.alerts import ping
 
     with Journal.open(config.state_dir) as journal:
@@ -94,7 +94,7 @@ def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
             journal.remember("tick", clock.stamp(clock.now()))
             settled = events.settle(config, journal, targets)
         now = clock.now()
-        # What is blocked counts too: whether its config has changed, the delivery finds out.
+        # Blocked deliveries count too: the delivery finds out whether the config has changed.
         due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
     if due:
         # An idle tick must not pay for pymysql and requests.
@@ -145,7 +145,7 @@ def look_after(target: Target, observed: Observation) -> ActionResult | None:
     if not hangs(after, health) or wait > 0:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
-    # What hangs may well ignore a gentle signal: it has had its time to drain then.
+    # A program that hangs may ignore a gentle signal; after its time to drain it is killed.
     return actions.act(
         target, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})")
     )

@@ -38,12 +38,12 @@ from restart_guard.programs.target import Target
 from restart_guard.threads import in_background
 
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
-_SCAN_BLIND_S = 1.0  # where the kernel does not tell of changes in folders
+_SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
 _NOT_WELL_S = 5.0
 _AGAIN_FIRST_S = 0.01
 _AGAIN_CAP_S = 1.0
 _FLUSH_S = 10.0
-_SWITCH_S = 0.0001  # a death must not wait 5 ms for a thread of ours that is at work
+_SWITCH_S = 0.0001  # a death must not wait 5 ms for another thread of ours
 
 Say = Callable[[ActionResult], None]
 
@@ -75,7 +75,7 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
         return
     finally:
         if watch is not None:
-            watch.close()  # only now: whoever waits need not wait for our journal
+            watch.close()  # only now, so that a waiting watch need not wait for our journal
 
 
 class _Left(BaseException):
@@ -107,8 +107,8 @@ class _Watched:
         self.look_at: float | None = None
         self.probe_at: float | None = None if target.settings.health is None else 0.0
         self.is_busy = False  # a thread acts on it
-        self.tries = 0  # in a row, that could not be finished
-        self.ended = ""  # how and after what time, to be told with the relaunch
+        self.tries = 0  # unfinished tries in a row
+        self.ended = ""  # how and after what time it ended, for the message about the relaunch
 
     @property
     def name(self) -> str:
@@ -161,7 +161,7 @@ class _Watch:
         os.close(self._wake)
 
     def run(self, until: float | None) -> None:
-        gc.freeze()  # what is there now stays: no need to go through it again and again
+        gc.freeze()  # objects that exist now stay: the collector need not visit them again and again
         scan_s = _SCAN_S if self._folders.fd is not None else _SCAN_BLIND_S
         next_scan = 0.0
         every = self._targets.values()
@@ -190,7 +190,7 @@ class _Watch:
         """Look for what no event has told: new folders, changed states. Then the housekeeping."""
         targets = [one.target for one in self._targets.values()]
         self._folders.listen(target.lock.path.parent for target in targets)
-        # Those that run are waited for, and their pid locks listened to: no need to look at them again.
+        # Running targets are waited for, and their pid locks watched: no need to look at them again.
         self._look([one for one in self._targets.values() if one.process is None])
         self._writer.keep_house(targets)
 
@@ -291,7 +291,7 @@ class _Watch:
                 self._wait_for(watched, observed.process)
                 if observed.record.crashes != Crashes():
                     left = target.settings.restart_backoff.reset_after - process_table.uptime_s(observed.process)
-                    # Old enough already: then it is not well yet, as its health says.
+                    # It is old enough but still not well: its health check does not pass yet.
                     watched.look_at = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
             elif observed.state is State.BACKOFF and observed.next_try_s is not None:
                 watched.look_at = now + observed.next_try_s
@@ -317,13 +317,13 @@ class _Watch:
             health = watched.target.settings.health
             watched.probe_at = None if health is None else clock.monotonic() + health.interval
             if watched.process is not None:
-                # It is not marked as busy: while it is probed, it may die and be relaunched.
+                # Not marked as busy: while it is probed, it may die and be relaunched.
                 in_background(partial(_look_after, watched.target), partial(self._post, watched.name, act=False))
 
     def _post(self, name: str, result: "ActionResult | BaseException | None", *, act: bool) -> None:
         """Hand on a thread's result; without a name it is about no target (the journal's)."""
         self._results.put((name, act, result))
-        with suppress(OSError):  # full: it wakes anyway; closed: it has left
+        with suppress(OSError):  # full: it wakes up anyway; closed: the watch has ended
             os.write(self._wake, b"\0")
 
     def _collect(self) -> None:

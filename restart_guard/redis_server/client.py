@@ -157,9 +157,9 @@ def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
         host, port = sentinel.discover_master(service)
     except MasterNotFoundError:
         errors = []
-        for one in sentinel.sentinels:
+        for client in sentinel.sentinels:
             try:
-                if service in one.sentinel_masters():
+                if service in client.sentinel_masters():
                     raise
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if isinstance(error, MasterNotFoundError):
@@ -232,9 +232,9 @@ def _translate_errors() -> Iterator[None]:
         if word in _CLUSTER_WORDS:
             raise StoreError(str(error), code="cluster", remedy=Remedy.PERSON) from error
         raise StoreError(str(error), code=word, remedy=REMEDIES.get(word, Remedy.RETRY)) from error
-    except (ValueError, TypeError, AttributeError, LookupError) as error:  # an answer of another shape than asked for
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # an answer of an unexpected shape
         raise StoreError(repr(error)[:300], code="protocol", remedy=Remedy.RETRY) from error
-    except OSError as error:  # a certificate file that is none
+    except OSError as error:  # a certificate file without a certificate
         raise StoreError(str(error), code="tls", remedy=Remedy.PERSON) from error
 
 

@@ -20,25 +20,25 @@ def problems(client: redis.Redis) -> list[str]:
     Fields: redis.io/docs, INFO. A replica's own copy and link, and a master's replicas, are checked alike.
     """
     persistence, replication = client.info("persistence"), client.info("replication")
-    found = [f"{field} is {persistence[field]}" for field in _failed_saves(persistence)]
+    clauses = [f"{field} is {persistence[field]}" for field in _failed_saves(persistence)]
     if not persistence.get("aof_enabled"):
         unsaved = int(persistence.get("rdb_changes_since_last_save", 0))
         age = int(clock.now().timestamp()) - int(persistence.get("rdb_last_save_time", 0))
         has_snapshots = _has_snapshots(client) is not False  # or this user may not see it
         if not has_snapshots:
-            found.append("it keeps neither snapshots nor an append-only file")
+            clauses.append("it keeps neither snapshots nor an append-only file")
         elif unsaved and age > _UNSAVED_S:
-            found.append(f"{unsaved} changes are unsaved since {age // 3600} hours")
+            clauses.append(f"{unsaved} changes are unsaved since {age // 3600} hours")
     if replication.get("role") == "slave" and replication.get("master_link_status") != "up":
-        found.append(f"the link to its master is {replication.get('master_link_status')}")
+        clauses.append(f"the link to its master is {replication.get('master_link_status')}")
     for number in range(int(replication.get("connected_slaves", 0))):
         replica = replication.get(f"slave{number}")
         if not isinstance(replica, dict):
             continue
         state, lag = replica.get("state"), int(replica.get("lag", 0))
         if state != "online" or lag > _LAG_S:
-            found.append(f"the replica {replica.get('ip')}:{replica.get('port')} is {state}, lag {lag} s")
-    return found
+            clauses.append(f"the replica {replica.get('ip')}:{replica.get('port')} is {state}, lag {lag} s")
+    return clauses
 
 
 def save(settings: Redis, seconds: float) -> None:
@@ -56,7 +56,7 @@ def save(settings: Redis, seconds: float) -> None:
             except redis.ResponseError as error:
                 if "in progress" not in str(error) or clock.monotonic() > deadline:
                     raise
-            clock.sleep(0.1)  # one that began before our data was there does not have it
+            clock.sleep(0.1)  # a save that began before our data was written does not contain it
         while True:
             now = client.info("persistence")
             if not now.get("rdb_bgsave_in_progress"):

@@ -3,7 +3,7 @@
 from restart_guard.alerts.wording import Language, clip, say
 from restart_guard.errors import StoreError
 
-# A server's own code or one of ours → what is wrong and what to do, after "Redis <server>".
+# The server's own code or one of ours → the problem and what to do, after "redis <server>".
 _TROUBLES: dict[str, tuple[str, str]] = {
     "refused": ("拒绝连接：请确认 Redis 正在运行", "refuses connections: is it running?"),
     "timeout": ("没有及时应答：可能已挂起或网络不通", "does not answer in time: it, or the network, hangs"),

@@ -45,8 +45,8 @@ class CollectionSwap:
         self._token = token
         self._drift = Drift()
         self._rows = 0
-        found = client.type(self.key)
-        name = found.decode() if isinstance(found, bytes) else str(found)
+        kind_found = client.type(self.key)
+        name = kind_found.decode() if isinstance(kind_found, bytes) else str(kind_found)
         self.other_type = name if name not in ("none", refresh.type) else None
         self._most = largest_value(client)
         if token is not None:
@@ -82,7 +82,7 @@ class CollectionSwap:
         writes = []
         if self._token is not None:
             building = self.scratch.building
-            # At once, so that a kill leaves nothing that never expires.
+            # In one transaction, so that a kill leaves no key without an expiry.
             writes = [[b"MULTI"], self.kind.fill(building, rows)]
             writes += [[b"PEXPIRE", key, b"%d" % SCRATCH_MS] for key in (building, self.scratch.token)]
             writes += [[b"EXEC"], [b"GET", self.scratch.token]]
@@ -129,11 +129,11 @@ class CollectionSwap:
         cursor = b"0"
         pipe = Pipe(self._client)
         for _ in range(_PAGES if scan else 0):
-            # Not through the client's own method, which would make a dictionary of the answer.
-            found = list[Any]()
-            pipe.send([[scan or b"", self.key, cursor, b"COUNT", b"%d" % _PAGE]], found.extend)
+            # Not by the client's own method, which would build a dictionary.
+            answer = list[Any]()
+            pipe.send([[scan or b"", self.key, cursor, b"COUNT", b"%d" % _PAGE]], answer.extend)
             pipe.finish()
-            cursor, page = checked(found[0])
+            cursor, page = checked(answer[0])
             width = len(self.kind.roles)
             members = page[::width]
             if members:
@@ -156,7 +156,7 @@ class CollectionSwap:
                 raise RefreshError("lost")
             transaction.multi()
             transaction.pexpire(self.scratch.building, round(self._refresh.ttl * 1000))
-            transaction.rename(self.key, self.scratch.leaving)  # fails where there is none, which stops nothing
+            transaction.rename(self.key, self.scratch.leaving)  # fails if there is none, which does no harm
             transaction.rename(self.scratch.building, self.key)
             transaction.unlink(self.scratch.leaving, self.scratch.token)
 

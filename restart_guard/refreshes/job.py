@@ -66,7 +66,7 @@ def particulars(done: Refreshed) -> dict[str, Any]:
     return {
         "rows": done.rows,
         **drift,
-        "examples": [one._asdict() for one in done.drift.examples],
+        "examples": [example._asdict() for example in done.drift.examples],
         "error": getattr(done.error, "code", None),
         "duration_ms": round(done.duration_s * 1000),
         "server": done.server,
@@ -93,10 +93,10 @@ def examples(done: Refreshed) -> Sequence[Example]:
 
 def chosen(config: Config, names: Sequence[str]) -> list[str]:
     """The named refreshes, or all. Raises UsageError for an unknown name, and if the config has no refresh."""
-    found = picked(config.refreshes, names, what="refresh", path=config.path)
+    chosen_names = picked(config.refreshes, names, what="refresh", path=config.path)
     if not config.refreshes:
         raise UsageError(f"{config.path} has no [refreshes.NAME]: there is nothing to refresh.")
-    return found
+    return chosen_names
 
 
 def related(config: Config, check: Check) -> list[str]:
@@ -104,8 +104,8 @@ def related(config: Config, check: Check) -> list[str]:
     healer = check.recover.removeprefix("refresh:")
     return [
         name
-        for name, one in config.refreshes.items()
-        if name == healer or mapping.may_meet(one.key, [*check.keys, *check.patterns])
+        for name, refresh in config.refreshes.items()
+        if name == healer or mapping.may_meet(refresh.key, [*check.keys, *check.patterns])
     ]
 
 
@@ -222,7 +222,7 @@ class RefreshRun:
             if token is not None:
                 raise foreign
             self.refusal = foreign
-        # In a list one row more moves all that come after it: there only its length counts.
+        # In a list one more row moves all that follow: there only the length counts.
         share = self.drift.length_share if self._refresh.type == "list" else self.drift.share
         if token is None:
             self._foresee(share)
@@ -235,7 +235,7 @@ class RefreshRun:
         keys = KeyedRefresh(client, self._name, self._refresh, token, force=self._force)
         how = per_key.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
-        # One value has no share that differs; of a handful of keys, only those that go are counted.
+        # A single value has no share that differs; among very few keys only removed ones count.
         many = self.drift.removed or self.drift.added + self.drift.changed + self.drift.unchanged > _FEW
         share = self.drift.share if many and not how.is_fixed else 0.0
         if how.is_fixed and self._refresh.type == "json":
@@ -244,7 +244,7 @@ class RefreshRun:
         if token is None:
             self._foresee(share)
         elif self._decide(share):
-            # The same snapshot, asked again: nothing was written before all of it was seen.
+            # The same snapshot, read again: nothing was written before all rows had been seen.
             keys.write(how.grouped(ask(self._refresh.query).batches(self._refresh.batch)), self._tell)
         else:
             keys.clear()
@@ -261,7 +261,7 @@ class RefreshRun:
                 msgspec.json.decode(client.get(mapping.fixed_key(self._refresh.key)) or b"[]", type=list[msgspec.Raw])
             )
         except msgspec.MsgspecError:
-            return 0.0  # no list: there is nothing to compare it with
+            return 0.0  # not a list: nothing to compare
         return abs(self.rows - before) / max(before, self.rows) if before and self.rows else 0.0
 
     def _foresee(self, share: float) -> None:

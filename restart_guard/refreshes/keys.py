@@ -29,7 +29,7 @@ from restart_guard.refreshes.scratch import (
 
 _PAGE = 1000
 _MOST_BYTES = 2**20
-_FULL = 0.9  # of maxmemory, from where on a server that evicts is near doing so
+_FULL = 0.9  # of maxmemory: above this, an evicting server is about to evict
 
 Group = tuple[bytes, Values]
 
@@ -120,9 +120,9 @@ class KeyedRefresh:
         """A key of another type belongs to somebody else. Asking for its value is an error; as a string it looks
         missing."""
         is_single = self._refresh.type in ("string", "json")
-        found = checked(answers[0]) if is_single else answers
-        foreign = [key for (key, _), value in zip(groups, found, strict=True) if _is_foreign(value)]
-        nothing = [key for (key, _), value in zip(groups, found, strict=True) if value is None] if is_single else []
+        values = checked(answers[0]) if is_single else answers
+        foreign = [key for (key, _), value in zip(groups, values, strict=True) if _is_foreign(value)]
+        nothing = [key for (key, _), value in zip(groups, values, strict=True) if value is None] if is_single else []
         if nothing and self._client.exists(*nothing):
             foreign = [key for key in nothing if self._client.type(key) != b"none"]
         if foreign and not self._force:
@@ -139,7 +139,7 @@ class KeyedRefresh:
         done = 0
         for groups in _bounded(batches, self._most):
             keys = [key for key, _ in groups]
-            # Only what was compared and judged is written: a query may give other rows the second time.
+            # Only keys that were compared are written: a query may return other rows the second time.
             if not all(self._client.smismember(self.scratch.building, keys)):
                 raise RefreshError("moved")
             commands: list[Values] = []
@@ -216,9 +216,9 @@ class KeyedRefresh:
             self._remove_stale()
         elif not mapping.template_fields(self._refresh.key):
             key = mapping.fixed_key(self._refresh.key)
-            found = self._client.type(key)
-            if found not in (b"none", b"string") and not self._force:
-                raise RefreshError("other_type", key=mapping.shown(key), found=found.decode(), wanted="string")
+            kind = self._client.type(key)
+            if kind not in (b"none", b"string") and not self._force:
+                raise RefreshError("other_type", key=mapping.shown(key), found=kind.decode(), wanted="string")
             for answer in if_ours(self._client, self.scratch, self._token, partial(unlink, keys=(key,))):
                 checked(answer)
 
@@ -238,16 +238,16 @@ def _bounded(batches: Iterable[Sequence[Group]], most: int) -> Iterator[list[Gro
     """Groups in lists of limited size in bytes, without empty ones. Raises RefreshError for a value larger than
     ``most``."""
     for batch in batches:
-        found: list[Group] = []
+        groups: list[Group] = []
         size = 0
         for key, values in batch:
-            found.append((key, values))
+            groups.append((key, values))
             length = sum(map(len, values))
             size += length
             if length > most:
                 check_sizes(values, most)
             if size > _MOST_BYTES:
-                yield found
-                found, size = [], 0
-        if found:
-            yield found
+                yield groups
+                groups, size = [], 0
+        if groups:
+            yield groups

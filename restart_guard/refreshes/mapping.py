@@ -78,9 +78,9 @@ class Collection(NamedTuple):
 
 
 def _interleaved(scored: Values) -> Values:
-    found = scored[:]
-    found[0::2], found[1::2] = scored[1::2], scored[0::2]
-    return found
+    pairs = scored[:]
+    pairs[0::2], pairs[1::2] = scored[1::2], scored[0::2]
+    return pairs
 
 
 def differences(
@@ -104,7 +104,7 @@ def _same_number(was: bytes, now: bytes) -> bool:
     try:
         return float(was) == float(now)
     except ValueError:
-        return False  # which Redis refuses in its own words
+        return False  # Redis will refuse it with its own error
 
 
 def _compare_pairs(pairs: Values, old: Sequence[bytes | None]) -> Drift:
@@ -167,7 +167,7 @@ COLLECTIONS = {
 
 def template_fields(key: str) -> list[str]:
     """The columns in a key template; none for a fixed key. ``{{`` and ``}}`` stand for braces in the key."""
-    return [found for found in FIELD.findall(key) if found]
+    return [field for field in FIELD.findall(key) if field]
 
 
 def fixed_key(key: str) -> bytes:
@@ -203,7 +203,7 @@ def reordered(batch: Values, order: Sequence[int]) -> Values:
     """A batch with its columns in the order of their roles."""
     if list(order) == list(range(len(order))):
         return batch
-    found = batch[:]
+    result = batch[:]
     for place, column in enumerate(order):
-        found[place :: len(order)] = batch[column :: len(order)]
-    return found
+        result[place :: len(order)] = batch[column :: len(order)]
+    return result

@@ -12,7 +12,7 @@ from restart_guard.mysql.table import Row
 from restart_guard.redis_server.wording import trouble
 from restart_guard.refreshes.mapping import Drift, Example
 
-# Why a refresh was refused or failed. The old data is as it was in each of these.
+# Why a refresh was refused or failed. In each of these cases the old data is unchanged.
 _REASONS: dict[str, tuple[str, str]] = {
     "empty": (
         '查询没有返回任何行，旧数据保持不变（on_empty = "clear" 可允许清空）',
@@ -127,13 +127,13 @@ def summary(done: Refreshed, language: Language) -> str:
     return say(_WORDS, "dry" if done.dry_run else "good", language, **counts)
 
 
-def example(one: Example, language: Language) -> str:
+def example(difference: Example, language: Language) -> str:
     """``42: 3 → 5``, ``43: 1 (new)``"""
-    if one.was is not None and one.now is not None:
-        return clip(f"{one.name}: {one.was} → {one.now}", 200)
-    value = one.was or one.now
-    word = say(_WORDS, "new" if one.was is None else "gone", language)
-    return clip(f"{one.name}{f': {value}' if value else ''} {word}", 200)
+    if difference.was is not None and difference.now is not None:
+        return clip(f"{difference.name}: {difference.was} → {difference.now}", 200)
+    value = difference.was or difference.now
+    word = say(_WORDS, "new" if difference.was is None else "gone", language)
+    return clip(f"{difference.name}{f': {value}' if value else ''} {word}", 200)
 
 
 def subject(done: Refreshed, language: Language) -> str:

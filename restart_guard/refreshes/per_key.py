@@ -79,10 +79,10 @@ class PerKey(NamedTuple):
             return [
                 part for column in self.values for part in (self.columns[column].encode(), self._filled(row, column))
             ]
-        found = [self._filled(row, column) for column in self.values]
-        if self.kind == "zset" and not _is_score(found[1]):
-            raise RefreshError("number", first=shown(found[1]), last=shown(found[0]))
-        return found
+        parts = [self._filled(row, column) for column in self.values]
+        if self.kind == "zset" and not _is_score(parts[1]):
+            raise RefreshError("number", first=shown(parts[1]), last=shown(parts[0]))
+        return parts
 
     def _member(self, row: Sequence[bytes | None], column: int) -> bytes:
         value = row[column]
@@ -90,7 +90,7 @@ class PerKey(NamedTuple):
         if value is None:
             return name + b":null"
         if self.numbers[column]:
-            # What JSON writes otherwise: 007 of a ZEROFILL column.
+            # JSON writes some numbers differently: 007 of a ZEROFILL column.
             plain = value.lstrip(b"0")
             plain = plain if plain[:1].isdigit() else b"0" + plain
             return name + b":" + (value if _JSON_NUMBER.fullmatch(value) else plain)
@@ -113,10 +113,10 @@ def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
     names = [name for name, _ in columns]
     parts: list[bytes | int] = []
     end = 0
-    for found in FIELD.finditer(key):
-        parts += [key[end : found.start()].encode("utf-8", "surrogateescape")]
-        parts += [_column(found[1], names) if found[1] else found[0][:1].encode()]
-        end = found.end()
+    for match in FIELD.finditer(key):
+        parts += [key[end : match.start()].encode("utf-8", "surrogateescape")]
+        parts += [_column(match[1], names) if match[1] else match[0][:1].encode()]
+        end = match.end()
     parts.append(key[end:].encode("utf-8", "surrogateescape"))
     used = {part for part in parts if isinstance(part, int)}
     values = [column for column in range(len(names)) if column not in used]

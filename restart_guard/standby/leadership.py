@@ -25,9 +25,9 @@ from restart_guard.threads import in_background
 from restart_guard.timer.jobs import command
 
 _AGAIN_S = 1.0
-_WELL_S = 10.0  # a watch that has lived for so long could be started
+_WELL_S = 10.0  # a watch that has lived this long was started successfully
 _TRIES = 3
-_PATIENCE_S = 5.0  # for the end of a target, after all of its own time
+_PATIENCE_S = 5.0  # beyond a target's own time to stop
 
 
 class Leadership:
@@ -36,7 +36,7 @@ class Leadership:
 
     def __init__(self, config: Config, targets: Sequence[Target], post: Callable[[str, Any], None]) -> None:
         self._config = config
-        self._targets = {one.name: one for one in targets}
+        self._targets = {target.name: target for target in targets}
         self._post = post
         self._watch: subprocess.Popen[bytes] | None = None
         self._watched_at = self._watch_again_at = 0.0
@@ -61,9 +61,9 @@ class Leadership:
         """Write the pid locks and start a watch, which does the rest."""
         self.acts = True
         self._failures, self._watch_again_at = 0, 0.0
-        # In a thread: bringing many of them to the disk may take longer than a beat.
+        # In a thread: syncing many of them to the disk may take longer than a beat.
         in_background(partial(_intend, self._targets.values()), partial(self._post, ""))
-        self.keep_watching()  # why it cannot is found again by the next look
+        self.keep_watching()  # the next call finds the reason again if it fails
 
     def keep_watching(self) -> str:
         """Start the watch, also if it has ended. Returns the reason if that fails again and again.
@@ -75,7 +75,7 @@ class Leadership:
             return ""
         if self._watch is not None:
             status = self._watch.returncode
-            # Somebody else's watch (75) does as well.
+            # Another process's watch (75) is just as good.
             is_failure = now - self._watched_at < _WELL_S and status != ExitCode.BUSY
             self._failures = self._failures + 1 if is_failure else 0
             pause_s = delay(self._failures, first_s=_AGAIN_S, cap_s=_WELL_S) if self._failures else _AGAIN_S
@@ -108,9 +108,13 @@ class Leadership:
             self._watch.wait()
             self._watch = None
         self._stop = stop
-        settings = [one.settings for one in self._targets.values()]
-        drain_s = max((one.stop_timeout for one in settings), default=0.0) if stop.timeout_s is None else stop.timeout_s
-        before_s = max((one.pre_stop_timeout for one in settings if one.pre_stop is not None), default=0.0)
+        settings = [options.settings for options in self._targets.values()]
+        drain_s = (
+            max((options.stop_timeout for options in settings), default=0.0)
+            if stop.timeout_s is None
+            else stop.timeout_s
+        )
+        before_s = max((options.pre_stop_timeout for options in settings if options.pre_stop is not None), default=0.0)
         self._overdue_at = clock.monotonic() + before_s + drain_s + _PATIENCE_S
         for name in self._targets:
             if name not in self._ending:
@@ -124,18 +128,18 @@ class Leadership:
     def ended(self, name: str, result: Any) -> str:
         """Take the result of a stop. Returns a text if there is something new to report. A target that could not be
         stopped is tried again by ``end_again``."""
-        done = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=repr(result))
+        outcome = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=repr(result))
         if name not in self._ending:
             return ""
-        if done.ok and not done.busy:
+        if outcome.ok and not outcome.busy:
             del self._ending[name]
             self._said.pop(name, None)
-            return f"{name}: {done.text}" if done.event is not None else ""
+            return f"{name}: {outcome.text}" if outcome.event is not None else ""
         self._ending[name] = clock.monotonic() + _AGAIN_S
-        if self._said.get(name) == done.text:
+        if self._said.get(name) == outcome.text:
             return ""
-        self._said[name] = done.text
-        return f"{name} is not down yet: {done.text}"
+        self._said[name] = outcome.text
+        return f"{name} is not down yet: {outcome.text}"
 
     def end_again(self) -> None:
         now = clock.monotonic()
@@ -155,10 +159,10 @@ def _intend(targets: Iterable[Target]) -> None:
 
     Crashes under an earlier leadership do not delay this launch, which is a start and no relaunch.
     """
-    for one in targets:
-        with suppress(GuardError, PermissionError), one.lock.held(wait_s=_AGAIN_S):
-            record = one.lock.recorded(process_table.boot_id())
-            was_stopped = not one.lock.is_there() and one.lock.record_path.exists()
+    for target in targets:
+        with suppress(GuardError, PermissionError), target.lock.held(wait_s=_AGAIN_S):
+            record = target.lock.recorded(process_table.boot_id())
+            was_stopped = not target.lock.is_there() and target.lock.record_path.exists()
             if not was_stopped and (record.process is None or not processes.is_alive(record.process)):
-                one.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
-                one.lock.write(one.lock.read() or os.getpid())
+                target.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
+                target.lock.write(target.lock.read() or os.getpid())

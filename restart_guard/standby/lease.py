@@ -131,9 +131,9 @@ def wanted(view: View, now: float, times: Times) -> Change | None:
         return Change(view.seen, new) if now < view.until and _may_renew(view, mark) else None
     if mark is None:
         return Change(None, new._replace(kind=CANDIDATE))
-    # What is claimed now may be acted upon a gap later. Its holder may count on a longer lease than ours.
+    # A node that claims now may act a gap later. The holder's config may have a longer lease than ours.
     is_silent = now - max(view.seen_at, view.watching_since) >= max(times.lease, mark.lease) - times.gap
-    # Who has handed over does not take it back at once.
+    # A node that has handed over does not take the lease back at once.
     is_ours = mark.heir == view.me.life if mark.heir else mark.node != view.me.node
     is_free = mark.kind == RELEASED and is_ours and _is_of_holder(mark, view.before)
     return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None

@@ -60,7 +60,7 @@ class LeaseHolder:
             if change is not None:
                 self.view = lease.unclear(self.view, change)
         if trouble or clock.boottime() - begun > self._times.beat / 2:
-            self._first_sentinel += 1  # one that does not answer is asked last
+            self._first_sentinel += 1  # so that a Sentinel that does not answer is asked last
         self.trouble = trouble
         if not trouble:
             self._good_at = clock.boottime()

@@ -19,7 +19,7 @@ from restart_guard.errors import StoreError
 from restart_guard.redis_server.client import connected
 from restart_guard.standby.lease import Change, Span
 
-_LITTER_LEASES = 10  # the key's TTL, in leases: it only clears away what nobody uses any more
+_LITTER_LEASES = 10  # the key's TTL, in leases: it only removes keys that nobody uses any more
 
 
 def _key(group: str, what: str) -> str:
@@ -50,8 +50,8 @@ class LeaseStore:
         sent = clock.boottime()
         with self._client.pipeline() as transaction:
             transaction.watch(self._key)
-            found = transaction.get(self._key)
-            if (None if found is None else found.decode(errors="replace")) != change.expected:
+            current = transaction.get(self._key)
+            if (None if current is None else current.decode(errors="replace")) != change.expected:
                 return False, False, Span(sent, clock.boottime())
             transaction.multi()
             transaction.set(self._key, change.new.text, px=self._ttl_ms)
@@ -60,7 +60,7 @@ class LeaseStore:
             except redis.WatchError:
                 return False, False, Span(sent, clock.boottime())
             came = clock.boottime()
-            # On the same connection, which the pool has just got back: WAIT is about the writes of its own.
+            # On the same connection, which the pool has just got back: WAIT counts the writes of its own connection.
             acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
         return True, acknowledged, Span(sent, came)
 
@@ -93,8 +93,8 @@ def listen(settings: Redis, channel: str, *, silence_s: float, hear: Callable[[d
     failover. Messages in between are missed, and nothing depends on them."""
     brief = msgspec.structs.replace(settings, timeout=Duration(silence_s))
     while True:
-        with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as found:
-            subscription: Any = found
+        with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            subscription: Any = pubsub
             subscription.subscribe(news_channel(channel))
             heard_at = clock.monotonic()
             while clock.monotonic() - heard_at < silence_s:

@@ -35,7 +35,7 @@ from restart_guard.threads import BackgroundWriter, in_background
 
 _AT_ONCE = StopOptions(timeout_s=0, force=True)
 _LEAST_PAUSE_S = 0.01
-_TELL_S = 15.0  # what is not delivered by then is in the journal, and the ticks go on with it
+_TELL_S = 15.0  # later the ticks deliver it from the journal
 _REST_FIRST_S, _REST_CAP_S = 60.0, 3600.0
 
 Say = Callable[[str], None]
@@ -56,7 +56,7 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
         with held(config.state_dir, [f"next-{config.standby_name}"], what="A waiting standby process"):
             stack.enter_context(held(config.state_dir, [config.standby_name], what="The standby process", wait=True))
         member = GroupMember(config, aside.say)
-        if until is None:  # else cron starts one each minute, and that is no news
+        if until is None:  # under cron a new process starts each minute, which is no news
             aside.say(f"{member.node} takes part in {settings.group}")
         member.run(until)
 
@@ -105,7 +105,7 @@ class GroupMember:
         if kept.view.leads and clock.boottime() >= kept.view.until:
             view = lease.stepped_down(kept.view, _new_life())
             return msgspec.structs.replace(kept, view=view, token=None, acts=False)
-        # Its last change may have been on its way when it ended: that number is used.
+        # Its last change may have been under way when it ended: do not use that number again.
         return msgspec.structs.replace(
             kept, view=kept.view._replace(me=kept.view.me._replace(number=kept.view.me.number + 1))
         )
@@ -114,10 +114,10 @@ class GroupMember:
         if self._kept.acts:
             self._targets.begin()
         else:
-            # What runs here unfenced, from before there was a group or because its fences were killed.
+            # End targets that run without a fence: from before there was a group, or their fences were killed.
             self._permit_is(Permit())
             self._targets.end(StopOptions(timeout_s=self._times.fence, force=True))
-        if until is None:  # a service that is started anew is meant to try again
+        if until is None:  # a service that is started again should try again
             self._kept = msgspec.structs.replace(self._kept, rest_until=0.0)
         self._lease.listen(lambda: self._post(lambda _: None, None))
         while True:
@@ -130,7 +130,7 @@ class GroupMember:
             is_busy = self._asked_to_leave or self._hand_over or self._targets.is_ending or self._unrecorded
             if until is not None and clock.monotonic() >= until and not is_busy:
                 self._keep()
-                return  # the next process goes on; the targets run, as long as their permit lasts
+                return  # the next process goes on; the targets run as long as their permit is valid
             if select.select([self._woken], [], [], self._pause(begun, until))[0]:
                 with suppress(BlockingIOError):
                     os.read(self._woken, 4096)
@@ -200,7 +200,7 @@ class GroupMember:
             self._stand_down("it hands over", StopOptions(force=True))
             return
         if left < self._times.fence / 2:
-            # Gently as long as there is time for it; at the end the fences do it.
+            # Gently while there is time; at the end the fences kill.
             why = self._because("the lease could not be renewed")
             self._stand_down(why, StopOptions(timeout_s=max(0.0, left), force=True))
             return
@@ -235,12 +235,12 @@ class GroupMember:
         job = partial(fencing_token.claim, self._config.mysql, self._settings.group, self.node)
         in_background(job, partial(self._post, partial(self._claimed, life)))
 
-    def _claimed(self, life: str, found: Any) -> None:
-        # One of an earlier leadership is worth nothing: another host may have got a higher one since.
+    def _claimed(self, life: str, token: Any) -> None:
+        # A token of an earlier leadership is useless: another host may have got a higher one since.
         if life == self._lease.view.me.life:
             self._token_known_for = life
-            self._token = found if isinstance(found, int) else None
-            self._why_no_token = str(found) if isinstance(found, DeliveryError) else repr(found)
+            self._token = token if isinstance(token, int) else None
+            self._why_no_token = str(token) if isinstance(token, DeliveryError) else repr(token)
 
     def _lead(self) -> None:
         if not self._permit_is(Permit(self._lease.view.acts_until, self._token)):
@@ -308,7 +308,7 @@ class GroupMember:
         return True
 
     def _keep(self) -> None:
-        # Who has just lost the lease may still have to end its targets; the next process must not go on with them.
+        # If the lease was just lost, the targets may still have to be stopped; the next process must not keep them.
         acts = self._targets.acts and self._lease.view.leads
         self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
         memory.save(self._config, self._kept)

@@ -52,11 +52,11 @@ def here(config: Config) -> str:
     """This host's role in its group, as text, from its own files."""
     assert config.standby is not None  # noqa: S101 (the caller's guard)
     settings = config.standby
-    found = permit.read(config.permit)
-    if found.holds():
-        return "leads" if found.token is None else f"leads, fencing token {found.token}"
+    permitted = permit.read(config.permit)
+    if permitted.holds():
+        return "leads" if permitted.token is None else f"leads, fencing token {permitted.token}"
     kept = load(config)
-    # A standby writes down once a lease what it sees.
+    # A standby saves what it sees once per lease.
     if kept is None or clock.boottime() - kept.view.contact_at > 2 * settings.lease + settings.times.gap:
         return "is a standby; for the leader see restart-guard standby --status"
     return f"is a standby; {lease.holder(kept.view.seen) or 'nobody'} leads"

@@ -63,13 +63,13 @@ def status(config: Config) -> Status:
     return Status(settings.group, node, role, holder(value), lease_s, held_permit.token, left, rest_s, error)
 
 
-def line(found: Status) -> str:
+def line(state: Status) -> str:
     """The status on one line."""
-    token = "" if found.token is None else f", fencing token {found.token}"
-    ours = f"{found.node} is {found.role}{token}" + (f", {found.permit_s:.1f} s left" if found.permit_s else "")
-    leader = f"unknown ({found.error})" if found.error else found.holder or "nobody"
-    rest = f", and does not lead for {span(found.rest_s)}: it could not run its targets" if found.rest_s else ""
-    return f"{found.group}: {ours}{rest}; the lease is held by {leader}"
+    token = "" if state.token is None else f", fencing token {state.token}"
+    ours = f"{state.node} is {state.role}{token}" + (f", {state.permit_s:.1f} s left" if state.permit_s else "")
+    leader = f"unknown ({state.error})" if state.error else state.holder or "nobody"
+    rest = f", and does not lead for {span(state.rest_s)}: it could not run its targets" if state.rest_s else ""
+    return f"{state.group}: {ours}{rest}; the lease is held by {leader}"
 
 
 def takes_part(config: Config) -> bool:

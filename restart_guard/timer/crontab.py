@@ -7,7 +7,7 @@ import subprocess
 from restart_guard.errors import GuardError
 
 _TIMEOUT_S = 30.0
-# Debian's cron and cronie say the first, busybox the second. Any other failure is never read as an empty crontab.
+# The first is from Debian's cron and cronie, the second from busybox. No other failure is read as an empty crontab.
 _NONE_THERE = (b"no crontab for ", b"can't open '")
 
 

@@ -38,10 +38,10 @@ def line(job: Job, *, schedule: str, user: str = "") -> str:
     """A job as a line of a crontab; lines of /etc/cron.d name the user. Raises GuardError."""
     fields = [schedule, user] if user else [schedule]
     command = " ".join(map(quoted, job.words))
-    found = " ".join([*fields, command, ">>", quoted(str(job.log)), "2>>", quoted(str(job.errors))])
-    if len(os.fsencode(found)) > LONGEST:
-        raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {found}")
-    return found
+    text = " ".join([*fields, command, ">>", quoted(str(job.log)), "2>>", quoted(str(job.errors))])
+    if len(os.fsencode(text)) > LONGEST:
+        raise GuardError(f"This line is too long for cron, which takes {LONGEST} bytes: {text}")
+    return text
 
 
 def with_block(content: bytes, name: str, lines: Sequence[str]) -> bytes:
@@ -60,7 +60,7 @@ def without_block(content: bytes, name: str) -> bytes:
     before, after = _around(content, name)
     if after is None:
         return content
-    # A line that had no end needs one now, when something has come after our block.
+    # A last line without a newline needs one now if lines were added after our block.
     return before[:-1] if _has_unfinished(content, name) and not after else before + after
 
 
@@ -73,14 +73,14 @@ def beside_block(content: bytes, name: str) -> tuple[list[str], list[str]]:
 def bites(above: Sequence[str]) -> list[str]:
     """Problems with assignments above our block that change how its lines run, which nobody will have meant
     (crontab(5))."""
-    found = {}
-    for one in above:
-        assigned = _ASSIGNMENT.match(one)
+    assignments = {}
+    for assignment in above:
+        assigned = _ASSIGNMENT.match(assignment)
         if assigned:
             name, value = (part.strip().strip("\"'") for part in assigned.groups())
-            found[name] = value
+            assignments[name] = value
     problems = []
-    for name, value in found.items():
+    for name, value in assignments.items():
         shell = value.rpartition("/")[2]
         if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
             problems.append(f"SHELL={value} above our block: its lines are written for sh")

@@ -51,12 +51,12 @@ class Plan(NamedTuple):
     @property
     def diff(self) -> list[str]:
         """The changes as diff -u shows them; those of the crontab without file names."""
-        found: list[str] = []
+        lines: list[str] = []
         for path, *sides in self.changes:
             old, new = (side.decode(errors="replace").splitlines() for side in sides)
             shown = list(difflib.unified_diff(old, new, str(path), str(path), lineterm="", n=1))
-            found += shown[2:] if path is None else shown
-        return found
+            lines += shown[2:] if path is None else shown
+        return lines
 
     @property
     def where(self) -> str:
@@ -173,22 +173,22 @@ def installed(config: Config) -> dict[str, list[str]]:
 
     Raises GuardError if the crontab cannot be read or is damaged.
     """
-    found = {}
+    backends = {}
     block = lines_of(crontab.read(), block_name(config.path)) if crontab.exists() else None
     if block is not None:
-        found["cron"] = block
+        backends["cron"] = block
     if cron_d_file(config.path).exists():
-        found["cron.d"] = os.fsdecode(cron_d_file(config.path).read_bytes()).splitlines()[1:]
+        backends["cron.d"] = os.fsdecode(cron_d_file(config.path).read_bytes()).splitlines()[1:]
     files = _unit_files(config.path)
     if files:
-        found["systemd"] = [path.name for path in files]
-    return found
+        backends["systemd"] = [path.name for path in files]
+    return backends
 
 
-def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
+def is_current(config: Config, backend: str, lines_found: Sequence[str]) -> bool:
     """Whether the installed lines are those that would be written now. A delay of the check is ignored, since the
     config does not know it."""
-    watch = any(" watch " in one or "-watch." in one for one in found)
+    watch = any(" watch " in one or "-watch." in one for one in lines_found)
     if backend == "systemd":
         folder = systemd.folder(os.environ)
         wanted = {folder / name: text for name, text in _units(config, watch=watch, random_delay_s=0).items()}
@@ -196,10 +196,10 @@ def is_current(config: Config, backend: str, found: Sequence[str]) -> bool:
     user = "root" if backend == "cron.d" else ""
     lines = crontab_lines(config, watch=watch, random_delay_s=0, user=user)
     weekly = [job.weekly for job in jobs(config, watch=watch)]
-    found = [re.sub(r" --late \S+", "", one) for one in found]
-    return len(found) == len(lines) and all(
+    lines_found = [re.sub(r" --late \S+", "", one) for one in lines_found]
+    return len(lines_found) == len(lines) and all(
         one == other or (late and one.split()[2:] == other.split()[2:])
-        for one, other, late in zip(found, lines, weekly, strict=True)
+        for one, other, late in zip(lines_found, lines, weekly, strict=True)
     )
 
 
@@ -234,31 +234,31 @@ def _unit_files(path: Path) -> list[Path]:
 
 def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, str]:
     """File names and contents. There is no catch-up job: a persistent timer makes up for missed runs itself."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for job in jobs(config, watch=watch):
         if job.name != "catch-up":
-            found |= units(
+            files |= units(
                 job,
                 f"{_slug(config.path)}-{job.name}",
                 title=block_name(config.path),
                 user_manager=os.geteuid() != 0,
                 random_delay_s=random_delay_s,
             )
-    return found
+    return files
 
 
 def _notes(path: Path, plan: Plan) -> list[str]:
-    found = []
+    notes = []
     for file, _, new in plan.changes:
         if file is None and lines_of(new, block_name(path)) is not None:
-            found += bites(beside_block(new, block_name(path))[0])
+            notes += bites(beside_block(new, block_name(path))[0])
         if new and (file is None or file.parent == _CRON_D) and not cron_is_seen():
-            found.append("No cron daemon is running: nothing happens until one does (service cron start).")
+            notes.append("No cron daemon is running: nothing happens until one does (service cron start).")
     if plan.start and not systemd.runs_here():
-        found.append("systemd does not run on this host: the units are enabled and start at the next boot.")
+        notes.append("systemd does not run on this host: the units are enabled and start at the next boot.")
     elif plan.start and not systemd.lingers():
-        found.append(": ".join(systemd.NO_LINGER))
-    return found
+        notes.append(": ".join(systemd.NO_LINGER))
+    return notes
 
 
 def cron_is_seen() -> bool:
@@ -277,7 +277,7 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
             try:
                 systemd.disable(plan.stop)
             except GuardError as error:
-                trouble = error  # the files go all the same: what is not there runs no more after a reload
+                trouble = error  # the files are removed all the same: after a reload their units no longer run
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if plan.logs is not None:

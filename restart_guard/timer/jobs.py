@@ -40,7 +40,7 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
     yield job("tick", timer.restart, command(config, "restart"), "restart.log")
     if config.standby is not None:
         yield job("standby", _MINUTELY, command(config, "standby", "--for", "1m"), "standby.log")
-    # Whoever leads a group watches its targets.
+    # A group's targets are watched by its leader.
     watched = [name for name in config.targets if name not in config.standby_targets]
     if watch and watched:
         names = watched if len(watched) < len(config.targets) else []

@@ -21,7 +21,9 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
     stays = job.name in _STAY
     service = [
         *("[Unit]", f"Description={_plain(f'restart-guard {job.name}, {title}')}"),
-        *(["StartLimitIntervalSec=0"] if stays else []),  # a config that is broken for a while must not end it for good
+        *(
+            ["StartLimitIntervalSec=0"] if stays else []
+        ),  # a config that is broken for a while must not stop the service for good
         *("", "[Service]", f"Type={'exec' if stays else 'oneshot'}"),
         f"ExecStart={' '.join(_word(word, first=not at) for at, word in enumerate(job.words) if not _turn(job, at))}",
         "KillMode=process",
@@ -30,12 +32,14 @@ def units(job: Job, name: str, *, title: str, user_manager: bool, random_delay_s
     ]
     if stays:
         target = "default.target" if user_manager else "multi-user.target"
-        # However long its targets may drain; it sees to it that this ends.
+        # Its targets may drain for long; the standby process itself limits that.
         service += ["TimeoutStopSec=infinity"] if job.name == "standby" else []
         service += ["Restart=always", "RestartSec=1", "", "[Install]", f"WantedBy={target}"]
         return {f"{name}.service": _file(service)}
-    service.append("TimeoutStartSec=2h")  # a oneshot has none of its own, and one that hangs would be the last
-    # A minute is the default accuracy, and would make a minutely tick come when it likes.
+    service.append(
+        "TimeoutStartSec=2h"
+    )  # a oneshot has no timeout by default, and a hanging run would block all later ones
+    # The default accuracy is a minute, too coarse for a tick each minute.
     timer = [
         *("[Unit]", f"Description={_plain(f'When restart-guard {job.name} runs, {title}')}"),
         *("", "[Timer]", *(f"OnCalendar={moment}" for moment in on_calendar(job.schedule)), "AccuracySec=1s"),
