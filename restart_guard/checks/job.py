@@ -49,6 +49,17 @@ class Result(NamedTuple):
         }
 
 
+class _Start(NamedTuple):
+    """When a run began: by the wall clock, and by ``clock.monotonic``."""
+
+    at: datetime
+    monotonic: float
+
+    @classmethod
+    def now(cls) -> "_Start":
+        return cls(clock.now(), clock.monotonic())
+
+
 def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
     """The named checks, or all. Raises UsageError for an unknown name, and if the config has no check."""
     chosen_names = picked(config.checks, names, what="check", path=config.path)
@@ -78,9 +89,9 @@ def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dic
 def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progress) -> Iterator[Result]:
     """Read each check once; nothing is recovered, recorded or sent."""
     for name, check in checks.items():
-        begun, began_at = clock.monotonic(), clock.now()
+        start = _Start.now()
         reading = read.read(config.redis, check, progress=progress)
-        yield Result(_outcome(config, name, (began_at, begun), reading), Recorded({}))
+        yield Result(_outcome(config, name, start, reading), Recorded({}))
 
 
 def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, say: Say) -> Iterator[Result]:
@@ -102,18 +113,18 @@ def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, sa
 
 def _heal(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:
     """At most 1 + retries reads, with a recovery or a wait between two."""
-    begun, began_at = clock.monotonic(), clock.now()
+    start = _Start.now()
     attempts: list[Attempt] = []
     reading = read.read(config.redis, check, progress=progress)
     _remember_danger(config, reading)
     while not reading.good and reading.remedy is not Remedy.PERSON and len(attempts) < check.retries:
-        bad = messages.what_is_wrong(_outcome(config, name, (began_at, begun), reading), "en")
+        bad = messages.what_is_wrong(_outcome(config, name, start, reading), "en")
         say(f"{name}: {bad}; restart attempt {len(attempts) + 1} of {check.retries}")
         attempts.append(_attempt(config, name, check, reading.remedy, say))
         say(f"{name}: {messages.attempt_text(attempts[-1], 'en')}")
         clock.sleep(check.retry_delay)
         reading = read.read(config.redis, check, progress=progress)
-    return _outcome(config, name, (began_at, begun), reading, tuple(attempts))
+    return _outcome(config, name, start, reading, tuple(attempts))
 
 
 def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) -> Attempt:
@@ -148,14 +159,12 @@ def _remember_danger(config: Config, reading: Reading) -> None:
             journal.remember(_DANGER, danger or "")
 
 
-def _outcome(
-    config: Config, name: str, began: tuple[datetime, float], reading: Reading, attempts: tuple[Attempt, ...] = ()
-) -> Outcome:
+def _outcome(config: Config, name: str, start: _Start, reading: Reading, attempts: tuple[Attempt, ...] = ()) -> Outcome:
     return Outcome(
         run_id="",
         check=name,
-        started_at=began[0],
-        duration_s=clock.monotonic() - began[1],
+        started_at=start.at,
+        duration_s=clock.monotonic() - start.monotonic,
         reading=reading,
         attempts=attempts,
         server=redis_client.name(config.redis),

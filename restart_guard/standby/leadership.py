@@ -108,13 +108,10 @@ class Leadership:
             self._watch.wait()
             self._watch = None
         self._stop = stop
-        settings = [options.settings for options in self._targets.values()]
-        drain_s = (
-            max((options.stop_timeout for options in settings), default=0.0)
-            if stop.timeout_s is None
-            else stop.timeout_s
-        )
-        before_s = max((options.pre_stop_timeout for options in settings if options.pre_stop is not None), default=0.0)
+        every = [target.settings for target in self._targets.values()]
+        longest_s = max((options.stop_timeout for options in every), default=0.0)
+        drain_s = longest_s if stop.timeout_s is None else stop.timeout_s
+        before_s = max((options.pre_stop_timeout for options in every if options.pre_stop is not None), default=0.0)
         self._overdue_at = clock.monotonic() + before_s + drain_s + _PATIENCE_S
         for name in self._targets:
             if name not in self._ending:

@@ -83,11 +83,13 @@ class LeaseHolder:
         return lease.wanted(self.view, now, self._times)
 
     def _change(self, store: LeaseStore, change: Change) -> str:
-        done, acknowledged, span = store.change(change, self._acks, self._times.beat / 2)
-        if done:
-            self.view = lease.written(self.view, change, span, self._times, acknowledged=acknowledged)
+        result = store.change(change, self._acks, self._times.beat / 2)
+        if result.took_place:
+            self.view = lease.written(self.view, change, result.span, self._times, acknowledged=result.acknowledged)
             self._renewed()
-        return "" if acknowledged or not done else f"fewer than {self._acks} replicas acknowledged it"
+        return (
+            "" if result.acknowledged or not result.took_place else f"fewer than {self._acks} replicas acknowledged it"
+        )
 
     def step_down(self, life: str) -> None:
         self.view = lease.stepped_down(self.view, life)

@@ -7,7 +7,7 @@ goes on writing to a demoted master for seconds. All waits are shorter than a be
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import redis
@@ -31,6 +31,14 @@ def news_channel(channel: str) -> str:
     return f"{channel}:json"
 
 
+class ChangeResult(NamedTuple):
+    """Whether a change took place, whether enough replicas have it, and when."""
+
+    took_place: bool
+    acknowledged: bool
+    span: Span
+
+
 class LeaseStore:
     """One connection, for one beat. ``open_store`` raises driver errors as StoreError."""
 
@@ -45,24 +53,24 @@ class LeaseStore:
         value = self._client.get(self._key)
         return None if value is None else value.decode(errors="replace"), Span(sent, clock.boottime())
 
-    def change(self, change: Change, acks: int, wait_s: float) -> tuple[bool, bool, Span]:
-        """Whether it took place, whether so many replicas have it, and when."""
+    def change(self, change: Change, acks: int, wait_s: float) -> ChangeResult:
+        """Change the lease if it still has the expected value, and wait until so many replicas have it."""
         sent = clock.boottime()
         with self._client.pipeline() as transaction:
             transaction.watch(self._key)
             current = transaction.get(self._key)
             if (None if current is None else current.decode(errors="replace")) != change.expected:
-                return False, False, Span(sent, clock.boottime())
+                return ChangeResult(took_place=False, acknowledged=False, span=Span(sent, clock.boottime()))
             transaction.multi()
             transaction.set(self._key, change.new.text, px=self._ttl_ms)
             try:
                 transaction.execute()
             except redis.WatchError:
-                return False, False, Span(sent, clock.boottime())
+                return ChangeResult(took_place=False, acknowledged=False, span=Span(sent, clock.boottime()))
             came = clock.boottime()
             # On the same connection, which the pool has just got back: WAIT counts the writes of its own connection.
             acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
-        return True, acknowledged, Span(sent, came)
+        return ChangeResult(took_place=True, acknowledged=acknowledged, span=Span(sent, came))
 
     def stand_ready(self, life: str, for_s: float) -> None:
         """Be the heir if the lease is released within this time; of several, the last one is."""

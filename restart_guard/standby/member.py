@@ -10,6 +10,7 @@ import select
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -61,6 +62,16 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
         member.run(until)
 
 
+@dataclass
+class _Token:
+    """The fencing token of this host's leadership. ``asked_for`` and ``known_for`` are process lifetimes."""
+
+    number: int | None = None
+    why_none: str = ""
+    asked_for: str = ""
+    known_for: str = ""
+
+
 class GroupMember:
     def __init__(self, config: Config, say: Say) -> None:
         self._config = config
@@ -73,7 +84,7 @@ class GroupMember:
         self._permitted_until = 0.0
         self._asked_to_leave = 0
         self._hand_over = False
-        self._cannot = self._why_no_token = ""
+        self._cannot = ""
         self._last_sign: float | None = None
         self._kept_at = 0.0
         self._unrecorded = 0
@@ -88,8 +99,8 @@ class GroupMember:
         self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
         self._kept = self._taken_up()
         self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)
-        self._token = self._kept.token
-        self._token_asked_for = self._token_known_for = self._kept.view.me.life if self._kept.acts else ""
+        life = self._kept.view.me.life if self._kept.acts else ""
+        self._token = _Token(self._kept.token, asked_for=life, known_for=life)
 
     def _asked(self, number: int, _frame: object) -> None:
         if number == signal.SIGUSR1:
@@ -220,17 +231,17 @@ class GroupMember:
     def _needs_token(self) -> bool:
         """Whether a token must be claimed: while the claim of the lease waits for its confirmation. The beats go on
         meanwhile."""
-        if self._token_known_for == self._lease.view.me.life:
+        if self._token.known_for == self._lease.view.me.life:
             return False
         mysql, store = self._config.mysql, self._settings.fence_store
-        self._why_no_token = "there is no [mysql]" if mysql is None else "fence_store is none"
+        self._token.why_none = "there is no [mysql]" if mysql is None else "fence_store is none"
         return mysql is not None and store == "mysql"
 
     def _claim(self) -> None:
         life = self._lease.view.me.life
-        if self._token_asked_for == life:
+        if self._token.asked_for == life:
             return
-        self._token_asked_for = life
+        self._token.asked_for = life
         assert self._config.mysql is not None  # noqa: S101 (it needs one)
         job = partial(fencing_token.claim, self._config.mysql, self._settings.group, self.node)
         in_background(job, partial(self._post, partial(self._claimed, life)))
@@ -238,19 +249,19 @@ class GroupMember:
     def _claimed(self, life: str, token: Any) -> None:
         # A token of an earlier leadership is useless: another host may have got a higher one since.
         if life == self._lease.view.me.life:
-            self._token_known_for = life
-            self._token = token if isinstance(token, int) else None
-            self._why_no_token = str(token) if isinstance(token, DeliveryError) else repr(token)
+            self._token.known_for = life
+            self._token.number = token if isinstance(token, int) else None
+            self._token.why_none = str(token) if isinstance(token, DeliveryError) else repr(token)
 
     def _lead(self) -> None:
-        if not self._permit_is(Permit(self._lease.view.acts_until, self._token)):
+        if not self._permit_is(Permit(self._lease.view.acts_until, self._token.number)):
             self._leave_it_to_others(self._cannot)
             return
         self._targets.begin()
         gap = None if self._last_sign is None else clock.boottime() - self._last_sign
         self._tell(
             partial(messages.took_over, self._settings.group, self.node, gap),
-            partial(messages.token, self._token, self._why_no_token),
+            partial(messages.token, self._token.number, self._token.why_none),
         )
         self._keep()
 
@@ -284,18 +295,18 @@ class GroupMember:
     def _release(self) -> None:
         """Let the others lead without waiting. Nothing of ours runs any more."""
         self._permit_is(Permit())
-        self._token = None
+        self._token.number = None
         self._lease.release(_new_life())
         self._keep()
 
     def _give_up(self) -> None:
         self._permit_is(Permit())
         self._lease.step_down(_new_life())
-        self._token = None
+        self._token.number = None
         self._keep()
 
     def _allow(self) -> None:
-        self._permit_is(Permit(self._lease.view.acts_until, self._token, starts=self._targets.acts))
+        self._permit_is(Permit(self._lease.view.acts_until, self._token.number, starts=self._targets.acts))
 
     def _permit_is(self, wanted: Permit) -> bool:
         try:
@@ -310,12 +321,12 @@ class GroupMember:
     def _keep(self) -> None:
         # If the lease was just lost, the targets may still have to be stopped; the next process must not keep them.
         acts = self._targets.acts and self._lease.view.leads
-        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token, acts=acts)
+        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token.number, acts=acts)
         memory.save(self._config, self._kept)
         self._kept_at = clock.boottime()
 
     def _news(self) -> dict[str, Any]:
-        return {"token": self._token, "acting": self._targets.acts}
+        return {"token": self._token.number, "acting": self._targets.acts}
 
     def _post(self, take: Callable[[Any], None], result: Any) -> None:
         self._results.put((take, result))
