@@ -1,11 +1,13 @@
 """Rows from the wire: any values, cut into any pieces."""
 
+import inspect
 from typing import Any
 
 import pymysql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymysql.connections import MySQLResult
 
 from restart_guard.mysql import rows as mysql_rows
 from restart_guard.mysql.rows import _packets
@@ -99,3 +101,18 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     batches = list(_packets(Pieces(data, [2**18]), 10_000))
     assert len(batches) > 5
     assert all(sum(map(len, map(bytes, one))) <= mysql_rows.BATCH_BYTES + 200_010 for one in batches)  # type: ignore[arg-type]
+
+
+def test_the_private_parts_of_pymysql_that_we_use_are_there() -> None:
+    """PyMySQL promises nothing about them: this fails before a refresh does, and the bound in pyproject.toml names the
+    versions that were looked at."""
+    connection: Any = pymysql.Connection(defer_connect=True)
+    assert connection._result is None
+    assert connection._rfile is None
+    assert "unbuffered" in inspect.signature(connection.query).parameters
+    connection._force_close()
+    result = MySQLResult(connection)
+    assert result.unbuffered_active is False
+    source = inspect.getsource(MySQLResult)
+    assert "self.fields = []" in source
+    assert "def init_unbuffered_query" in source

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Builds the wheel and the sdist into dist/ and checks both: each is installed in a new environment and run from there.
+# Uploads nothing.
+set -eu
+cd -- "$(dirname -- "$0")/.."
+sh sbin/bootstrap.sh test
+version=$(.venv/bin/python -c 'import restart_guard; print(restart_guard.__version__)')
+grep -qE "^## \[$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md || {
+    echo "CHANGELOG.md has no dated section [$version]." >&2
+    exit 1
+}
+rm -rf dist
+.venv/bin/python -m build --quiet
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for file in dist/*.whl dist/*.tar.gz; do
+    echo "checking $file"
+    rm -rf "$work/venv"
+    .venv/bin/python -m venv "$work/venv"
+    "$work/venv/bin/python" -m pip install -qq --disable-pip-version-check "$file"
+    # From another folder, so that the checkout's own modules are not found.
+    (cd "$work" && "$work/venv/bin/restart-guard" --version | grep -Fx "restart-guard $version" &&
+        "$work/venv/bin/restart-guard" init --program server/run.py -h >/dev/null &&
+        "$work/venv/bin/python" -c 'from importlib.resources import files
+for package, name in (("restart_guard", "py.typed"), ("restart_guard.mysql", "schema.sql")):
+    assert (files(package) / name).is_file(), name')
+done
+for name in crontab.example config.example.toml sbin/run.sh docs/design.md CONTRIBUTING.md; do
+    tar -tzf dist/*.tar.gz | grep -q "/$name\$" || {
+        echo "The sdist lacks $name." >&2
+        exit 1
+    }
+done
+ls dist
