@@ -11,6 +11,7 @@ import pytest
 
 @pytest.mark.parametrize("server", ["installed", "embedded"])
 def test_the_demo(tmp_path: Path, server: str) -> None:
+    """It tells its story in order, exits with 0, and its temporary files are gone afterwards."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/sh").symlink_to("/bin/sh")
     path = os.environ["PATH"] if server == "installed" else str(tmp_path / "bin")
@@ -28,10 +29,8 @@ def test_the_demo(tmp_path: Path, server: str) -> None:
         "@13800001111",
         "FAILED",
         "【恢复】",
-        "would add 1, change 1, remove 1",
-        "1 added, 1 changed, 1 removed, 6 unchanged",
+        "$ restart-guard history",
     ]
-    story += ["62% differs", "Redis 数据刷新 user_counts"]
     places = [done.stdout.index(words) for words in story]
     assert places == sorted(places)
     assert "doctor" in done.stdout
