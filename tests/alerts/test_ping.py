@@ -125,7 +125,7 @@ def test_a_monitor_that_knows_only_its_url(guard: Guard, redis_server: RedisServ
     guard.configure(job(redis_server, None, None, "retries = 0") + section(monitor.url))
     monitor.status = 404
     failed = guard("check-redis")
-    assert "does not know /fail (HTTP 404): it will tell by the silence" in failed.err
+    assert "does not know /fail (HTTP 404): it alerts when pings stop" in failed.err
     load_data(redis_server)
     assert "answers HTTP 404: check [ping] url" in guard("check-redis").err
 

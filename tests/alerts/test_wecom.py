@@ -129,7 +129,7 @@ def test_what_is_no_answer_of_wecom_is_kept_and_tried_again(wecom: FakeWeCom, fa
 def test_a_pseudo_success_is_sent_again_in_short_and_then_counts(wecom: FakeWeCom) -> None:
     """errcode 0 with "wrong json format": reports conflict on whether it arrived, so once more, and not for ever."""
     wecom.script += ["format", "format"]
-    assert "malformed, yet took it" in str(robot(wecom).send("x", mention=False))
+    assert "malformed, but accepted it" in str(robot(wecom).send("x", mention=False))
     assert len(wecom.requests) == 2
 
 

@@ -19,7 +19,7 @@ def test_init_is_enough_to_guard_a_program(service: Service) -> None:
     guard = service.guard
     done = guard("init", "--program", str(service.program.relative_to(guard.directory)))
     assert done.code == 0
-    assert "Next: restart-guard start, and restart-guard install-timer" in done.out
+    assert "Next: restart-guard start, then restart-guard install-timer" in done.out
     assert stat.S_IMODE(guard.config.stat().st_mode) == 0o600
     assert guard("start").code == 0
     assert service.lock.read_text() == f"{service.pid()}\n"

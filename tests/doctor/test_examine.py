@@ -39,7 +39,9 @@ def test_json_has_the_same_findings(guard: Guard, redis_server: RedisServer) -> 
     guard.configure(job(redis_server, None, None))
     found = guard("doctor", "--json").json
     assert {row["status"] for row in found} == {"ok", "warn"}
-    assert [row["what"] for row in found if row["advice"]][1:] == ["no [wecom]: nobody is told when a check stays bad"]
+    assert [row["what"] for row in found if row["advice"]][1:] == [
+        "no [wecom]: nobody is alerted when a check stays bad"
+    ]
 
 
 def test_a_test_alert_only_when_asked(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
@@ -79,7 +81,7 @@ def test_everything_down_is_told_line_by_line(guard: Guard, wecom: FakeWeCom) ->
     failing = [line for line in done.out.splitlines() if line.startswith("fail  ")]
     assert [line.split()[1] for line in failing] == ["secret", "redis", "MySQL", "WeCom"]
     assert all(" → " in line for line in failing)
-    assert "warn  neither a target nor a check is configured" in done.out
+    assert "warn  no target and no check is configured" in done.out
 
 
 def test_a_ttl_that_ends_with_daylight_saving_time_is_foreseen(guard: Guard, redis_server: RedisServer) -> None:
@@ -90,7 +92,7 @@ def test_a_ttl_that_ends_with_daylight_saving_time_is_foreseen(guard: Guard, red
     guard.environ["TZ"] = "Europe/Berlin"
     berlin = next(line for line in lines(guard) if "TTL" in line)
     assert berlin.startswith("warn  check metadata: of 7d1h the TTL has 0ms left at ")
-    assert " 02:00 +0100: the data will be gone" in berlin
+    assert " 02:00 +0100: the data will have expired" in berlin
     guard.configure(job(redis_server, None, None, 'full_ttl = "7d1h"') + '[timer]\ncheck_redis = "0 2 31 2 *"\n')
     assert any(line.startswith("fail  timer.check_redis: ") for line in lines(guard))
 
@@ -108,7 +110,7 @@ def test_what_a_launch_would_lack_is_told_before_it(guard: Guard, service: Servi
     )
     told = [line for line in lines(guard) if line.startswith("fail  target ")]
     assert [line.split(": ", 1)[1].split(" → ")[0] for line in told] == [
-        f"its command none is not found, from {service.program.parent}",
+        f"its command none was not found from {service.program.parent}",
         "there is no user nobody-of-that-name on this host",
         f"its program {guard.directory}/gone.py is not there",
     ]

@@ -23,7 +23,7 @@ def test_a_dead_mysql_delays_nothing_else_and_loses_nothing(
         done = guard("check-redis", "--json")
         assert done.code == 1
         assert done.json[0]["delivered"] == {"mysql": False, "wecom": True}
-        assert "mysql: 1 not delivered yet; every later run tries again." in done.err
+        assert "mysql: 1 delivery is pending; every run tries again." in done.err
         server.start().run("CREATE DATABASE irm CHARACTER SET utf8mb4")
         database.make_six_columns()
         assert guard("check-redis", "--json").json[0]["delivered"] == {"mysql": True}
@@ -150,7 +150,7 @@ def test_a_row_that_no_table_takes_does_not_hold_up_the_next(
 def test_rows_wait_for_a_table_that_is_made_later(guard: Guard, redis_server: RedisServer, database: Database) -> None:
     guard.configure(job(redis_server, database, None, FAILING))
     done = guard("check-redis")
-    assert "is not there, or this user may not see it; restart-guard init-db makes it." in done.err
+    assert "does not exist, or this user may not see it; restart-guard init-db creates it." in done.err
     assert guard("init-db").code == 0
     assert guard("deliver", "--all").code == 0
     assert database.statuses() == ["失败"]

@@ -169,7 +169,7 @@ def test_values_are_made_to_fit(database: Database) -> None:
                 "CREATE TABLE task_monitor (task_status ENUM('成功','失败'), task_description TEXT, "
                 "owner INT NOT NULL) CHARSET=utf8mb4"
             ),
-            "wants a value for owner",
+            "requires a value for owner",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_pid_lock_that_names_nobody_or_a_bystander(service: Service, content: 
         assert service.lock.read_text() == f"{pid}\n"
         assert bystander.poll() is None
         service.lock.write_text(f"{bystander.pid}\n" if content == "bystander" else content)
-        assert "its pid lock is repaired" in service.guard("restart").out
+        assert "its pid lock was repaired" in service.guard("restart").out
         assert service.pids() == [pid]
         assert service.lock.read_text() == f"{pid}\n"
         assert service.guard("stop").code == 0
@@ -322,7 +322,7 @@ def test_wrapped_and_executable_programs_are_recognised(service: Service, comman
     service.guard.configure(service.section().replace("{python} {program} ", command))
     with subprocess.Popen(by_hand, cwd=service.program.parent, stdout=subprocess.DEVNULL) as hand:
         wait_until(lambda: service.status()["pid"] == hand.pid, what="the program that was started by hand")
-        assert f"runs already, pid {hand.pid}" in service.guard("start").out
+        assert f"already runs, pid {hand.pid}" in service.guard("start").out
         assert service.guard("stop").code == 0
     assert service.guard("start").code == 0
     pid = service.status()["pid"]
@@ -330,7 +330,7 @@ def test_wrapped_and_executable_programs_are_recognised(service: Service, comman
     assert service.guard("restart").code == 0
     assert service.status()["pid"] == pid
     service.lock.unlink()
-    assert f"runs already, pid {pid}" in service.guard("start").out
+    assert f"already runs, pid {pid}" in service.guard("start").out
     assert service.guard("stop").code == 0
 
 
@@ -345,7 +345,7 @@ def test_what_cannot_be_recognised_is_found_by_its_launch(service: Service) -> N
     # As it stood before the launch, with a pid lock of the one before.
     record.write_text(json.dumps(data | {"process": None, "ticket": ticket}))
     service.lock.write_text("999999\n")
-    assert "its pid lock is repaired" in service.guard("restart").out
+    assert "its pid lock was repaired" in service.guard("restart").out
     assert int(service.lock.read_text()) == pid
     assert service.guard("stop").code == 0
 
@@ -385,7 +385,7 @@ def test_stop_and_kill_of_a_dead_master_end_its_workers(service: Service) -> Non
         wait_until(lambda: len(service.pids()) == 2, what="the master's end")
         done = service.guard(command)
         assert done.code == 0
-        assert "ended what it left behind: " in done.out
+        assert "ended its orphans: " in done.out
         assert service.pids() == []
 
 

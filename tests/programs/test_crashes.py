@@ -77,7 +77,7 @@ def test_a_first_delay_on_real_processes(service: Service) -> None:
     service.kill()
     assert service.guard("restart").out == ""
     shown = service.status()
-    assert (shown["state"], shown["why"]) == ("backoff", "waits before its relaunch")
+    assert (shown["state"], shown["why"]) == ("backoff", "waiting before its relaunch")
 
 
 def test_the_words_of_an_alert_fit_and_say_what_matters() -> None:

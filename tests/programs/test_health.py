@@ -81,7 +81,7 @@ def test_a_program_that_does_not_get_well_is_told_and_stays_guarded(guard: Guard
         service.configure(str(free_port()), f'start_timeout = "300ms"\n{health}')
         done = guard("start")
         assert done.code == 1
-        assert "but is not well within 300ms: Connection refused" in done.err
+        assert "but its health check did not pass within 300ms: Connection refused" in done.err
         assert service.lock.read_text() == f"{service.pid()}\n"
 
 
@@ -182,7 +182,7 @@ def test_heartbeats_in_redis(service: Service, redis_server: RedisServer) -> Non
         assert [guard("restart").out for _ in range(4)] == ["", "", "", ""]
         assert service.pid() == pid
         configure("channel:beats")
-        assert "nothing was said on beats" in wait_until(lambda: guard("restart").out, what="the restart")
+        assert "no message on beats" in wait_until(lambda: guard("restart").out, what="the restart")
         with guard.popen("restart") as tick:
             while tick.poll() is None:
                 client.publish("beats", "alive")

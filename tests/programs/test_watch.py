@@ -115,7 +115,7 @@ def test_one_watch_a_config(service: Service) -> None:
     with watching(guard) as first:
         second = guard("watch")
         assert second.code == 75
-        assert f"is being done by another process (pid {first.pid})" in second.err
+        assert f"is running in another process (pid {first.pid})" in second.err
         with guard.popen("watch", "--wait") as waiting:
             held = guard.state / "locks"
             wait_until(lambda: [x for x in held.iterdir() if x.name.startswith("next-watch")], what="one that waits")
@@ -191,7 +191,7 @@ def test_what_a_dead_master_left_behind_is_ended_first(service: Service) -> None
         os.kill(master, signal.SIGKILL)
         wait_until(lambda: len(set(service.pids()) - before) == 4, what="a new master with workers")
         assert not before & set(service.pids())
-    assert "ended what the last one left behind" in service.guard.history()[0]["detail"]
+    assert "ended orphans" in service.guard.history()[0]["detail"]
 
 
 def test_a_launcher_whose_daemon_lives_on_is_no_death(service: Service) -> None:

@@ -182,21 +182,21 @@ def test_bytes_come_through_as_they_are(copy: Copy) -> None:
 
 
 REFUSED = [
-    ("hash", "SELECT id, views FROM article WHERE id < 0", "copy", "empty", "the query gives no row"),
+    ("hash", "SELECT id, views FROM article WHERE id < 0", "copy", "empty", "the query returned no row"),
     ("hash", "SELECT id, views FROM article WHERE id < 100", "copy", "drift", "67% differs, max_change is 50%"),
     ("hash", "SELECT id, views + 1 FROM article", "copy", "drift", "300 changed"),
     ("hash", "SELECT author, views FROM article", "copy", "duplicate", "more than once"),
     ("zset", "SELECT author, views FROM article", "copy", "duplicate", "more than once"),
     ("set", "SELECT author FROM article", "copy", "duplicate", "more than once"),
-    ("hash", "SELECT id, IF(id = 200, NULL, views) AS v FROM article", "copy", "null", "the column v has a NULL"),
+    ("hash", "SELECT id, IF(id = 200, NULL, views) AS v FROM article", "copy", "null", "the column v contains NULL"),
     ("hash", "SELECT id, views, title FROM article", "copy", "columns", "the columns id, views, title, expected"),
-    ("zset", "SELECT id, title FROM article", "copy", "number", "a score is no number (1-50)"),
+    ("zset", "SELECT id, title FROM article", "copy", "number", "a score is not a number (1-50)"),
     ("string", "SELECT id FROM article", "copy", "many_rows", "the key copy has more than one row"),
     ("string", "SELECT id, title FROM article", "a:{ids}", "field", "no column ids for the key, only id, title"),
     ("string", "SELECT author, title FROM article", "a:{author}", "duplicate", "more than once"),
     ("string", "SELECT id, title, views FROM article", "a:{id}", "columns", "expected value"),
     ("hash", "SELECT id, nothing FROM article", "copy", "1054", "Unknown column 'nothing'"),
-    ("hash", "SELECT SLEEP(5), 1", "copy", "1969", "no more time than the refresh's timeout"),
+    ("hash", "SELECT SLEEP(5), 1", "copy", "1969", "the query took longer than the refresh's timeout"),
 ]
 
 
@@ -242,7 +242,7 @@ def test_force_and_clear(copy: Copy) -> None:
 def test_a_key_of_another_type_is_replaced_only_by_force(copy: Copy) -> None:
     copy.configure("copy", "SELECT id, views FROM article", "copy", "hash")
     copy.client.set("copy", "somebody's")
-    assert "is a string and no hash" in copy.refresh(code=1)["detail"]
+    assert "is a string, not a hash" in copy.refresh(code=1)["detail"]
     assert copy.client.get("copy") == b"somebody's"
     copy.refresh("--force")
     assert copy.client.hlen("copy") == 300
@@ -256,7 +256,7 @@ def test_keys_whose_rows_are_gone(copy: Copy) -> None:
     copy.client.sadd("theirs", "own:1", "precious")
     copy.client.set("precious", "x")
     assert copy.guard("refresh").code == 1
-    assert "the index theirs was not made by this refresh" in copy.guard("history", "-n", "1").out
+    assert "the index theirs was not created by this refresh" in copy.guard("history", "-n", "1").out
     copy.run("DELETE FROM article WHERE id <= 20")
     assert counts(copy.refresh("own", "--dry-run")) == (0, 0, 20, 280)
     assert counts(copy.refresh("own")) == (0, 0, 20, 280)
@@ -313,7 +313,7 @@ def test_servers_that_are_away_or_refuse(copy: Copy) -> None:
         copy.client.config_set("maxmemory-policy", "noeviction")
     copy.client.config_set("proto-max-bulk-len", "1mb")
     copy.configure("big", "SELECT 1, REPEAT('x', 2000000)", "big", "hash")
-    assert copy.refresh("big", code=1)["detail"] == "a value has 2000000 bytes, and Redis takes 1048576"
+    assert copy.refresh("big", code=1)["detail"] == "a value has 2000000 bytes; Redis accepts at most 1048576"
     copy.client.config_set("proto-max-bulk-len", "512mb")
     copy.client.replicaof("127.0.0.1", 1)
     try:
@@ -387,7 +387,7 @@ def test_a_check_is_healed_by_a_refresh(copy: Copy) -> None:
     copy.run("DELETE FROM article")
     done = copy.guard("check-redis")
     assert done.code == 1
-    assert "the refresh failed, copy: the query gives no row" in done.err
+    assert "the refresh failed, copy: the query returned no row" in done.err
     assert copy.database.statuses()[:3] == ["成功", "成功", "失败"]
 
 
@@ -493,7 +493,7 @@ def test_saving_and_persistence(copy: Copy) -> None:
     wait_until(lambda: not copy.client.info("persistence")["aof_rewrite_in_progress"], what="the first AOF")
     try:
         assert copy.guard("check-redis").code == 0
-        assert "persistence and replication are well" in copy.guard("doctor").out
+        assert "persistence and replication are healthy" in copy.guard("doctor").out
     finally:
         copy.client.config_set("appendonly", "no")
 

@@ -67,7 +67,7 @@ def test_a_standby_host_starts_nothing(group: Group) -> None:
     group.start("a", "b")
     leader = group.leader()
     (other,) = group.others(leader)
-    assert "this host stands by" in other.guard("start", "web").out
+    assert "this host is a standby" in other.guard("start", "web").out
     tick = other.guard("restart")
     assert (tick.code, tick.out, tick.err) == (0, "", "")
     assert {one.host for one in group.lines()} == {leader.name}
@@ -89,13 +89,13 @@ def test_status_tells_who_leads(group: Group) -> None:
     found = leader.guard("status")
     assert (found.code, found.out.endswith("(this host leads)\n"), "relaunched" in found.out) == (0, True, False)
     assert other.guard("start", "web").code == 0
-    why = f"this host stands by; {leader.name} leads"
+    why = f"this host is a standby; {leader.name} leads"
     wait_until(lambda: other.guard("status", "--json").json[0]["why"] == why, what="who leads")
     found = other.guard("status", "--json")
     assert (found.code, found.json[0]["state"], found.json[0]["pid_lock"] is not None) == (3, "stopped", True)
     other.end()
     (other.guard.state / "standby-g.json").unlink()
-    assert "who leads is not known here" in other.guard("status").out
+    assert "for the leader see" in other.guard("status").out
 
 
 def test_cron_may_start_one_each_minute(group: Group) -> None:
@@ -136,8 +136,8 @@ def test_without_a_group_there_is_nothing_to_take_part_in(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ('fence = "8s"', "standby.lease: expected more than fence + gap + beat"),
-        ('beat = "1.5s"\ngap = "2s"', "standby.gap: expected at least 1.5 times beat"),
+        ('fence = "8s"', "standby.lease: must be longer than fence + gap + beat"),
+        ('beat = "1.5s"\ngap = "2s"', "standby.gap: must be at least 1.5 × beat"),
         ('targets = ["wbe"]', "there is no [targets.wbe] (did you mean web?)"),
         ('node = "a|b"', "expected a name without |"),
         ('[targets.own]\nprogram = "y.py"\nuser = "nobody"', "targets.own.user: expected none in a standby group"),
@@ -158,7 +158,7 @@ def test_doctor_says_what_a_failover_lacks(group: Group) -> None:
     leader = group.leader()
     out = leader.guard("doctor").out
     assert f"ok    standby g: {leader.name} is leading" in out
-    assert "warn  standby: Redis is one server" in out
+    assert "warn  standby: Redis is a single server" in out
     assert "warn  standby: fence is 0.6s: after a failover that loses writes two may lead for a moment" in out
     assert "warn  standby: web may drain for longer than half of fence" in out
     (other,) = group.others(leader)

@@ -194,7 +194,7 @@ def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
         assert process is not None
         assert process.stdout is not None
         assert "takes part" in process.stdout.readline()
-        assert "The lease cannot be reached or kept: " in process.stdout.readline()
+        assert "The lease cannot be read or renewed: " in process.stdout.readline()
         time.sleep(1)
         assert told(group.hosts["a"]) == ""
     finally:

@@ -152,7 +152,7 @@ def test_the_timer_comes_and_goes(cron: Cron) -> None:
     assert len(lines_of(cron.crontab.read_bytes(), str(cron.config)) or []) == 4
     assert cron("uninstall-timer").code == 0
     assert cron.crontab.read_bytes() == before
-    assert cron("uninstall-timer").out.endswith("There is no timer.\n")
+    assert cron("uninstall-timer").out.endswith("No timer is installed.\n")
 
 
 def findings(cron: Cron, **environ: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def findings(cron: Cron, **environ: str) -> dict[str, str]:
 
 def test_doctor_knows_the_timer(cron: Cron) -> None:
     """No block, never a tick, a tick, a late tick, a block of another config: each told."""
-    assert findings(cron)["the crontab has no block of this config"] == "warn"
+    assert findings(cron)["the crontab has no lines of this config"] == "warn"
     cron("install-timer")
     assert findings(cron)["3 lines in the crontab; the tick never ran"] == "warn"
     cron("restart")
@@ -173,7 +173,7 @@ def test_doctor_knows_the_timer(cron: Cron) -> None:
     assert any(what.startswith("3 lines in the crontab; the last tick was 1h") for what in findings(cron, **later))
     cron.configure(cron.config.read_text().partition("\n")[2].replace('"logs"', '"elsewhere"'))
     found = findings(cron)
-    assert found["what cron has is not what it would be now"] == "warn"
+    assert found["the installed cron lines are out of date"] == "warn"
     assert found[f"the log folder {cron.directory}/elsewhere is not there or not writable, so that no job can start"]
     assert any("crontab -l failed" in what for what in findings(cron, RG_TROUBLE="fail"))
 
@@ -190,7 +190,7 @@ def test_doctor_sees_what_keeps_our_lines_from_running(cron: Cron) -> None:
     found = findings(cron)
     assert found["SHELL=/usr/bin/fish above our block: its lines are written for sh"] == "warn"
     assert found["CRON_TZ=Europe/Berlin above our block: cronie runs its lines by that zone's clock"] == "warn"
-    assert found[f"outside of our block there is also: {tick}"] == "warn"
+    assert found[f"outside our block another line runs it too: {tick}"] == "warn"
     cron.crontab.write_text(text.replace(sys.executable.rpartition("/")[0], "/gone/bin"))
     assert findings(cron)["/gone/bin/restart-guard cannot be run"] == "fail"
 
@@ -233,7 +233,7 @@ def test_an_empty_crontab_is_gone_again(cron: Cron) -> None:
         ("fail", "crontab -l failed (exit status 1: you are not allowed to use this program); nothing was changed"),
         ("refuse", "crontab refused the new crontab (exit status 1: bad minute); the old one is still in place"),
         ("lose", "The crontab is not what was written"),
-        ("changing", "Somebody else has just changed the crontab; nothing was changed"),
+        ("changing", "The crontab was changed by somebody else just now"),
     ],
 )
 def test_a_crontab_that_fails_lies_or_changes_is_told(cron: Cron, trouble: str, told: str) -> None:
@@ -384,7 +384,7 @@ def test_systemd_units_come_and_go(guard: Guard) -> None:
         "timers.target.wants/restart-guard-ID-check.timer",
         "timers.target.wants/restart-guard-ID-tick.timer",
     ]
-    assert "the units are enabled and start with the next boot" in done.err
+    assert "the units are enabled and start at the next boot" in done.err
     assert "installed by --backend systemd already" in done.err
     assert "5 units of systemd; the tick never ran" in done.out
     assert "not what it would be now" not in done.out
@@ -405,7 +405,7 @@ def test_a_file_in_cron_d(guard: Guard) -> None:
         f"{run} install-timer --backend cron.d && {run} doctor; {run} uninstall-timer && ls cron.d && "
         f"chown nobody {guard.config} && {run} install-timer --backend cron.d",
     )
-    assert "belongs to another user, and root would run what it says" in done.err
+    assert "belongs to another user, and root would run its commands" in done.err
     assert re.search(r"^restart-guard-[0-9a-f]{8}$", done.out, re.MULTILINE)
     assert re.search(r"^0 2 \* \* 1 root /.* check-redis >> ", done.out, re.MULTILINE)
     assert "already installed" in done.out

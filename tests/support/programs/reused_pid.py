@@ -44,7 +44,7 @@ again = guarded()
 assert again != pid
 assert bystander.poll() is None
 Path(f"{program}.pid").write_text(f"{pid}\n")
-assert "its pid lock is repaired" in guard("restart")
+assert "its pid lock was repaired" in guard("restart")
 assert guarded() == again
 guard("kill")
 guard("stop")
