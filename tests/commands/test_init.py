@@ -26,7 +26,7 @@ def test_init_is_enough_to_guard_a_program(service: Service) -> None:
     before = guard.config.read_text()
     again = guard("init")
     assert again.code == 1
-    assert "is there already; nothing was changed" in again.err
+    assert "already exists; nothing was changed" in again.err
     assert guard.config.read_text() == before
 
 

@@ -112,7 +112,7 @@ def test_what_a_launch_would_lack_is_told_before_it(guard: Guard, service: Servi
     assert [line.split(": ", 1)[1].split(" → ")[0] for line in told] == [
         f"its command none was not found from {service.program.parent}",
         "there is no user nobody-of-that-name on this host",
-        f"its program {guard.directory}/gone.py is not there",
+        f"its program {guard.directory}/gone.py does not exist",
     ]
 
 

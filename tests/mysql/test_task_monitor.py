@@ -142,7 +142,7 @@ def test_labels_and_columns_can_be_configured(database: Database) -> None:
     assert database.run("SELECT job, state FROM jobs") == [("Redis 数据检查 metadata", "好")]
     unknown = refused(where(database, table="jobs", columns=columns))
     assert unknown.permanent
-    assert "knows only" not in str(unknown)
+    assert "has only the labels" not in str(unknown)
     assert "say in [mysql] status_values which is which" in str(unknown)
 
 
@@ -162,7 +162,7 @@ def test_values_are_made_to_fit(database: Database) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("", "is not there"),
+        ("", "does not exist"),
         ("CREATE TABLE task_monitor (a INT)", "has no column task_status"),
         (
             (

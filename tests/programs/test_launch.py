@@ -460,7 +460,7 @@ def test_another_users_program_is_neither_signalled_nor_doubled(shared: Path) ->
         assert loops(shared) == [pid]
         assert other.returncode == 1
         assert "Traceback" not in text
-        assert "may not be touched" in text or "Operation not permitted" in text
+        assert "may not be signalled" in text or "Operation not permitted" in text
     finally:
         for found in loops(shared):
             os.kill(found, signal.SIGKILL)

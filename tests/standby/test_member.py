@@ -159,10 +159,10 @@ def test_doctor_says_what_a_failover_lacks(group: Group) -> None:
     out = leader.guard("doctor").out
     assert f"ok    standby g: {leader.name} is leading" in out
     assert "warn  standby: Redis is a single server" in out
-    assert "warn  standby: fence is 0.6s: after a failover that loses writes two may lead for a moment" in out
+    assert "warn  standby: fence is 0.6s: after a failover that loses writes two hosts may lead for a moment" in out
     assert "warn  standby: web may drain for longer than half of fence" in out
     (other,) = group.others(leader)
     assert other.guard("start", "web").code == 0
     assert "ok    target web: stopped" in other.guard("doctor").out
     leader.end()
-    assert "this host takes no part at the moment" in leader.guard("doctor").out
+    assert "no standby process runs on this host at the moment" in leader.guard("doctor").out

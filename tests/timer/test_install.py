@@ -174,7 +174,7 @@ def test_doctor_knows_the_timer(cron: Cron) -> None:
     cron.configure(cron.config.read_text().partition("\n")[2].replace('"logs"', '"elsewhere"'))
     found = findings(cron)
     assert found["the installed cron lines are out of date"] == "warn"
-    assert found[f"the log folder {cron.directory}/elsewhere is not there or not writable, so that no job can start"]
+    assert found[f"the log folder {cron.directory}/elsewhere is missing or not writable, so no job can start"]
     assert any("crontab -l failed" in what for what in findings(cron, RG_TROUBLE="fail"))
 
 
@@ -385,10 +385,10 @@ def test_systemd_units_come_and_go(guard: Guard) -> None:
         "timers.target.wants/restart-guard-ID-tick.timer",
     ]
     assert "the units are enabled and start at the next boot" in done.err
-    assert "installed by --backend systemd already" in done.err
+    assert "already installed by --backend systemd" in done.err
     assert "5 units of systemd; the tick never ran" in done.out
-    assert "not what it would be now" not in done.out
-    assert "fail  timer: systemd does not run here" in done.out
+    assert "out of date" not in done.out
+    assert "fail  timer: systemd does not run on this host" in done.out
     assert "already installed" in done.out
     removed = done.out.splitlines()[-1]
     assert "Removed from: " in removed
@@ -410,7 +410,7 @@ def test_a_file_in_cron_d(guard: Guard) -> None:
     assert re.search(r"^0 2 \* \* 1 root /.* check-redis >> ", done.out, re.MULTILINE)
     assert "already installed" in done.out
     assert "3 lines in /etc/cron.d; the tick never ran" in done.out
-    assert "not what it would be now" not in done.out
+    assert "out of date" not in done.out
     assert done.code == 1
 
 
