@@ -1,5 +1,8 @@
 #!/bin/sh
-# Installs what the tests need and runs them all: ruff, mypy, pytest. Arguments go to pytest (sbin/test.sh -m "not slow").
+# Installs what the tests need and runs them all: ruff, codespell, mypy, pytest. Arguments go to pytest:
+#   sbin/test.sh -m unit          the inner loop: no servers, no processes, seconds
+#   sbin/test.sh -m "not slow"    without the long ones
+#   sbin/test.sh --cov            with a coverage report
 # As root on Debian or Ubuntu the missing servers are installed; elsewhere the one line that does it is printed and the
 # tests that need them are skipped with that reason. With CI=true a test that cannot run is a failure.
 set -eu
@@ -40,6 +43,10 @@ fi
 sh sbin/bootstrap.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/codespell
 .venv/bin/mypy
 .venv/bin/mypy --platform darwin
-.venv/bin/python -m pytest -n 4 --dist worksteal "$@"
+# Most tests wait for something, the unit tests (the inner loop) for nothing.
+workers=6
+case " $* " in *" unit "*) workers=2 ;; esac
+.venv/bin/python -m pytest -n "$workers" --dist worksteal "$@"

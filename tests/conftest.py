@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,38 @@ from tests.support.fake_wecom import FakeWeCom
 from tests.support.forkserver import ForkServer, can_fork
 from tests.support.servers import MariaDb, RedisServer
 from tests.support.services import Service
+
+TIERS = ("unit", "process", "server")
+_SERVERS = {"_redis_server", "_mariadb", "accounts", "replicated"}
+_PROCESSES = {"guard", "service", "wecom", "monitor", "cron", "shared", "small_disk", "verify", "certificates"}
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind", "socket.connect"}
+_unit_test = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's tier is what its fixtures need; one that starts something by itself is marked so."""
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            names = set(getattr(item, "fixturenames", ()))
+            item.add_marker("server" if names & _SERVERS else "process" if names & _PROCESSES else "unit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    global _unit_test  # noqa: PLW0603 (an audit hook can neither be removed nor be given anything)
+    _unit_test = item.nodeid if item.get_closest_marker("unit") else ""
+    try:
+        return (yield)
+    finally:
+        _unit_test = ""
+
+
+def _refuse_starts(event: str, _arguments: tuple[object, ...]) -> None:
+    if _unit_test and event in _STARTS:
+        raise AssertionError(f"{_unit_test} is a unit test, but uses {event}: give it a fixture or a mark")
+
+
+sys.addaudithook(_refuse_starts)
 
 SIX_COLUMNS = (
     "CREATE TABLE task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "

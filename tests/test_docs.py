@@ -45,6 +45,7 @@ def test_files_that_the_readme_names_exist() -> None:
         assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", sorted((ROOT / "sbin").glob("*.sh")), ids=lambda path: path.name)
 def test_scripts_are_plain_sh(script: Path) -> None:
     """They run on a machine with nothing but a POSIX shell."""

@@ -45,6 +45,7 @@ def scripted_redis(answer: bytes) -> Iterator[str]:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "answer",
     [
@@ -73,6 +74,7 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
                 assert str(error) or error.code
 
 
+@pytest.mark.process
 def test_a_redis_that_drips_is_cut_off() -> None:
     """A byte now and then keeps each single wait short; the read as a whole still ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

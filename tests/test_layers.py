@@ -1,7 +1,7 @@
 """Which package may import which: a file imports its own package, or packages of a lower floor."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,22 +57,23 @@ def place(name: str) -> str:
 MODULES = {module(path) for path in FILES}
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """The modules of ours that a file imports, and whether only type checkers see it."""
-    tree = ast.parse(path.read_text())
-    unseen = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules of ours that a file imports, also late or only for type checkers."""
+    names = set()
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "restart_guard":
             base = (node.module or "").split(".")[1:]
             for alias in node.names:
                 found = ".".join([*base, alias.name]) if ".".join([*base, alias.name]) in MODULES else ".".join(base)
                 if found:
-                    yield found, node in unseen
+                    names.add(found)
+    return frozenset(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
@@ -80,13 +81,13 @@ def test_a_file_imports_its_own_package_or_a_lower_floor(path: Path) -> None:
     """Also what it imports late, and what only type checkers see."""
     own = place(module(path))
     assert own in FLOOR, "a new package needs a floor"
-    upward = {name for name, _ in imports(path) if place(name) != own and FLOOR[place(name)] >= FLOOR[own]}
+    upward = {name for name in imports(path) if place(name) != own and FLOOR[place(name)] >= FLOOR[own]}
     assert upward == set()
 
 
 def test_no_module_is_in_a_circle() -> None:
     """Within a package too: a reader can begin with the modules that need no others, and go up."""
-    needs = {module(path): {name for name, _ in imports(path)} - {module(path)} for path in FILES}
+    needs = {module(path): set(imports(path)) - {module(path)} for path in FILES}
     while True:
         free = {name for name, needed in needs.items() if not needed & needs.keys()}
         if not free:
@@ -99,12 +100,10 @@ def test_no_module_is_in_a_circle() -> None:
 def test_decisions_do_no_io(name: str) -> None:
     """Modules that decide or hold values read no clock and open nothing but the config's own files."""
     path = PACKAGE / f"{name.lstrip('/')}.py"
-    tree = ast.parse(path.read_text())
-    named = {
-        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    named = {alias.name.split(".")[0] for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {(node.module or "").split(".")[0] for node in nodes(path) if isinstance(node, ast.ImportFrom)}
     assert named & OUTSIDE == set()
-    assert "clock" not in {found for found, _ in imports(path)}
+    assert "clock" not in imports(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
@@ -112,7 +111,7 @@ def test_a_late_import_is_plain_and_says_why(path: Path) -> None:
     """What a tick must not pay for is imported in the function, as ``from … import …``, so that it is type-checked;
     only the table of commands goes by names."""
     lines = path.read_text().splitlines()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef):
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Import | ast.ImportFrom):

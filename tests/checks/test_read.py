@@ -158,6 +158,7 @@ def test_unix_socket_database_number_and_acl_user(redis_server: RedisServer) -> 
             client.execute_command("ACL", "DELUSER", "reader")
 
 
+@pytest.mark.server
 def test_a_wrong_password_is_tried_once(tmp_path: Path) -> None:
     """Ten hidden tries of the driver would lock an account and fill the server's ACL log."""
     with RedisServer("--requirepass", "right-password") as server:
@@ -187,6 +188,7 @@ def test_a_server_that_is_not_there_or_hangs_is_told(redis_server: RedisServer) 
     assert (hung.code, hung.remedy) == ("timeout", Remedy.RETRY)
 
 
+@pytest.mark.server
 def test_a_loading_server_is_waited_for(tmp_path: Path) -> None:
     """LOADING is told as such, and the wait ends when the data is there; a restart would only begin it anew."""
     with RedisServer("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024") as server:
@@ -222,6 +224,7 @@ def test_a_busy_script_is_waited_for(redis_server: RedisServer) -> None:
             connection.disconnect()
 
 
+@pytest.mark.server
 def test_a_cluster_is_the_wrong_kind(tmp_path: Path) -> None:
     """MOVED and a cluster that is down are told, not followed."""
     # The bus would be at port + 10000, which a high port does not leave room for.
@@ -294,6 +297,7 @@ def _answers(sentinels: Sentinels) -> bool:
         return False
 
 
+@pytest.mark.server
 def test_a_failed_save_makes_a_restart_dangerous(tmp_path: Path) -> None:
     """MISCONF: what is not on disk would be lost."""
     with RedisServer() as server:
@@ -330,6 +334,7 @@ def test_a_secret_that_is_not_there_is_trouble_for_a_person() -> None:
     assert "redis.password: the environment variable RG_NOT_SET is not set" in str(trouble)
 
 
+@pytest.mark.server
 def test_an_answer_of_another_protocol_is_told(tmp_path: Path) -> None:
     with RedisServer() as server:
         server.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("server", ["installed", "embedded"])
 def test_the_demo(tmp_path: Path, server: str) -> None:
     """It tells its story in order, exits with 0, and its temporary files are gone afterwards."""

@@ -125,6 +125,7 @@ def test_a_fact_keeps_its_newest_value_only(tmp_path: Path) -> None:
         assert journal.salt() == journal.salt() != ""
 
 
+@pytest.mark.process
 def test_the_sqlite3_shell_reads_it(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql")
@@ -135,6 +136,7 @@ def test_the_sqlite3_shell_reads_it(tmp_path: Path) -> None:
     assert done.stdout == "run-1|键 missing|pending\n"
 
 
+@pytest.mark.process
 def test_many_processes_write_at_once(tmp_path: Path) -> None:
     """Twenty processes that make the same new journal and write to it lose nothing."""
     script = (

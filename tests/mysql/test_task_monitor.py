@@ -251,6 +251,7 @@ def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
     assert (error.code, error.permanent) == ("1290", False)
 
 
+@pytest.mark.server
 def test_tls_with_a_private_ca(tmp_path: Path) -> None:
     (tmp_path / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     for command in (
@@ -289,6 +290,7 @@ def test_a_server_that_is_not_there_hangs_or_is_another_is_told_in_time(database
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00", b"\x0a\x00\x00\x00\x0a5.5\x00", b"x" * 500]
 )

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +113,7 @@ def test_of_a_master_with_workers_the_root_counts_and_orphans_are_no_successor()
     assert successors([daemon, *orphans], ended) == [daemon]
 
 
+@pytest.mark.process
 @given(
     st.lists(st.text(), max_size=6), st.none() | st.text(min_size=1), st.sampled_from(["auto", "argv", "exe", "cwd"])
 )

@@ -12,6 +12,8 @@ from tests.support import faults
 from tests.support.faults import Scene
 from tests.support.hosts import Host
 
+pytestmark = pytest.mark.server
+
 Fault = Callable[[Scene, Host], None]
 
 ROUNDS = int(os.environ.get("RG_ROUNDS", "10"))

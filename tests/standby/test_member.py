@@ -127,6 +127,7 @@ def test_two_on_one_host_take_turns(group: Group) -> None:
         second.kill()
 
 
+@pytest.mark.process
 def test_without_a_group_there_is_nothing_to_take_part_in(tmp_path: Path) -> None:
     for arguments in ([], ["--status"], ["--hand-over"]):
         done = Guard(tmp_path).configure("")("standby", *arguments)

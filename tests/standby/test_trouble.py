@@ -111,6 +111,7 @@ def test_a_watch_that_cannot_start_hands_over(group: Group) -> None:
     group.check()
 
 
+@pytest.mark.server
 def test_sentinels_that_do_not_answer_keep_nobody_from_leading(tmp_path: Path) -> None:
     """Two of three hang; the third is asked first from then on."""
     with RedisServer() as server, RedisServer() as hung, RedisServer() as hung_too:
@@ -186,6 +187,7 @@ def test_a_group_may_have_any_name(group: Group, name: str) -> None:
     assert "hands over" in host.guard("standby", "--hand-over").out
 
 
+@pytest.mark.server
 def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
     group = Group(tmp_path, f'[redis]\nurl = "redis://127.0.0.1:{free_port()}/0"\n')
     try:
@@ -201,6 +203,7 @@ def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
         group.end()
 
 
+@pytest.mark.server
 def test_a_lost_lease_is_not_handed_on(tmp_path: Path) -> None:
     """At no moment does a leader that lost it leave a note by which the next process would go on with its targets."""
     with RedisServer() as server:

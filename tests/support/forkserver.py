@@ -188,9 +188,9 @@ def _run_and_exit() -> None:
     except SystemExit as done:
         code = int(done.code or 0)
     except BaseException:  # noqa: BLE001 (as the interpreter shows it)
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
-    threading._shutdown()  # waits for threads that are no daemons
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

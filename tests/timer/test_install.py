@@ -328,6 +328,7 @@ def test_systemd_takes_our_units(
     assert ("Persistent=true\n" in files.get("restart-guard-test.timer", "")) == (name == "check")
 
 
+@pytest.mark.process
 @settings(max_examples=25, deadline=None)
 @given(
     st.tuples(
@@ -462,6 +463,7 @@ def test_the_weekly_check_runs_on_monday_at_two(guard: Guard, redis_server: Redi
     assert len([event for event in guard.history() if event["kind"] == "check"]) == 1
 
 
+@pytest.mark.process
 def test_the_example_is_what_install_timer_writes(tmp_path: Path) -> None:
     """crontab.example, for a checkout in /opt/irm with a watch."""
     project = tmp_path / "irm"
