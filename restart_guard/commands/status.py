@@ -1,5 +1,6 @@
 import click
 
+from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.host import process_table
 from restart_guard.programs import actions, operate
@@ -36,7 +37,7 @@ def _line(target: Target, observed: Observation, restarts: int) -> str:
     alive = (
         f"  pid {observed.process.pid}  up {span(process_table.uptime_s(observed.process))}" if observed.process else ""
     )
-    again = f"  relaunched {restarts} times" if restarts else ""
+    again = f"  {counted(restarts, 'relaunch', 'relaunches')}" if restarts else ""
     later = f"  next try in {span(observed.next_try_s)}" if observed.next_try_s is not None else ""
     why = f"  ({observed.why})" if observed.why else ""
     return f"{target.name}: {observed.state.value}{alive}{later}{again}{why}"

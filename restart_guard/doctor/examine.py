@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from restart_guard.config.options import Config, Redis
 from restart_guard.config.secrets import Secret
+from restart_guard.counts import counted
 from restart_guard.doctor import programs, standby, timer
 from restart_guard.doctor.alerts import ping_findings, test_alert_findings, wecom_findings
 from restart_guard.doctor.finding import Finding, Level
@@ -39,7 +40,12 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
 
 
 def _config(config: Config) -> Iterator[Finding]:
-    counts = f"{len(config.checks)} checks, {len(config.targets)} targets, {len(config.refreshes)} refreshes"
+    sections = (
+        (config.checks, "check", ""),
+        (config.targets, "target", ""),
+        (config.refreshes, "refresh", "refreshes"),
+    )
+    counts = ", ".join(counted(len(names), noun, plural) for names, noun, plural in sections)
     yield Finding(Level.OK, f"config {config.path}: {counts}")
     for warning in config.warnings:
         what, _, advice = warning.partition(": ")
@@ -111,6 +117,8 @@ def _deliveries(config: Config, journal: Journal) -> Iterator[Finding]:
             else "every run tries again; or now: restart-guard deliver"
         )
         level = Level.FAIL if blocked else Level.WARN
-        yield Finding(level, f"{len(errors)} deliveries to {what}: {config.redact(errors[-1])}", advice)
+        yield Finding(
+            level, f"{counted(len(errors), 'delivery', 'deliveries')} to {what}: {config.redact(errors[-1])}", advice
+        )
     if not by_destination:
         yield Finding(Level.OK, "everything is delivered")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from restart_guard import clock
 from restart_guard.config.options import Config, Timer
+from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, JournalError
@@ -60,9 +61,9 @@ def findings(config: Config) -> Iterator[Finding]:
 
 def _what(backend: str, lines: Sequence[str]) -> str:
     return {
-        "cron": f"timer: {len(lines)} lines in the crontab",
-        "cron.d": f"timer: {len(lines)} lines in /etc/cron.d",
-        "systemd": f"timer: {len(lines)} units of systemd",
+        "cron": f"timer: {counted(len(lines), 'line')} in the crontab",
+        "cron.d": f"timer: {counted(len(lines), 'line')} in /etc/cron.d",
+        "systemd": f"timer: {counted(len(lines), 'unit')} of systemd",
     }[backend]
 
 

@@ -21,6 +21,7 @@ from restart_guard.alerts import ping, wecom
 from restart_guard.backoff import delay, is_due
 from restart_guard.config.options import Config
 from restart_guard.config.secrets import Secret
+from restart_guard.counts import counted
 from restart_guard.errors import BusyError, DeliveryError, SecretError
 from restart_guard.journal.journal import DELIVERY_CAP_S, DELIVERY_FIRST_S, Delivery, Journal
 from restart_guard.lock import held
@@ -277,7 +278,7 @@ def _plain(section: msgspec.Struct) -> Iterable[str]:
 
 
 def _deliveries(count: int) -> str:
-    return "1 delivery is" if count == 1 else f"{count} deliveries are"
+    return f"{counted(count, 'delivery', 'deliveries')} {'is' if count == 1 else 'are'}"
 
 
 def lines(tallies: Iterable[Tally]) -> list[str]:

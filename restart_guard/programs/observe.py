@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from restart_guard import clock
+from restart_guard.counts import counted
 from restart_guard.host import process_table
 from restart_guard.programs import crashes, processes
 from restart_guard.programs.lifecycle import State, state_of
@@ -67,7 +68,7 @@ def dead(target: Target, record: Record) -> Observation:
     if state is not State.BACKOFF:
         return Observation(state, None, record)
     times = record.crashes.in_a_row
-    why = f"relaunched {times} times in a row" if times else "waiting before its relaunch"
+    why = f"{counted(times, 'relaunch', 'relaunches')} in a row" if times else "waiting before its relaunch"
     return Observation(state, None, record, why, wait)
 
 
