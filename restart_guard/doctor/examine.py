@@ -40,12 +40,8 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
 
 
 def _config(config: Config) -> Iterator[Finding]:
-    sections = (
-        (config.checks, "check", ""),
-        (config.targets, "target", ""),
-        (config.refreshes, "refresh", "refreshes"),
-    )
-    counts = ", ".join(counted(len(names), noun, plural) for names, noun, plural in sections)
+    checks, targets = counted(len(config.checks), "check"), counted(len(config.targets), "target")
+    counts = f"{checks}, {targets}, {counted(len(config.refreshes), 'refresh', 'refreshes')}"
     yield Finding(Level.OK, f"config {config.path}: {counts}")
     for warning in config.warnings:
         what, _, advice = warning.partition(": ")
@@ -117,8 +113,7 @@ def _deliveries(config: Config, journal: Journal) -> Iterator[Finding]:
             else "every run tries again; or now: restart-guard deliver"
         )
         level = Level.FAIL if blocked else Level.WARN
-        yield Finding(
-            level, f"{counted(len(errors), 'delivery', 'deliveries')} to {what}: {config.redact(errors[-1])}", advice
-        )
+        count = counted(len(errors), "delivery", "deliveries")
+        yield Finding(level, f"{count} to {what}: {config.redact(errors[-1])}", advice)
     if not by_destination:
         yield Finding(Level.OK, "everything is delivered")

@@ -90,7 +90,7 @@ def test_a_permanent_error_waits_for_a_person(guard: Guard, redis_server: RedisS
     assert (shown["state"], shown["error_code"]) == ("blocked", "93000")
     doctor = guard("doctor")
     assert doctor.code == 1
-    assert "fail  1 deliveries to wecom blocked" in doctor.out
+    assert "fail  1 delivery to wecom blocked" in doctor.out
     assert "restart-guard deliver --all" in doctor.out
     assert guard("deliver").code == 1
     assert len(wecom.requests) == 1

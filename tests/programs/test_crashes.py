@@ -58,7 +58,7 @@ def test_ticks_keep_the_backoff_and_forget_it_when_the_program_is_well(service: 
     service.kill()
     assert guard("restart").out == ""
     shown = service.status()
-    assert (shown["state"], shown["why"]) == ("backoff", "relaunched 1 times in a row")
+    assert (shown["state"], shown["why"]) == ("backoff", "1 relaunch in a row")
     assert 3500 < shown["next_try_s"] <= 3600
     assert guard("status").code == 1
     assert "web: backoff  next try in 59m" in guard("status").out
