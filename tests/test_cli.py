@@ -32,6 +32,7 @@ def test_every_command_has_help(guard: Guard, command: str) -> None:
 
 
 def test_help_without_a_command(guard: Guard) -> None:
+    """--help lists every command; without arguments the same help comes with exit code 2."""
     done = guard("--help")
     assert done.code == 0
     assert all(command in done.out for command in COMMANDS)
@@ -49,6 +50,7 @@ def test_help_without_a_command(guard: Guard) -> None:
     ],
 )
 def test_wrong_usage_is_two(guard: Guard, arguments: list[str], words: str) -> None:
+    """Unknown commands, options and names give exit code 2, a sentence and no traceback."""
     done = guard.configure("")(*arguments)
     assert done.code == 2
     assert words in done.err
@@ -56,6 +58,7 @@ def test_wrong_usage_is_two(guard: Guard, arguments: list[str], words: str) -> N
 
 
 def test_no_config_is_two_and_names_the_places(guard: Guard) -> None:
+    """Every place that was searched is in the message."""
     done = subprocess.run(
         [sys.executable, "-m", "restart_guard", "history"],
         cwd=guard.directory, env=guard.environ, capture_output=True, encoding="utf-8", check=False,
@@ -65,6 +68,7 @@ def test_no_config_is_two_and_names_the_places(guard: Guard) -> None:
 
 
 def test_a_wrong_config_is_two_with_a_line_each(guard: Guard) -> None:
+    """All problems come at once, each with its dotted key."""
     done = guard.configure("[redis]\ntimeout = 5\nur = 1\n")("check-redis")
     assert (done.code, done.out) == (2, "")
     assert [line.split(f"{guard.config}: ")[1].split(":")[0] for line in done.err.splitlines()] == [
@@ -73,6 +77,7 @@ def test_a_wrong_config_is_two_with_a_line_each(guard: Guard) -> None:
 
 
 def test_quiet_says_only_what_went_wrong(guard: Guard, redis_server: RedisServer) -> None:
+    """-q prints a failure on stderr and nothing else; --json still prints its document."""
     guard.configure(job(redis_server, None, None))
     done = guard("-q", "check-redis")
     assert (done.code, done.out) == (1, "")
@@ -81,6 +86,7 @@ def test_quiet_says_only_what_went_wrong(guard: Guard, redis_server: RedisServer
 
 
 def test_a_closed_pipe_is_no_error(guard: Guard, redis_server: RedisServer) -> None:
+    """history | head ends without a traceback."""
     guard.configure(job(redis_server, None, None))
     guard("check-redis")
     process = guard.popen("history")
@@ -109,6 +115,7 @@ def on_a_terminal(guard: Guard, command: str) -> str:
 
 
 def test_a_terminal_gets_a_table_and_no_stamps(guard: Guard, redis_server: RedisServer) -> None:
+    """On a terminal lines have no time, and history is a table with heads."""
     guard.configure(job(redis_server, None, None, "retries = 0"))
     check = on_a_terminal(guard, "check-redis")
     assert "metadata: FAILED: 1 of 1 key bad" in check

@@ -1,5 +1,6 @@
 """What is written is true: the README's commands, options and config exist, and the scripts say what they do."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -27,11 +28,13 @@ def test_the_readme_lists_every_command_and_its_options(guard: Guard) -> None:
 
 
 def test_the_readme_tells_every_exit_code() -> None:
+    """The table has exactly the codes of ExitCode, except the shell's own for SIGINT."""
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert told == {int(code) for code in ExitCode} - {ExitCode.INTERRUPTED}
 
 
 def test_the_readmes_config_loads(tmp_path: Path) -> None:
+    """The least config of the README is a valid config."""
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "config.toml").write_text("\n".join(line.removeprefix("   ") for line in text.splitlines()))
     config = config_file.load(tmp_path / "config.toml", {})
@@ -39,6 +42,7 @@ def test_the_readmes_config_loads(tmp_path: Path) -> None:
 
 
 def test_files_that_the_readme_names_exist() -> None:
+    """So do the benchmarks that it names."""
     for name in re.findall(r"`((?:sbin|tests|restart_guard)/[\w./]*)`", README):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"python -m (tests\.[\w.]+)", README):
@@ -55,6 +59,7 @@ def test_scripts_are_plain_sh(script: Path) -> None:
 
 
 def test_the_changelog_keeps_its_form() -> None:
+    """It has an Unreleased section, and only the headings of Keep a Changelog."""
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text
     assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= {
@@ -63,9 +68,21 @@ def test_the_changelog_keeps_its_form() -> None:
 
 
 def test_every_dependency_is_used() -> None:
+    """Each dependency in pyproject.toml is imported somewhere, hiredis by redis-py."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.match(r"[A-Za-z0-9-]+", line)[0].lower().replace("-", "_") for line in project["dependencies"]}  # type: ignore[index]
     source = "\n".join(path.read_text() for path in (ROOT / "restart_guard").rglob("*.py"))
     ways = r"^\s*(?:import|from) {0}\b"
     used = {name for name in names if re.search(ways.format(name), source, re.MULTILINE)}
     assert names - used == {"hiredis"}, "redis-py uses hiredis by itself when it is there"
+
+
+def test_every_test_says_its_claim() -> None:
+    """Each test has a docstring with the sentence that would be false if it failed."""
+    silent = [
+        f"{path.name}: {node.name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert silent == []

@@ -131,6 +131,7 @@ def test_a_directory_whose_name_is_no_utf8(
 
 
 def test_a_secret_that_is_no_utf8_is_a_sentence(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """The message names the option and does not show the secret."""
     text = job(redis_server, None, wecom).replace("[wecom]", 'password = { env = "PW" }\n[wecom]')
     done = guard.configure(text)("check-redis", environ={"PW": os.fsdecode(b"abcd\xff")})
     assert done.code == 1
@@ -176,6 +177,7 @@ def test_json_is_json_whatever_the_data_holds(guard: Guard, redis_server: RedisS
 
 @pytest.mark.parametrize("number", ["9", "40"])
 def test_a_recovery_that_dies_of_any_signal_is_an_attempt(guard: Guard, redis_server: RedisServer, number: str) -> None:
+    """The attempt is recorded as signalled, and the check goes on."""
     guard.configure(job(redis_server, None, None, f"retries = 1\nrecover = \"command:sh -c 'kill -{number} $$'\""))
     done = guard("check-redis", "--json")
     assert (done.code, done.json[0]["recoveries"][0]["how"]) == (1, "signalled")
@@ -209,6 +211,7 @@ def test_a_user_without_a_home(guard: Guard) -> None:
 
 
 def test_problems_of_every_section_are_told_together(guard: Guard) -> None:
+    """One run shows the mistakes of all sections."""
     done = guard.configure('foo = 1\n[redis]\nurl = "ftp://x"\ntimeout = "0s"\n[checks.a]\n')("check-redis")
     assert done.code == 2
     assert [line.split("config.toml: ")[1].split(":")[0] for line in done.err.splitlines()] == [

@@ -104,6 +104,7 @@ def test_no_secret_gets_out(
 def test_no_secret_in_the_process_list(
     guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom
 ) -> None:
+    """No argument and no environment of a started process holds one."""
     guard.configure(config(redis_server, database, wecom).replace("grep -h s3cret config.toml", "touch in; sleep 5"))
     with guard.popen("check-redis") as process:
         wait_until(lambda: (guard.directory / "in").exists() or process.poll() is not None, what="the recovery")
@@ -113,6 +114,7 @@ def test_no_secret_in_the_process_list(
 
 
 def test_a_config_with_mistakes_does_not_show_its_secrets(guard: Guard) -> None:
+    """A misspelt or malformed secret is not quoted in the error."""
     guard.configure(
         f'[redis]\npasword = "{SECRETS["redis"]}"\npassword = ["{SECRETS["mysql"]}"]\n'
         f'url = "redis+x://:{SECRETS["key"]}@h"\n[wecom]\nwebhook = {{ key = "{SECRETS["corp"]}" }}\n'

@@ -62,6 +62,7 @@ def test_a_watch_is_alive_too(guard: Guard, service: Service, monitor: Monitor) 
 
 
 def test_each_job_may_have_a_monitor_of_its_own(guard: Guard, redis_server: RedisServer, monitor: Monitor) -> None:
+    """With {job} in the URL a check and the tick ping addresses of their own."""
     load_data(redis_server)
     guard.configure(job(redis_server, None, None) + section(f"{monitor.url}/{{job}}"))
     guard("check-redis")
@@ -139,6 +140,7 @@ def test_addresses() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "hc-ping.com/x", "http://h:port/"])
 def test_an_address_that_cannot_be_one_is_a_config_error(tmp_path: Path, url: str) -> None:
+    """A URL that no monitor can have is refused when the config is read."""
     (tmp_path / "config.toml").write_text(section(url))
     with pytest.raises(ConfigError, match=r"ping\.url: "):
         config_file.load(tmp_path / "config.toml", {})

@@ -57,6 +57,7 @@ def test_a_text_mentions_the_configured_people(wecom: FakeWeCom) -> None:
 
 
 def test_the_webhook_may_be_a_url_or_only_its_key(wecom: FakeWeCom) -> None:
+    """A bare key is completed with api_base, also one with a path."""
     key = Secret(key="wecom.webhook", text="good-webhook-key-0001")
     robot(wecom, webhook=key, api_base=wecom.base + "/prefix/").send("x", mention=False)
     assert wecom.requests == [("POST", "/prefix/cgi-bin/webhook/send")]
@@ -65,12 +66,14 @@ def test_the_webhook_may_be_a_url_or_only_its_key(wecom: FakeWeCom) -> None:
 
 @pytest.mark.parametrize("size", [2047, 2048])
 def test_a_text_of_the_limit_is_taken_whole(wecom: FakeWeCom, size: int) -> None:
+    """WeCom's documented limit counts bytes of UTF-8, and a text of that size arrives unchanged."""
     text = fit("", "中" * 1000, "", size)
     assert robot(wecom).send(text, mention=False) is None
     assert wecom.texts == [text]
 
 
 def test_a_text_that_the_server_finds_too_long_is_sent_once_more_in_short(wecom: FakeWeCom) -> None:
+    """Then only its first line goes out, once."""
     robot(wecom).send("第一行\n" + "中" * 1000, mention=False)
     assert wecom.texts == ["第一行"]
     assert len(wecom.requests) == 2
@@ -96,6 +99,7 @@ def test_a_code_is_transient_permanent_or_rate_limited(
 
 
 def test_a_body_that_is_refused_twice_blocks_only_this_message(wecom: FakeWeCom) -> None:
+    """The next message may still be sent: the error is permanent, but not one of the whole destination."""
     wecom.script += [44004, 44004]
     error = refused(robot(wecom))
     assert (error.permanent, error.whole_destination) == (True, False)
@@ -119,6 +123,7 @@ def test_a_body_that_is_refused_twice_blocks_only_this_message(wecom: FakeWeCom)
     ],
 )
 def test_what_is_no_answer_of_wecom_is_kept_and_tried_again(wecom: FakeWeCom, fault: str, words: str) -> None:
+    """HTML, half replies and odd status codes are temporary errors, and nothing is sent twice at once."""
     wecom.script.append(fault)
     error = refused(robot(wecom))
     assert words in str(error)
@@ -144,6 +149,7 @@ def test_every_wait_is_bounded(wecom: FakeWeCom) -> None:
 
 
 def test_a_server_that_is_not_there_is_transient(wecom: FakeWeCom) -> None:
+    """A refused connection and an unknown host name are temporary errors without the key in their text."""
     down = Secret(key="w", text=f"http://127.0.0.1:{free_port()}/cgi-bin/webhook/send?key=good-webhook-key-0001")
     assert refused(robot(wecom, webhook=down)).code == "refused"
     lost = Secret(key="w", text="https://no-such-host.invalid/cgi-bin/webhook/send?key=good-webhook-key-0001")
@@ -160,6 +166,7 @@ def test_plain_http_needs_loopback_or_consent(wecom: FakeWeCom) -> None:
 
 
 def test_a_login_from_netrc_is_not_sent(wecom: FakeWeCom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~/.netrc is not for us: no Authorization header goes out."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password netrc-secret\n")
     netrc.chmod(0o600)
@@ -180,6 +187,7 @@ def test_a_proxy_is_used(wecom: FakeWeCom) -> None:
 
 
 def test_an_app_message_reaches_persons_with_a_cached_token(wecom: FakeWeCom, tmp_path: Path) -> None:
+    """Three messages need one login; the token's file is private and does not hold the secret."""
     for text in ("一", "二", "三"):
         assert app(wecom, tmp_path).send(text, mention=True) is None
     assert wecom.tokens_made == 1
@@ -202,11 +210,13 @@ def test_a_token_that_was_revoked_is_fetched_once_more(wecom: FakeWeCom, tmp_pat
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"key": 3}', b'{"until": "x"}'])
 def test_a_damaged_token_file_is_ignored(wecom: FakeWeCom, tmp_path: Path, damage: bytes) -> None:
+    """The app logs in again, and the message arrives."""
     (tmp_path / "wecom_token.json").write_bytes(damage)
     assert app(wecom, tmp_path).send("一", mention=True) is None
 
 
 def test_a_token_of_another_app_is_not_used(wecom: FakeWeCom, tmp_path: Path) -> None:
+    """A changed secret or app logs in again, changed receivers do not."""
     app(wecom, tmp_path).send("一", mention=True)
     cached = json.loads((tmp_path / "wecom_token.json").read_text())
     app(wecom, tmp_path, to_users=("lisi",)).send("二", mention=True)
@@ -219,6 +229,7 @@ def test_a_token_of_another_app_is_not_used(wecom: FakeWeCom, tmp_path: Path) ->
 
 
 def test_receivers_that_do_not_exist_are_named(wecom: FakeWeCom, tmp_path: Path) -> None:
+    """Some unknown receivers are a note; if all are unknown, the error is permanent."""
     note = app(wecom, tmp_path, to_users=("zhangsan", "wangwu")).send("一", mention=True)
     assert note is not None
     assert "wangwu" in note
@@ -245,6 +256,7 @@ def test_the_same_message_twice_is_received_once(wecom: FakeWeCom, tmp_path: Pat
 def test_a_wrong_app_is_permanent_and_says_what_to_check(
     wecom: FakeWeCom, tmp_path: Path, options: dict[str, Any], code: str
 ) -> None:
+    """Wrong ids and secrets name the option to check."""
     error = refused(app(wecom, tmp_path, **options))
     assert (error.code, error.permanent) == (code, True)
     assert "check [wecom]" in str(error)

@@ -89,6 +89,7 @@ def test_a_recovery_that_helps_ends_the_attempts(
 def test_json_is_one_document_and_the_history_has_the_same_run(
     guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom
 ) -> None:
+    """The documented fields are there, and history --json has the event with the same run_id."""
     database.make_six_columns()
     guard.configure(job(redis_server, database, wecom))
     done = guard("check-redis", "--json")
@@ -117,6 +118,7 @@ def test_a_dry_run_changes_nothing(
 
 
 def test_only_the_named_checks_run(guard: Guard, redis_server: RedisServer) -> None:
+    """A name on the command line selects one check; without a name all run."""
     guard.configure(job(redis_server, None, None) + '[checks."文章"]\nkeys = ["a"]\nretries = 0\n')
     assert [row["check"] for row in guard("check-redis", "文章", "--json").json] == ["文章"]
     assert [row["check"] for row in guard("check-redis", "--json").json] == ["metadata", "文章"]
@@ -145,6 +147,7 @@ def test_a_wrong_password_is_read_once_recorded_and_alerted(guard: Guard, databa
 
 
 def test_data_of_the_wrong_type_is_told_at_once(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """No restart attempt is made, since a restart cannot change a type; a person is alerted."""
     with redis_server.client() as client:
         client.hset("your_data_key", "a", "b")
     guard.configure(job(redis_server, None, wecom, f'type = "string"\n{COMMAND}'))
@@ -256,6 +259,7 @@ def test_a_recovery_command_does_not_inherit_the_lock(guard: Guard, redis_server
 def test_an_open_incident_is_repeated_after_the_interval(
     guard: Guard, redis_server: RedisServer, wecom: FakeWeCom
 ) -> None:
+    """Within repeat_interval a second failure sends nothing; after it one message follows."""
     guard.configure(job(redis_server, None, wecom, "retries = 0").replace("[checks", 'repeat_interval = "1h"\n[checks'))
     guard("check-redis")
     guard("check-redis")
@@ -267,6 +271,7 @@ def test_an_open_incident_is_repeated_after_the_interval(
 
 
 def test_english_alerts(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """With language = "en" the first line alone says what broke, where and how badly."""
     guard.configure(job(redis_server, None, wecom, "retries = 0").replace("[checks", 'language = "en"\n[checks'))
     guard("check-redis")
     first_line = wecom.texts[0].splitlines()[0]
@@ -276,6 +281,7 @@ def test_english_alerts(guard: Guard, redis_server: RedisServer, wecom: FakeWeCo
 
 
 def test_a_hundred_thousand_keys_and_a_bar_only_on_a_terminal(guard: Guard, redis_server: RedisServer) -> None:
+    """They are read in bounded time, and off a terminal no progress bar is printed."""
     with redis_server.client() as client:
         for start in range(0, 100_000, 10_000):
             client.mset({f"irm:{n}": "x" for n in range(start, start + 10_000)})
@@ -295,6 +301,7 @@ def test_off_a_terminal_every_line_starts_with_its_time(guard: Guard, redis_serv
 
 
 def test_a_hanging_server_costs_bounded_time(guard: Guard, redis_server: RedisServer) -> None:
+    """A Redis that is stopped ends each read by the timeout."""
     guard.configure(job(redis_server, None, None, "retries = 1").replace("[checks", 'timeout = "300ms"\n[checks', 1))
     redis_server.signal(signal.SIGSTOP)
     try:

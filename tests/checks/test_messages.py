@@ -39,6 +39,7 @@ def test_the_first_line_alone_tells_what_broke_where_and_how_badly() -> None:
 
 
 def test_a_recovery_tells_how_long_it_took() -> None:
+    """Its first line has the length of the incident, its last line the incident's number."""
     good = outcome(Reading(2), attempts=0)
     text = messages.notice(good, INCIDENT, Notice.RECOVERED, language="zh", at=AT)
     assert text.splitlines()[0] == "【恢复】Redis 数据 metadata 已恢复正常，故障持续 4h，共失败 2 次 | web-01"
@@ -46,6 +47,7 @@ def test_a_recovery_tells_how_long_it_took() -> None:
 
 
 def test_a_wrong_password_says_what_to_do() -> None:
+    """The alert names the options to check and says that no restart was attempted."""
     trouble = StoreError("invalid", code="WRONGPASS", remedy=Remedy.PERSON)
     text = messages.notice(outcome(Reading(0, trouble=trouble), 0), INCIDENT, Notice.FIRST, language="zh", at=AT)
     assert "拒绝了用户名或密码：请检查 [redis] username 和 password (WRONGPASS)，未尝试重启" in text.splitlines()[0]
@@ -92,6 +94,7 @@ def test_a_text_fits_to_the_byte_and_mentions_nobody(head: str, variable: str, t
 
 
 def test_only_the_variable_part_is_cut_and_the_cut_is_marked() -> None:
+    """Head and tail stay whole, and no character is cut in half."""
     text = fit("头\n", "键" * 2000, "尾", 100)
     assert text.startswith("头\n键")
     assert text.endswith("…\n尾")
@@ -111,6 +114,7 @@ def test_an_alert_keeps_its_number_whatever_the_data_is_called(
 
 
 def test_a_row_is_in_local_time_and_quotes_its_command() -> None:
+    """The row's command can be pasted into a shell."""
     row = messages.row(outcome(Reading(1), 0, check="文章 统计"), language="zh", log_path="/l", at=AT)
     assert row.task_execution_time == "2026-11-23 02:00:15"
     assert row.task_command == "restart-guard check-redis '文章 统计'"

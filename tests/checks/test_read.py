@@ -39,6 +39,7 @@ def reasons(reading: Reading) -> list[tuple[str, str]]:
 
 
 def test_every_type_is_read(redis_server: RedisServer) -> None:
+    """A key of each Redis type is good with its own type and with "any", and bad with another."""
     with redis_server.client() as client:
         client.set("string", "x")
         client.hset("hash", "a", "b")
@@ -56,6 +57,7 @@ def test_every_type_is_read(redis_server: RedisServer) -> None:
 
 
 def test_missing_empty_and_undecodable_values_are_told_apart(redis_server: RedisServer) -> None:
+    """Each has a reason of its own, and JSON nested too deeply is no crash."""
     with redis_server.client() as client:
         client.set("empty", "")
         client.set("json", '{"用户": [1, 2, {"a": null}]}')
@@ -71,6 +73,7 @@ def test_missing_empty_and_undecodable_values_are_told_apart(redis_server: Redis
 
 
 def test_ttl_bounds_are_judged_to_the_millisecond(redis_server: RedisServer) -> None:
+    """Keys below min_ttl, above max_ttl, too old or without an expiry are bad."""
     with redis_server.client() as client:
         client.set("short", "x", px=5_000)
         client.set("week", "x", ex=7 * 86400)
@@ -97,11 +100,13 @@ def test_patterns_are_scanned_and_counted(redis_server: RedisServer) -> None:
 
 
 def test_many_bad_keys_are_counted_and_only_some_are_kept(redis_server: RedisServer) -> None:
+    """The total is exact, while memory holds a limited number of examples."""
     found = read(at(redis_server.url), keys=tuple(f"k{n}" for n in range(2500)))
     assert (found.keys, found.bad_total, len(found.bad)) == (2500, 2500, reading.EXAMPLES)
 
 
 def test_names_of_any_bytes_are_shown(redis_server: RedisServer) -> None:
+    """A key that is not UTF-8 is shown with escapes."""
     with redis_server.client() as client:
         client.set(b"p:\xff\n\xe4\xb8\xad", "")
     assert read(at(redis_server.url), patterns=("p:*",)).bad[0].key == "p:\\xff\n中"
@@ -139,6 +144,7 @@ def test_tls_with_and_without_the_ca(certificates: Path) -> None:
 
 
 def test_unix_socket_database_number_and_acl_user(redis_server: RedisServer) -> None:
+    """All three ways to connect work, and a forbidden key is an error for a person."""
     with redis_server.client(db=3) as client:
         client.set("k", "x")
         client.execute_command("ACL", "SETUSER", "reader", "on", ">reader-pw", "~k", "+@read", "+@connection")
@@ -174,6 +180,7 @@ def test_a_wrong_password_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_or_hangs_is_told(redis_server: RedisServer) -> None:
+    """Refused, missing socket, unknown host and timeout have their own codes."""
     trouble = read(at(f"redis://127.0.0.1:{free_port()}/0")).trouble
     assert trouble is not None
     assert (trouble.code, trouble.remedy) == ("refused", Remedy.RETRY)
@@ -209,6 +216,7 @@ def test_a_loading_server_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_busy_script_is_waited_for(redis_server: RedisServer) -> None:
+    """A server that is busy with a script is waited for, not restarted."""
     with redis_server.client() as client:
         client.config_set("busy-reply-threshold", 50)
         connection = client.connection_pool.get_connection()
@@ -313,6 +321,7 @@ def test_a_failed_save_makes_a_restart_dangerous(tmp_path: Path) -> None:
 
 
 def test_a_read_that_takes_too_long_is_given_up(redis_server: RedisServer) -> None:
+    """After the check's timeout the read ends with the code "slow"."""
     with redis_server.client() as client:
         client.mset({f"irm:{n}": "x" for n in range(5000)})
     trouble = read(at(redis_server.url), patterns=("irm:*",), timeout=Duration(0)).trouble
@@ -321,6 +330,7 @@ def test_a_read_that_takes_too_long_is_given_up(redis_server: RedisServer) -> No
 
 
 def test_progress_is_told_after_each_batch(redis_server: RedisServer) -> None:
+    """The numbers of keys read so far and in total are reported."""
     told: list[tuple[int, int | None]] = []
     check = Check(keys=tuple(f"k{n}" for n in range(2500)))
     reading.read(at(redis_server.url), check, progress=lambda done, total: told.append((done, total)))
@@ -328,6 +338,7 @@ def test_progress_is_told_after_each_batch(redis_server: RedisServer) -> None:
 
 
 def test_a_secret_that_is_not_there_is_trouble_for_a_person() -> None:
+    """The sentence names the option and the missing variable."""
     trouble = read(Redis(password=Secret(key="redis.password", env="RG_NOT_SET"))).trouble
     assert trouble is not None
     assert (trouble.code, trouble.remedy) == ("secret", Remedy.PERSON)
@@ -336,6 +347,7 @@ def test_a_secret_that_is_not_there_is_trouble_for_a_person() -> None:
 
 @pytest.mark.server
 def test_an_answer_of_another_protocol_is_told(tmp_path: Path) -> None:
+    """An unknown command is an error for a person, not a reason to restart."""
     with RedisServer() as server:
         server.start()
         with pytest.raises(StoreError) as caught, redis_client.connected(at(server.url)) as client:

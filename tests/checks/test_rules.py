@@ -71,6 +71,7 @@ def test_the_week_that_ends_daylight_saving_time_has_an_hour_more(zone: str, lef
 
 
 def test_daily_slots_of_one_zone_without_changes() -> None:
+    """Every day leaves the same TTL; a single slot is refused."""
     slots = [datetime(2026, 1, day, 2, tzinfo=UTC) for day in range(1, 5)]
     assert least_left(WEEK, slots) == (WEEK - 86400, slots[1])
     with pytest.raises(ValueError, match="empty"):

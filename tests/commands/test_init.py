@@ -32,6 +32,7 @@ def test_init_is_enough_to_guard_a_program(service: Service) -> None:
 
 @pytest.mark.parametrize("program", [None, "server/run.py", '服务 "x"/跑.py'])
 def test_what_is_written_is_a_config_also_with_every_comment_switched_on(tmp_path: Path, program: str | None) -> None:
+    """A user who removes the # signs gets a valid config."""
     text = template.config("网站", program)
     (tmp_path / "config.toml").write_text(text, encoding="utf-8")
     found = config_file.load(tmp_path / "config.toml", {})
@@ -46,6 +47,7 @@ def test_what_is_written_is_a_config_also_with_every_comment_switched_on(tmp_pat
 
 
 def test_on_a_terminal_it_asks_for_the_program(guard: Guard) -> None:
+    """The answer becomes the config's target."""
     words = guard.command("init")
     child = pexpect.spawn(
         words[0], words[1:], env=guard.environ, cwd=str(guard.directory), encoding="utf-8", timeout=20

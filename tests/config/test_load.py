@@ -65,6 +65,7 @@ def test_a_schedule_that_cron_would_not_take(tmp_path: Path, schedule: str, fiel
 
 
 def test_schedules_that_cron_takes(tmp_path: Path) -> None:
+    """Steps, ranges, lists and names of months and days are accepted."""
     for schedule in ("*/5 8-18/2 1,15 jan-mar,12 mon-fri", "0-59/7 0 * * 7", "0 2 * * Sun"):
         assert load(tmp_path, f'[timer]\ncheck_redis = "{schedule}"\n').timer
 
@@ -194,12 +195,14 @@ def test_a_plain_secret_that_others_can_read_is_a_warning(tmp_path: Path) -> Non
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    """Not at the working directory, which is another one under cron."""
     config = load(tmp_path, f'state_dir = "a/../state"\n[targets.web]\nprogram = "服务/run.py"\n{CHECK}')
     assert config.state_dir == tmp_path / "state"
     assert config.targets["web"].program == tmp_path / "服务/run.py"
 
 
 def test_a_config_is_frozen(tmp_path: Path) -> None:
+    """Neither an option nor a section can be changed after loading."""
     config = load(tmp_path, CHECK)
     with pytest.raises(AttributeError):
         config.redis.timeout = 3  # type: ignore[misc, assignment]
@@ -223,6 +226,7 @@ def test_the_config_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    """A missing file, a folder and text that is not UTF-8 give a ConfigError with the reason."""
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         config_file.load(tmp_path / "none.toml", {})
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
@@ -286,6 +290,7 @@ def test_any_toml_gives_a_config_or_sentences(data: dict[str, Any]) -> None:
 
 @given(st.text() | st.text(alphabet='[]{}="a.\n#1'))
 def test_any_text_gives_a_config_or_sentences(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    """No text makes the loader raise anything but ConfigError."""
     path = tmp_path_factory.mktemp("any") / "c.toml"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:

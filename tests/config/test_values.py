@@ -14,11 +14,13 @@ from restart_guard.durations import Duration, span
     [("500ms", 0.5), ("30s", 30), ("5m", 300), ("7d1h", 608400), ("1.5h", 5400), ("0s", 0), ("1w", 604800)],
 )
 def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+    """Each unit, and units in a row, give the number of seconds."""
     assert Duration.parse(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "5 s", "-5s", "5x", "s", "1e9s", "５s", "99999999999d", None, 5, True])
 def test_what_is_no_duration_is_refused(text: object) -> None:
+    """Numbers without a unit, signs and spans of over a century raise ValueError."""
     with pytest.raises(ValueError, match=r".*"):
         Duration.parse(text)
 
@@ -39,11 +41,13 @@ def test_a_span_reads_back_nearly_the_same(seconds: int) -> None:
     ],
 )
 def test_a_redis_url_is_read(url: str, expected: tuple[object, ...]) -> None:
+    """All forms of the URL give host, port, socket, database, login and TLS."""
     assert tuple(parse_redis_url(url)) == expected
 
 
 @given(st.text() | st.text(alphabet="redis:/@[]?#%0 ").map("redis://".__add__))
 def test_any_url_is_read_or_refused_in_words(url: str) -> None:
+    """No text makes the parser raise anything but a ValueError with a sentence."""
     try:
         parse_redis_url(url)
     except ValueError as error:

@@ -36,6 +36,7 @@ def test_it_changes_nothing(guard: Guard, redis_server: RedisServer, database: D
 
 
 def test_json_has_the_same_findings(guard: Guard, redis_server: RedisServer) -> None:
+    """Each finding has its status, text and advice."""
     guard.configure(job(redis_server, None, None))
     found = guard("doctor", "--json").json
     assert {row["status"] for row in found} == {"ok", "warn"}
@@ -45,6 +46,7 @@ def test_json_has_the_same_findings(guard: Guard, redis_server: RedisServer) -> 
 
 
 def test_a_test_alert_only_when_asked(guard: Guard, redis_server: RedisServer, wecom: FakeWeCom) -> None:
+    """Without --send-test-alert nothing is sent; with it a refused message is a failure."""
     guard.configure(job(redis_server, None, wecom))
     guard("doctor")
     assert wecom.messages == []
@@ -117,6 +119,7 @@ def test_what_a_launch_would_lack_is_told_before_it(guard: Guard, service: Servi
 
 
 def test_data_that_will_be_gone_before_the_next_check_is_told(guard: Guard, redis_server: RedisServer) -> None:
+    """A key that expires before the next scheduled check is a warning."""
     with redis_server.client() as client:
         client.set("your_data_key", "x", ex=5)
     guard.configure(job(redis_server, None, None))
@@ -136,6 +139,7 @@ def test_receivers_that_do_not_exist_stay_visible(guard: Guard, redis_server: Re
 
 
 def test_a_replica_and_danger_are_warned_of(guard: Guard) -> None:
+    """A replica is named, and so is a server whose restart could lose data."""
     with RedisServer() as master:
         master.start()
         with RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
@@ -146,6 +150,7 @@ def test_a_replica_and_danger_are_warned_of(guard: Guard) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o600])
 def test_files_that_others_can_read_are_warned_of(guard: Guard, redis_server: RedisServer, mode: int) -> None:
+    """A secret file and a config with a plain secret each get a chmod 600."""
     (guard.directory / "pw").write_text("x")
     (guard.directory / "pw").chmod(mode)
     guard.configure('[redis]\npassword = { file = "pw" }\nsentinel_password = "plain"\n')

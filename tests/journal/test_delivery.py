@@ -135,6 +135,7 @@ def test_what_was_mended_elsewhere_is_noticed_by_the_next_message(
 def test_a_row_that_no_table_takes_does_not_hold_up_the_next(
     guard: Guard, redis_server: RedisServer, database: Database
 ) -> None:
+    """A row that the table refuses is blocked, and later rows arrive."""
     database.run(
         "CREATE TABLE task_monitor (task_description VARCHAR(255), task_status ENUM('成功','失败'), "
         "CHECK (task_status = '成功')) CHARSET=utf8mb4"
@@ -148,6 +149,7 @@ def test_a_row_that_no_table_takes_does_not_hold_up_the_next(
 
 
 def test_rows_wait_for_a_table_that_is_made_later(guard: Guard, redis_server: RedisServer, database: Database) -> None:
+    """init-db and deliver --all bring the row that had no table."""
     guard.configure(job(redis_server, database, None, FAILING))
     done = guard("check-redis")
     assert "does not exist, or this user may not see it; restart-guard init-db creates it." in done.err
@@ -159,6 +161,7 @@ def test_rows_wait_for_a_table_that_is_made_later(guard: Guard, redis_server: Re
 def test_a_destination_that_left_the_config_is_told(
     guard: Guard, redis_server: RedisServer, database: Database
 ) -> None:
+    """A row for a MySQL that the config no longer has is reported by name."""
     guard.configure(job(redis_server, database, None, FAILING))
     guard("check-redis")
     guard.configure(job(redis_server, None, None, FAILING))
@@ -182,6 +185,7 @@ def test_only_one_process_delivers(guard: Guard, redis_server: RedisServer, weco
 
 
 def test_many_pending_rows_arrive_in_order(guard: Guard, redis_server: RedisServer, database: Database) -> None:
+    """The oldest row is delivered first."""
     guard.configure(job(redis_server, database, None, FAILING).replace(str(database.server.socket), "/nowhere.sock"))
     for _ in range(3):
         guard("check-redis")
@@ -194,6 +198,7 @@ def test_many_pending_rows_arrive_in_order(guard: Guard, redis_server: RedisServ
 
 
 def test_backoff_is_kept_in_the_journal(guard: Guard, redis_server: RedisServer, database: Database) -> None:
+    """The next try is later after each failure, also across processes."""
     text = job(redis_server, database, None, FAILING).replace(
         f'socket = "{database.server.socket}"', f"port = {free_port()}"
     )

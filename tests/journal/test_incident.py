@@ -45,6 +45,7 @@ def test_nobody_to_tell_means_no_recovery_message_either() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_silence_alerts() -> None:
+    """A last notice in the future counts as due."""
     incident, _ = step(None, ok=False, hours=0)
     assert step(incident, ok=False, hours=-1000)[1] is Notice.REPEAT
 
@@ -70,10 +71,12 @@ def test_each_incident_is_told_once_at_its_start_and_once_at_its_end(outcomes: l
 
 @pytest.mark.parametrize(("tries", "seconds"), [(1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (10_000, 3600)])
 def test_the_delay_doubles_up_to_its_cap(tries: int, seconds: float) -> None:
+    """first, 2 × first, 4 × first, and never more than the maximum."""
     assert delay(tries, first_s=30, cap_s=3600) == seconds
 
 
 def test_a_next_try_beyond_any_delay_means_that_the_clock_was_set_back() -> None:
+    """It is due at once; one within the longest delay is not."""
     assert is_due(None, START, cap_s=3600)
     assert is_due(START, START, cap_s=3600)
     assert not is_due(START + timedelta(seconds=3600), START, cap_s=3600)

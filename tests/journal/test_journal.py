@@ -26,6 +26,7 @@ def add(journal: Journal, number: int, *destinations: str, at: datetime = NOW) -
 
 
 def test_an_event_and_its_deliveries_come_together(tmp_path: Path) -> None:
+    """One transaction writes both, and history shows what has arrived."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql", "wecom")
         (shown,) = journal.history(kind="check", subject="metadata", limit=5)
@@ -36,6 +37,7 @@ def test_an_event_and_its_deliveries_come_together(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Neither the event nor its first delivery is left."""
     with Journal.open(tmp_path) as journal:
         with pytest.raises(TypeError), journal.transaction():
             journal.append(event(1), [("mysql", {}), ("wecom", object())])
@@ -44,6 +46,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_delivery_goes_from_pending_over_blocked_to_delivered(tmp_path: Path) -> None:
+    """Each step keeps its tries, error and next try."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "wecom")
         (item,) = journal.undelivered("wecom")
@@ -59,6 +62,7 @@ def test_a_delivery_goes_from_pending_over_blocked_to_delivered(tmp_path: Path) 
 
 
 def test_events_are_append_only(tmp_path: Path) -> None:
+    """A trigger refuses to change an event, whoever tries."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1)
     with (
@@ -70,6 +74,7 @@ def test_events_are_append_only(tmp_path: Path) -> None:
 
 
 def test_an_incident_is_kept_and_ended(tmp_path: Path) -> None:
+    """It survives unchanged until it is removed."""
     incident = Incident("id", NOW, 2, 1, NOW)
     with Journal.open(tmp_path) as journal:
         with journal.transaction():
@@ -106,6 +111,7 @@ def test_old_delivered_events_are_pruned_and_pending_ones_never(tmp_path: Path) 
 
 @pytest.mark.parametrize("damage", ["deliveries SET payload = 'x'", "deliveries SET next_try = 'soon'"])
 def test_a_damaged_value_is_a_sentence(tmp_path: Path, damage: str) -> None:
+    """A stored value that makes no sense raises JournalError, not a traceback."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql")
     connection = sqlite3.connect(tmp_path / "journal.db")
@@ -117,6 +123,7 @@ def test_a_damaged_value_is_a_sentence(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_fact_keeps_its_newest_value_only(tmp_path: Path) -> None:
+    """An unknown fact is None, and the salt is made once."""
     with Journal.open(tmp_path) as journal:
         journal.remember("redis.danger", "x")
         journal.remember("redis.danger", "y")
@@ -127,6 +134,7 @@ def test_a_fact_keeps_its_newest_value_only(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_the_sqlite3_shell_reads_it(tmp_path: Path) -> None:
+    """An operator can query the journal with the usual tool."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql")
     query = "SELECT run_id, detail, state FROM events JOIN deliveries ON event_id = events.id"
@@ -178,6 +186,7 @@ def test_a_writer_waits_for_another(tmp_path: Path) -> None:
     [(b"this is no database, it is a text file " * 30, "is damaged"), (None, "newer restart-guard")],
 )
 def test_a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: bytes | None, words: str) -> None:
+    """Garbage and a newer schema are refused with advice, and the file is not changed."""
     path = tmp_path / "journal.db"
     if content is None:
         with Journal.open(tmp_path):
@@ -194,6 +203,7 @@ def test_a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: bytes
 
 
 def test_a_place_where_no_journal_can_be_is_a_sentence(tmp_path: Path) -> None:
+    """A file in place of the folder is an error; a folder without a journal is none."""
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"cannot be opened: (Not a directory|File exists)"):
         Journal.open(tmp_path / "file")
@@ -201,6 +211,7 @@ def test_a_place_where_no_journal_can_be_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_it_is_private(tmp_path: Path) -> None:
+    """Only its owner can read the state directory and the journal."""
     with Journal.open(tmp_path / "state"):
         pass
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700

@@ -126,6 +126,7 @@ def test_a_kill_between_commit_and_mark_is_harmless(
 
 
 def test_an_interrupted_run_leaves_no_lock(guard: Guard, redis_server: RedisServer) -> None:
+    """After kill -9 in the middle of a recovery the next run can start at once."""
     guard.configure(job(redis_server, None, None, 'retries = 1\nrecover = "command:sleep 30"'))
     with guard.popen("check-redis") as process:
         while not (guard.state / "locks").exists():

@@ -97,6 +97,7 @@ def test_an_error_in_midstream_is_raised() -> None:
 
 
 def test_a_batch_is_bounded_in_bytes() -> None:
+    """Large values end a batch before its number of rows does."""
     data = packets(*[encoded(b"x" * 200_000)] * 50, EOF)
     batches = list(_packets(Pieces(data, [2**18]), 10_000))
     assert len(batches) > 5

@@ -72,6 +72,7 @@ def test_the_six_column_table_works_untouched(database: Database) -> None:
 
 
 def test_init_db_makes_the_full_table_once(database: Database) -> None:
+    """A second init-db changes nothing, and a row sent twice arrives once."""
     assert task_monitor.create(where(database)) == (False, "unique", ())
     assert task_monitor.create(where(database)) == (True, "unique", ())
     assert insert(where(database), ROW, ROW) == "unique"
@@ -82,6 +83,7 @@ def test_init_db_makes_the_full_table_once(database: Database) -> None:
 
 
 def test_init_db_beside_the_six_column_table_makes_the_sidecar(database: Database) -> None:
+    """The user's table is not altered, and the missing columns are named."""
     database.make_six_columns()
     created = task_monitor.create(where(database))
     assert created == (True, "sidecar", ("run_id", "attempts", "duration", "host", "detail", "fencing_token"))
@@ -124,6 +126,7 @@ def test_an_answer_that_is_lost_does_not_double_the_row(database: Database, tabl
     ],
 )
 def test_the_labels_follow_the_column(database: Database, column: str, expected: tuple[object, object]) -> None:
+    """Success and failure get the labels of the column's own type."""
     database.run(
         "CREATE TABLE task_monitor (id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(255), "
         f"task_status {column}) DEFAULT CHARSET=utf8mb4"
@@ -133,6 +136,7 @@ def test_the_labels_follow_the_column(database: Database, column: str, expected:
 
 
 def test_labels_and_columns_can_be_configured(database: Database) -> None:
+    """Other table, column and label names work, and wrong ones are refused."""
     database.run(
         "CREATE TABLE jobs (job VARCHAR(20), state ENUM('好','坏') NOT NULL, started DATETIME) CHARSET=utf8mb4"
     )
@@ -174,6 +178,7 @@ def test_values_are_made_to_fit(database: Database) -> None:
     ],
 )
 def test_a_table_that_no_row_fits_into_is_told(database: Database, table: str, words: str) -> None:
+    """The error is permanent and says what to change."""
     if table:
         database.run(table)
     error = refused(where(database))
@@ -232,6 +237,7 @@ def test_a_second_connection_waits_for_the_first_one_of_the_same_row(accounts: M
 def test_what_a_person_has_to_mend_is_permanent(
     accounts: MariaDb, options: dict[str, Any], code: str, permanent: bool
 ) -> None:
+    """Wrong login, database, host or grant have the right class, and no error shows the password."""
     usual: dict[str, Any] = {"host": "127.0.0.1", "port": accounts.port, "user": "writer", "database": "irm"}
     error = refused(MySql(**usual | {"password": Secret(key="p", text="密码 pw")} | options))
     assert (error.code, error.permanent, error.whole_destination) == (code, permanent, True)
@@ -253,6 +259,7 @@ def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
 
 @pytest.mark.server
 def test_tls_with_a_private_ca(tmp_path: Path) -> None:
+    """The right CA and name are accepted; a wrong CA, a wrong name and a plain server are refused."""
     (tmp_path / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=test-ca",
@@ -295,6 +302,7 @@ def test_a_server_that_is_not_there_hangs_or_is_another_is_told_in_time(database
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00", b"\x0a\x00\x00\x00\x0a5.5\x00", b"x" * 500]
 )
 def test_a_server_of_another_protocol_is_told(answer: bytes) -> None:
+    """Whatever a server that is no MySQL answers, the error is a sentence."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -76,6 +76,7 @@ def test_twenty_starts_and_ticks_at_once_make_one_instance(service: Service, tmp
 
 
 def test_a_failed_start_shows_how_it_ended_and_the_end_of_its_log(service: Service) -> None:
+    """The exit status and the last output are shown, no pid lock is left, and a missing command is named."""
     done = service.configure("fail").guard("start")
     assert done.code == 1
     assert "ended within 100ms with exit status 1" in done.err
@@ -104,6 +105,7 @@ def test_a_stop_waits_while_the_program_drains(service: Service) -> None:
 
 
 def test_one_that_ignores_term_fails_to_stop_and_is_not_relaunched(service: Service) -> None:
+    """The exit code is 1, the process is named, ticks leave it alone, and --force ends it."""
     service.configure("ignore-term", 'stop_timeout = "300ms"')
     service.guard("start")
     service.ready()
@@ -266,6 +268,7 @@ def test_a_shell_command_keeps_its_own_braces(service: Service) -> None:
 
 
 def test_a_slow_target_delays_no_other(guard: Guard) -> None:
+    """Three targets start side by side in the time of the slowest."""
     service = Service(guard)
     guard.configure(
         "".join(

@@ -41,6 +41,7 @@ def test_never_out_of_reach(count: int, next_at: float, now: float) -> None:
 
 
 def test_a_first_delay_counts_from_the_death_that_was_noticed() -> None:
+    """Later looks at the same death do not extend it."""
     waits = Backoff(first=Duration(10))
     noticed = crashes.died(Crashes(), waits, at=100.0)
     assert crashes.next_try_s(noticed, waits, now=103.0) == 7
@@ -73,6 +74,7 @@ def test_ticks_keep_the_backoff_and_forget_it_when_the_program_is_well(service: 
 
 
 def test_a_first_delay_on_real_processes(service: Service) -> None:
+    """A tick does not relaunch before it is over, and status says why."""
     service.configure("", 'restart_backoff = { first = "1h", max = "1h" }')
     service.guard("start")
     service.kill()
@@ -101,6 +103,7 @@ def facts(pid: int, parent: int, session: int) -> Facts:
 
 
 def test_of_a_master_with_workers_the_root_counts_and_orphans_are_no_successor() -> None:
+    """Only a process with workers of its own takes over a dead master's session."""
     master, workers = facts(10, 1, 10), [facts(11, 10, 10), facts(12, 10, 10)]
     assert root([*workers, master]) == master
     orphans = [facts(11, 1, 10), facts(12, 1, 10)]
@@ -140,6 +143,7 @@ def test_any_environment_file_is_read_or_refused(text: str) -> None:
 
 @given(st.text())
 def test_any_place_is_read_or_refused(text: str) -> None:
+    """No text gives an empty host or a port that cannot be one."""
     try:
         host, port = parse_place(text)
     except ValueError:

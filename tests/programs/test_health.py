@@ -35,6 +35,7 @@ def test_only_failures_in_a_row_count(answers: list[bool | None]) -> None:
 
 
 def test_another_process_begins_anew_and_a_starting_one_is_given_time() -> None:
+    """Failures belong to one process, and do not count while it starts."""
     ill = HealthRecord(started=7, failures=2, next_at=0.0)
     assert rules.judged(ill, ProbeResult(False), HEALTH, started=8, now=1.0, fresh=False).failures == 1
     assert rules.judged(ill, ProbeResult(False), HEALTH, started=7, now=1.0, fresh=True).failures == 2
@@ -44,6 +45,7 @@ def test_another_process_begins_anew_and_a_starting_one_is_given_time() -> None:
 
 
 def test_a_probe_is_due_after_its_interval_and_never_put_off_for_ever() -> None:
+    """A next probe further away than the interval counts as due."""
     health = Health(tcp="h:1", interval=Duration(10))
     assert not rules.is_due(HealthRecord(next_at=105.0), health, now=100.0)
     assert rules.is_due(HealthRecord(next_at=100.0), health, now=100.0)
@@ -76,6 +78,7 @@ def test_start_waits_until_the_program_is_well(guard: Guard) -> None:
 
 
 def test_a_program_that_does_not_get_well_is_told_and_stays_guarded(guard: Guard) -> None:
+    """start fails with the reason, but the program keeps its pid lock."""
     with web(guard) as (service, _):
         health = f'[targets.web.health]\ntcp = "127.0.0.1:{free_port()}"\n'
         service.configure(str(free_port()), f'start_timeout = "300ms"\n{health}')

@@ -37,6 +37,7 @@ def test_the_environment_file_is_read_afresh_at_each_start(service: Service) -> 
     [(b"SECRET-0001 text", "line 1: expected NAME=value"), (b"A='x", "line 1: a quotation mark"), (b"\xff=1", "UTF-8")],
 )
 def test_a_bad_environment_file_is_told_without_its_content(service: Service, content: bytes, told: str) -> None:
+    """The line is named, its text, which may be a secret, is not."""
     (service.guard.directory / "web.env").write_bytes(content)
     done = service.configure("", 'environment_file = "web.env"').guard("start")
     assert done.code == 1

@@ -25,6 +25,7 @@ def test_pre_stop_runs_before_term_and_knows_the_pid(service: Service) -> None:
 
 
 def test_a_pre_stop_that_fails_or_hangs_is_told_and_the_program_stopped(service: Service) -> None:
+    """The stop goes on, and its result names the failure."""
     service.configure("", "pre_stop = \"sh -c 'echo no balancer; exit 3'\"").guard("start")
     failed = service.guard("stop")
     assert failed.code == 0
@@ -35,6 +36,7 @@ def test_a_pre_stop_that_fails_or_hangs_is_told_and_the_program_stopped(service:
 
 
 def test_kill_after_ends_what_does_not_drain(service: Service) -> None:
+    """After kill_after the process is killed and named, and the exit code is 0."""
     service.configure("ignore-term", 'kill_after = "300ms"').guard("start")
     service.ready()
     pid = service.pid()
@@ -117,6 +119,7 @@ def test_a_hot_restart_keeps_the_pid(service: Service) -> None:
 
 
 def test_a_signal_that_would_end_the_program_is_not_sent(service: Service) -> None:
+    """restart --hot refuses a signal that the program does not handle."""
     service.configure().guard("start")
     service.ready()
     pid = service.pid()

@@ -130,6 +130,7 @@ def test_one_watch_a_config(service: Service) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_leaves_quietly_and_its_targets_live_on(service: Service, number: signal.Signals) -> None:
+    """SIGTERM and SIGINT end the watch with exit code 0 and no output."""
     service.configure().guard("start")
     pid = service.pid()
     with service.guard.popen("watch") as process:

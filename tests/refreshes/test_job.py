@@ -115,6 +115,7 @@ def test_a_collection_is_rebuilt_and_its_drift_told(copy: Copy, kind: str) -> No
 
 
 def test_columns_may_be_named_by_their_roles(copy: Copy) -> None:
+    """AS member and AS score count more than the order of columns."""
     copy.configure("copy", "SELECT views AS score, title AS member FROM article", "copy", "zset")
     copy.refresh()
     assert copy.client.zscore("copy", "名3") == 9
@@ -158,6 +159,7 @@ def test_a_key_for_each_row_or_each_group_of_rows(copy: Copy, kind: str) -> None
 
 
 def test_a_fixed_string_and_a_list_of_objects(copy: Copy) -> None:
+    """A key of type string takes one value, one of type json a list of all rows."""
     copy.configure("total", "SELECT SUM(views) FROM article", "total", "string")
     copy.configure("top", "SELECT id, title FROM article ORDER BY id LIMIT 2", "top", "json")
     assert copy.guard("refresh").code == 0
@@ -240,6 +242,7 @@ def test_force_and_clear(copy: Copy) -> None:
 
 
 def test_a_key_of_another_type_is_replaced_only_by_force(copy: Copy) -> None:
+    """Without --force the foreign key stays."""
     copy.configure("copy", "SELECT id, views FROM article", "copy", "hash")
     copy.client.set("copy", "somebody's")
     assert "is a string, not a hash" in copy.refresh(code=1)["detail"]
@@ -276,6 +279,7 @@ def test_keys_whose_rows_are_gone(copy: Copy) -> None:
     ],
 )
 def test_what_is_no_select_is_a_config_error(copy: Copy, query: str) -> None:
+    """Statements that change data, several statements and INTO OUTFILE are refused when the config is read."""
     copy.configure("copy", query, "copy", "hash")
     done = copy.guard("refresh")
     assert done.code == 2
@@ -499,6 +503,7 @@ def test_saving_and_persistence(copy: Copy) -> None:
 
 
 def test_a_save_that_fails_is_told(copy: Copy) -> None:
+    """refresh --save exits with 1 if Redis cannot write its dump."""
     copy.configure("copy", "SELECT id, views FROM article", "copy", "hash")
     settings: Any = copy.client.config_get("*d*")
     dump = Path(settings["dir"]) / settings["dbfilename"]
@@ -513,6 +518,7 @@ def test_a_save_that_fails_is_told(copy: Copy) -> None:
 
 
 def test_schedules_become_lines(copy: Copy) -> None:
+    """install-timer makes a line for each refresh with a schedule, also for Chinese names."""
     copy.configure("count", "SELECT id, views FROM article", "copy", "hash", 'schedule = "30 1 * * 1"')
     copy.configure("文章", "SELECT id, views FROM article", "copy2", "hash", 'schedule = "0 3 * * *"')
     lines = copy.guard("install-timer", "--backend", "print").out.splitlines()
@@ -523,6 +529,7 @@ def test_schedules_become_lines(copy: Copy) -> None:
 
 
 def test_without_mysql_nothing_can_be_refreshed(guard: Guard) -> None:
+    """A refresh without [mysql], and a config without refreshes, are usage errors."""
     guard.configure('[refreshes.a]\nquery = "SELECT 1, 2"\nkey = "a"\ntype = "hash"\n')
     done = guard("refresh")
     assert (done.code, "expected a section [mysql]" in done.err) == (2, True)
@@ -584,6 +591,7 @@ def test_other_rows_the_second_time(copy: Copy) -> None:
 
 
 def test_a_score_that_is_none_is_seen_before_anything_is_written(copy: Copy) -> None:
+    """A score that is no number refuses the whole refresh, and the old sets stay."""
     copy.configure("copy", "SELECT author, id, views FROM article ORDER BY author", "z:{author}", "zset")
     copy.refresh()
     before = copy.client.zcard("z:3")
@@ -607,6 +615,7 @@ def test_a_single_value_may_change(copy: Copy) -> None:
 
 
 def test_a_dry_run_foresees_a_refusal(copy: Copy) -> None:
+    """It says that a real run would be refused, and why."""
     copy.configure("copy", "SELECT id, views FROM article", "copy", "hash")
     copy.refresh()
     copy.run("DELETE FROM article WHERE id > 100")
@@ -638,4 +647,5 @@ def test_a_redis_that_drips_is_cut_off(copy: Copy) -> None:
     ],
 )
 def test_which_checks_and_refreshes_exclude_each_other(template: str, names: list[str], related: bool) -> None:
+    """Those whose keys can be the same do, and never too few."""
     assert may_meet(template, names) == related

@@ -32,6 +32,7 @@ def test_templates() -> None:
 
 
 def test_a_null_only_json_can_say() -> None:
+    """NULL becomes null in JSON, and is refused in any other type and in a key."""
     assert groups("json", "{id}", [b"1", None, None]) == [(b"1", [b'{"title":null,"n":null}'])]
     for kind, row in (("hash", [b"1", None, b"2"]), ("json", [None, b"x", b"2"])):
         with pytest.raises(RefreshError, match="null"):
@@ -45,6 +46,7 @@ def test_a_null_only_json_can_say() -> None:
     [(number, number) for number in (b"0", b"-0.50", b"12345678901234567890.5", b"1e20")] + [(b"000", b"0")],
 )
 def test_numbers_stay_as_they_are_in_json(number: bytes, shown: bytes) -> None:
+    """A number is not quoted and loses no digit; 007 becomes 7."""
     assert groups("json", "{id}", [b"1", b"x", number]) == [(b"1", [b'{"title":"x","n":' + shown + b"}"])]
 
 
@@ -86,6 +88,7 @@ def test_the_share_that_differs(added: int, changed: int, removed: int, unchange
 
 
 def test_scores_are_compared_as_numbers() -> None:
+    """1.50 and 1.5 are the same score."""
     drift = mapping.COLLECTIONS["zset"].compare([b"a", b"1.50", b"b", b"2"], [b"1.5", b"3"])
     assert (drift.unchanged, drift.changed) == (1, 1)
 

@@ -25,6 +25,7 @@ def named(found: Sequence[Fault]) -> pytest.MarkDecorator:
 
 @named(faults.ONE_SERVER)
 def test_one_server(tmp_path: Path, fault: Fault) -> None:
+    """With one Redis, no fault makes two hosts lead, and one leads again."""
     with faults.one_server(tmp_path, "a", "b") as scene:
         scene.suffer(fault)
 
@@ -46,17 +47,20 @@ def test_another_takes_over_in_time(tmp_path: Path, fault: Fault) -> None:
 @named(faults.SENTINELS)
 @pytest.mark.parametrize("acks", [None, 0], ids=["acknowledged", "unacknowledged"])
 def test_under_sentinels(tmp_path: Path, fault: Fault, acks: int | None) -> None:
+    """Under Sentinels, with and without acknowledgements, no failover makes two hosts lead."""
     with faults.under_sentinels(tmp_path, "a", "b", acks=acks) as scene:
         scene.suffer(fault)
 
 
 @named(faults.NETWORK)
 def test_network(tmp_path: Path, fault: Fault) -> None:
+    """A host, or Redis, that is cut off in its own network namespace makes no second leader."""
     with faults.network(tmp_path, "a", "b") as scene:
         scene.suffer(fault)
 
 
 def test_three_sites(tmp_path: Path) -> None:
+    """Of three sites with a Redis, a Sentinel and a host each, one may be cut off."""
     with faults.three_sites(tmp_path) as scene:
         scene.suffer(faults.site_cut_off)
 
@@ -86,6 +90,7 @@ def test_under_sentinels_again_and_again(tmp_path: Path, fault: Fault, acks: int
 @pytest.mark.timeout(900)
 @named(faults.NETWORK)
 def test_network_again_and_again(tmp_path: Path, fault: Fault) -> None:
+    """The same cuts many times at random phases, with three hosts."""
     with faults.network(tmp_path, "a", "b", "c") as scene:
         for _ in range(ROUNDS):
             scene.suffer(fault)
@@ -94,6 +99,7 @@ def test_network_again_and_again(tmp_path: Path, fault: Fault) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_three_sites_again_and_again(tmp_path: Path) -> None:
+    """A site is cut off many times at random phases."""
     with faults.three_sites(tmp_path) as scene:
         for _ in range(ROUNDS):
             scene.suffer(faults.site_cut_off)

@@ -62,6 +62,7 @@ def test_a_leader_puts_back_what_vanished_and_yields_to_another() -> None:
 
 
 def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> None:
+    """The answer may come late; without acknowledgements the deadline does not move."""
     view, change = beat(leader(), "|a|1|7|10000", 101.5)
     assert change is not None
     assert lease.written(view, change, Span(101.0, 101.4), TIMES).until == 105.0
@@ -70,6 +71,7 @@ def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> 
 
 
 def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
+    """A node that has not watched long enough, or did not see the holder, waits."""
     gone = lease.released(leader(), "").new.text
     assert gone == f"{RELEASED}|a|1|8|10000"
     watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 99.0, 99.5, 80.0)
@@ -119,6 +121,7 @@ def test_a_holder_with_a_longer_lease_is_given_its_time() -> None:
 
 
 def test_marks_survive_their_text() -> None:
+    """A mark that was written is read back unchanged."""
     for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, 900, "heir"), Mark("a", "b", 12, CANDIDATE)):
         assert Mark.parse(mark.text) == mark
 

@@ -129,6 +129,7 @@ def test_two_on_one_host_take_turns(group: Group) -> None:
 
 @pytest.mark.process
 def test_without_a_group_there_is_nothing_to_take_part_in(tmp_path: Path) -> None:
+    """Each form of standby is a usage error without [standby]."""
     for arguments in ([], ["--status"], ["--hand-over"]):
         done = Guard(tmp_path).configure("")("standby", *arguments)
         assert (done.code, "has no section [standby]" in done.err) == (2, True)
@@ -145,6 +146,7 @@ def test_without_a_group_there_is_nothing_to_take_part_in(tmp_path: Path) -> Non
     ],
 )
 def test_timings_that_cannot_be(tmp_path: Path, options: str, told: str) -> None:
+    """Timings with which two could lead are refused when the config is read."""
     path = tmp_path / "config.toml"
     path.write_text(f'[targets.web]\nprogram = "x.py"\n[standby]\ngroup = "g"\n{options}\n')
     with pytest.raises(ConfigError) as caught:

@@ -79,6 +79,7 @@ def test_who_is_asked_twice_leaves_at_once(group: Group) -> None:
 
 
 def test_a_permit_that_cannot_be_written_hands_over(group: Group) -> None:
+    """The host that cannot write its permit lets another lead, and says why."""
     group.start("a", "b")
     leader = group.leader()
     permit = leader.guard.state / "standby-g.permit"
@@ -172,6 +173,7 @@ def test_under_cron_the_next_goes_on_watching_and_tells_nothing_twice(group: Gro
 
 @pytest.mark.parametrize("name", ["irm/prod", "一" * 60])
 def test_a_group_may_have_any_name(group: Group, name: str) -> None:
+    """Slashes and long Chinese names work, although files are named after the group."""
     host = group.add("a")
     host.guard.config.write_text(host.guard.config.read_text().replace('group = "g"', f'group = "{name}"'))
     host.join()
@@ -189,6 +191,7 @@ def test_a_group_may_have_any_name(group: Group, name: str) -> None:
 
 @pytest.mark.server
 def test_a_redis_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    """A Redis that is down gives one line, not one a beat."""
     group = Group(tmp_path, f'[redis]\nurl = "redis://127.0.0.1:{free_port()}/0"\n')
     try:
         group.start("a")

@@ -88,6 +88,7 @@ def test_install_and_uninstall_give_the_same_bytes(content: bytes, ends: bool) -
     ],
 )
 def test_a_damaged_crontab_is_refused(content: bytes, told: str) -> None:
+    """Missing, doubled or swapped markers change nothing and are reported."""
     with pytest.raises(GuardError, match=told):
         with_block(content, NAME, LINES)
     with pytest.raises(GuardError, match=told):
@@ -95,6 +96,7 @@ def test_a_damaged_crontab_is_refused(content: bytes, told: str) -> None:
 
 
 def test_lines_that_cron_cannot_take_are_refused() -> None:
+    """Lines that are too long and paths that no cron can quote raise GuardError."""
     with pytest.raises(GuardError, match="too long"):
         line(Job("tick", "* * * * *", ("x" * LONGEST,), Path("/log"), Path("/log")), schedule="* * * * *")
     for path in ("a\nb", "a\\b", "a\0b"):
@@ -358,6 +360,7 @@ def test_systemd_and_cron_mean_the_same_moments(fields: tuple[str, ...]) -> None
 
 
 def test_what_systemd_cannot_say_is_told() -> None:
+    """Cron's special days have no systemd form and are refused by name."""
     for schedule in ("0 0 L * *", "0 0 * * mon#2"):
         with pytest.raises(GuardError, match="cannot say this schedule"):
             on_calendar(schedule)
