@@ -1,5 +1,6 @@
 """When a dead program is launched again: at once, then later and later, never out of reach. And the words for it."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_ticks_keep_the_backoff_and_forget_it_when_the_program_is_well(service: 
     assert (shown["state"], shown["why"]) == ("backoff", "1 relaunch in a row")
     assert 3500 < shown["next_try_s"] <= 3600
     assert guard("status").code == 1
-    assert "web: backoff  next try in 59m" in guard("status").out
+    # "1h" in the first half second, on a machine that is that fast
+    assert re.search(r"^web: backoff  next try in (59m|1h)\b", guard("status").out)
     assert guard("start").code == 0
     assert service.status()["state"] == "running"
     service.kill()
