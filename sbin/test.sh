@@ -45,7 +45,7 @@ sh sbin/bootstrap.sh test
 .venv/bin/ruff format --check .
 .venv/bin/codespell
 .venv/bin/mypy
-.venv/bin/mypy --platform darwin
+.venv/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin  # a cache of its own: one platform throws away the other's
 # Most tests wait for something, the unit tests (the inner loop) for nothing.
 workers=6
 case " $* " in *" unit "*) workers=2 ;; esac
