@@ -26,11 +26,16 @@ _unit_test = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's tier is what its fixtures need; one that starts something by itself is marked so."""
+    """A test's tier is what its fixtures need; what starts something by itself, or is slow, is marked so."""
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             names = set(getattr(item, "fixturenames", ()))
-            item.add_marker("server" if names & _SERVERS else "process" if names & _PROCESSES else "unit")
+            if names & _SERVERS:
+                item.add_marker("server")
+            elif names & _PROCESSES:
+                item.add_marker("process")
+            elif not item.get_closest_marker("slow"):
+                item.add_marker("unit")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -278,6 +278,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_any_toml_gives_a_config_or_sentences(data: dict[str, Any]) -> None:
     """Whatever tomllib can produce: no traceback, and every problem starts with the file."""
