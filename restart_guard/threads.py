@@ -9,6 +9,7 @@ from typing import Generic, Self, TypeVar
 from restart_guard import clock
 
 _Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
 _FLUSH_S = 2.0
 
 
@@ -67,30 +68,30 @@ def all_within(seconds: float, jobs: Mapping[str, Callable[[], _Result]]) -> dic
     return results
 
 
-class BackgroundWriter:
-    """Writes lines in a thread, for callers that must not wait for a reader: ``say`` returns at once.
+class BackgroundWriter(Generic[_Item]):
+    """Writes lines or results in a thread, for callers that must not wait for a reader: ``say`` returns at once.
 
     At the end what is still to be written has two seconds. If nobody reads, the process exits without it, since Python
     itself would wait for ever.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+    def __init__(self, say: Callable[[_Item], None]) -> None:
+        self._items: SimpleQueue[_Item | None] = SimpleQueue()
         self._thread = Thread(target=self._write, args=(say,), daemon=True)
 
-    def say(self, line: str) -> None:
-        self._lines.put(line)
+    def say(self, item: _Item) -> None:
+        self._items.put(item)
 
-    def _write(self, say: Callable[[str], None]) -> None:
-        while (line := self._lines.get()) is not None:
-            say(line)
+    def _write(self, say: Callable[[_Item], None]) -> None:
+        while (item := self._items.get()) is not None:
+            say(item)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *failed: object) -> None:
-        self._lines.put(None)
+        self._items.put(None)
         self._thread.join(_FLUSH_S)
         if self._thread.is_alive() and failed[0] is None:
             os._exit(0)

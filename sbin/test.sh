@@ -47,6 +47,6 @@ sh sbin/bootstrap.sh test
 .venv/bin/mypy
 .venv/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin  # a cache of its own: one platform throws away the other's
 # Most tests wait for something, the unit tests (the inner loop) for nothing.
-workers=6
+workers=5
 case " $* " in *" unit "*) workers=2 ;; esac
 .venv/bin/python -m pytest -n "$workers" --dist worksteal "$@"

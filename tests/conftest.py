@@ -36,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("process")
             elif not item.get_closest_marker("slow"):
                 item.add_marker("unit")
+    items[:] = _slow_ones_spread(items)
+
+
+def _slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The slow tests, which mostly wait, at even distances among the others: no worker is left with many at the end,
+    and few of them run side by side, where they would disturb each other's times."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    placed = [(number / len(part), item) for part in (slow, others) for number, item in enumerate(part)]
+    return [item for _, item in sorted(placed, key=lambda one: one[0])]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -151,14 +161,16 @@ class Guard:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "restart_guard", "-c", str(self.config), *arguments]
 
-    def popen(self, *arguments: str, environ: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    def popen(
+        self, *arguments: str, environ: Mapping[str, str] | None = None, output: int = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.directory,
             env=self.environ | dict(environ or {}),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             encoding="utf-8",
         )
 

@@ -35,7 +35,7 @@ from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.target import Target
-from restart_guard.threads import in_background
+from restart_guard.threads import BackgroundWriter, in_background
 
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
 _SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
@@ -59,23 +59,17 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
     chosen = [] if len(targets) == len(config.targets) else sorted(target.name for target in targets)
     mark = quote(os.fsencode(os.pathsep.join([str(config.path), *chosen])), safe="")
     what = f"A watch of {config.path}"
-    watch: _Watch | None = None
-    try:
+    with suppress(_Left), BackgroundWriter(say) as aside, ExitStack() as last, ExitStack() as locks:
         leaving = _Leaving()
-        with ExitStack() as stack:
-            with (
-                held(config.state_dir, [f"next-watch-{mark}"], what=f"A waiting watch of {config.path}")
-                if wait
-                else nullcontext()
-            ):
-                stack.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
-            watch = _Watch(config, targets, say, leaving)
-            watch.run(None if for_s is None else clock.monotonic() + for_s)
-    except _Left:
-        return
-    finally:
-        if watch is not None:
-            watch.close()  # only now, so that a waiting watch need not wait for our journal
+        with (
+            held(config.state_dir, [f"next-watch-{mark}"], what=f"A waiting watch of {config.path}")
+            if wait
+            else nullcontext()
+        ):
+            locks.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
+        watch = _Watch(config, targets, aside.say, leaving)
+        last.callback(watch.close)  # after the lock is free, so that a waiting watch need not wait for our journal
+        watch.run(None if for_s is None else clock.monotonic() + for_s)
 
 
 class _Left(BaseException):

@@ -13,6 +13,7 @@ import pytest
 from restart_guard.host import process_table
 from tests.conftest import Guard
 from tests.support.fake_wecom import FakeWeCom
+from tests.support.pipes import full_pipe
 from tests.support.servers import wait_until
 from tests.support.services import PROGRAMS, Service, at_work, watching
 
@@ -141,13 +142,27 @@ def test_it_leaves_quietly_and_its_targets_live_on(service: Service, number: sig
     assert service.pids() == [pid]
 
 
+def test_a_log_that_nobody_reads_delays_no_relaunch(service: Service) -> None:
+    """With stdout and stderr in a full pipe: each death is followed by a relaunch, and SIGTERM ends the watch."""
+    service.configure("", QUICK).guard("start")
+    with full_pipe() as pipe, service.guard.popen("watch", output=pipe) as process:
+        try:
+            wait_until(lambda: at_work(process), what="the watch")
+            for _ in range(3):
+                service.wait_for_another(service.kill())
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 def test_watches_hand_over_without_a_gap_or_a_double(service: Service) -> None:
     """As cron would start them: each watches for a while, the next waits; kills all along, one instance all along."""
     service.configure("", QUICK).guard("start")
-    chain = [service.guard.popen("watch", "--for", "700ms")]
+    chain = [service.guard.popen("watch", "--for", "2s")]
     wait_until(lambda: at_work(chain[0]), what="the first watch")
     for _ in range(4):
-        chain.append(service.guard.popen("watch", "--wait", "--for", "700ms"))
+        chain.append(service.guard.popen("watch", "--wait", "--for", "2s"))
         while chain[-2].poll() is None:
             service.wait_for_another(service.kill())
     service.wait_for_another(service.kill())

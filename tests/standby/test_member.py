@@ -34,6 +34,9 @@ def test_a_clean_end_hands_over_at_once(group: Group) -> None:
     assert leader.process.wait(10) == 0
     leader.end()
     leader.join()
+    wait_until(
+        lambda: of(leader.guard("standby", "--status", "--json"))["role"] == "standby", what="it takes part again"
+    )
     time.sleep(1.5 * group.lease)
     assert other.guard("standby", "--hand-over").code == 0
     assert group.wait_for_another(other) is leader

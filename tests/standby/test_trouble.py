@@ -2,13 +2,11 @@
 to leave leaves."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 
 from restart_guard import clock
 from tests.support.hosts import STAMPER, Group, Host, of
+from tests.support.pipes import full_pipe
 from tests.support.servers import RedisServer, free_port, wait_until
 
 
@@ -230,21 +229,13 @@ def test_a_lost_lease_is_not_handed_on(tmp_path: Path) -> None:
 def test_a_log_that_nobody_reads_holds_up_nothing(group: Group) -> None:
     """The beats go on, and it leaves when it is asked."""
     host = group.add("a")
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 512)
-    os.set_blocking(writer, True)
-    with subprocess.Popen(
-        host.guard.command("standby"), cwd=host.guard.directory, env=host.guard.environ, stdout=writer, stderr=writer
-    ) as process:
+    with full_pipe() as pipe:
+        host.join(output=pipe)
         group.leader()
         group.wait_for_more(200)
-        process.terminate()
-        assert process.wait(20) == 0
-    os.close(reader)
-    os.close(writer)
+        host.signal(signal.SIGTERM)
+        assert host.process is not None
+        assert host.process.wait(20) == 0
     group.check()
 
 

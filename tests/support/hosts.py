@@ -54,14 +54,14 @@ class Host:
         self.environ: dict[str, str] = {}
         self.process: subprocess.Popen[str] | None = None
 
-    def join(self, *arguments: str) -> None:
+    def join(self, *arguments: str, output: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
             [*self.before, *self.guard.command("standby", *arguments)],
             cwd=self.guard.directory,
             env=self.guard.environ | self.environ,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             encoding="utf-8",
         )
 
@@ -77,10 +77,9 @@ class Host:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            assert self.process.stdout is not None
-            assert self.process.stderr is not None
-            self.process.stdout.close()
-            self.process.stderr.close()
+            for stream in (self.process.stdout, self.process.stderr):
+                if stream is not None:
+                    stream.close()
             self.process = None
 
 
