@@ -250,7 +250,7 @@ def test_what_has_hidden_is_fenced_too(tmp_path: Path, redis_server: RedisServer
         group.check()
         leader.end()
         leader.join()
-        time.sleep(1.5 * group.lease)
+        group.wait_for_heir(redis_server)
         assert other.guard("standby", "--hand-over").code == 0
         group.wait_for_another(other)
         group.check()

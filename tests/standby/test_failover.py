@@ -36,7 +36,7 @@ def test_another_takes_over_in_time(tmp_path: Path, fault: Fault) -> None:
     with faults.one_server(tmp_path, "a", "b") as scene:
         group = scene.group
         leader = group.leader()
-        time.sleep(1.2 * group.lease)
+        group.wait_for_heir(scene.server)
         moment = time.monotonic()
         fault(scene, leader)
         (other,) = group.others(leader)

@@ -21,11 +21,11 @@ def group(tmp_path: Path, redis_server: RedisServer) -> Iterator[Group]:
     one.end()
 
 
-def test_a_clean_end_hands_over_at_once(group: Group) -> None:
+def test_a_clean_end_hands_over_at_once(group: Group, redis_server: RedisServer) -> None:
     """SIGTERM, and standby --hand-over, which stays: the other leads in less than a lease."""
     group.start("a", "b")
     leader = group.leader()
-    time.sleep(1.2 * group.lease)  # the other has then watched for a lease
+    group.wait_for_heir(redis_server)
     moment = time.monotonic()
     leader.signal(signal.SIGTERM)
     other = group.wait_for_another(leader)
@@ -34,10 +34,7 @@ def test_a_clean_end_hands_over_at_once(group: Group) -> None:
     assert leader.process.wait(10) == 0
     leader.end()
     leader.join()
-    wait_until(
-        lambda: of(leader.guard("standby", "--status", "--json"))["role"] == "standby", what="it takes part again"
-    )
-    time.sleep(1.5 * group.lease)
+    group.wait_for_heir(redis_server)
     assert other.guard("standby", "--hand-over").code == 0
     assert group.wait_for_another(other) is leader
     assert other.process is not None

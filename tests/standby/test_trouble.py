@@ -42,11 +42,11 @@ def events(host: Host) -> list[str]:
     return [event["detail"] for event in host.guard.history() if event["kind"] == "standby"]
 
 
-def test_a_program_that_was_moved_away_holds_up_no_hand_over(group: Group) -> None:
+def test_a_program_that_was_moved_away_holds_up_no_hand_over(group: Group, redis_server: RedisServer) -> None:
     """Its fence ends it when it cannot be stopped otherwise."""
     group.start("a", "b")
     leader = group.leader()
-    time.sleep(1.2 * group.lease)
+    group.wait_for_heir(redis_server)
     text = leader.guard.config.read_text()
     (leader.guard.directory / "app").mkdir()
     shutil.move(leader.guard.directory / "run.py", leader.guard.directory / "app/run.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.conftest import Guard
-from tests.support.servers import wait_until
+from tests.support.servers import RedisServer, wait_until
 
 # CLOCK_MONOTONIC is one for all of them; an append of one short line is one write.
 STAMPER = """\
@@ -125,6 +125,11 @@ class Group:
         """Whose target ran last, once there is one."""
         last = wait_until(self.last, what="a leader", timeout=20 + 5 * self.lease)
         return self.hosts[last.host]
+
+    def wait_for_heir(self, server: RedisServer) -> None:
+        """Until another host has watched for a lease, without being starved, so that it can be handed over to."""
+        with server.client() as client:
+            wait_until(lambda: client.keys("*heir*"), what="a host that stands ready")
 
     def wait_for_another(self, than: Host, timeout: float = 20.0) -> Host:
         begun = len(self.lines())
