@@ -77,8 +77,7 @@ def test_a_pid_file_elsewhere(service: Service) -> None:
 
 def test_an_interrupted_start_is_completed_by_the_next_tick(service: Service) -> None:
     """kill -9 while start proves the program: it runs already, and the tick makes it guarded."""
-    service.configure()
-    service.guard.configure(service.section().replace('"100ms"', '"30s"'))
+    service.configure(min_uptime="30s")
     with service.guard.popen("start") as starting:
         wait_until(service.pids, what="the program")
         service.ready()

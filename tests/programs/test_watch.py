@@ -217,7 +217,7 @@ def test_a_launcher_whose_daemon_lives_on_is_no_death(service: Service) -> None:
         "if os.fork():\n    time.sleep(0.3)\n    os._exit(0)\n"
         "os.setsid()\nprint('ready', flush=True)\nwhile True:\n    time.sleep(60)\n"
     )
-    service.guard.configure(service.section("", QUICK).replace('"100ms"', '"1s"'))
+    service.configure("", QUICK, min_uptime="1s")
     assert service.guard("start").code == 0
     daemon = service.pid()
     assert service.lock.read_text() == f"{daemon}\n"

@@ -30,14 +30,14 @@ class Service:
         self.lock = Path(f"{self.program}.pid")
         self.log = guard.directory / f"logs/{name}.log"
 
-    def section(self, arguments: str = "", options: str = "") -> str:
+    def section(self, arguments: str = "", options: str = "", min_uptime: str = "100ms") -> str:
         return (
             f'[targets.{self.name}]\nprogram = "{self.program}"\ncommand = "{{python}} {{program}} {arguments}"\n'
-            f'log_file = "{self.log}"\nmin_uptime = "100ms"\n{options}\n'
+            f'log_file = "{self.log}"\nmin_uptime = "{min_uptime}"\n{options}\n'
         )
 
-    def configure(self, arguments: str = "", options: str = "") -> "Service":
-        self.guard.configure(self.section(arguments, options))
+    def configure(self, arguments: str = "", options: str = "", min_uptime: str = "100ms") -> "Service":
+        self.guard.configure(self.section(arguments, options, min_uptime))
         return self
 
     def write(self, source: str) -> "Service":
