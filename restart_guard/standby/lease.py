@@ -61,36 +61,53 @@ def holder(value: str | None) -> str | None:
     return mark.node if mark is not None and not mark.kind else None
 
 
-class View(NamedTuple):
-    """The knowledge of a node. ``me`` is the mark that it wrote last, ``until`` the time when it must have stopped
-    acting: 0 if it does not lead. It may act only once the lease is ``confirmed``; an heir may act before that, until
-    ``early_until``.
-
-    ``seen`` is the value as last read, ``before`` the one before it, ``seen_at`` when it was first read; ``contact_at``
-    is when the last good read was sent, ``watching_since`` when the first read of an unbroken series came back;
-    ``claimed_at`` is when the claim's answer came. ``past`` holds, for each of the latest values, when it was first
-    read and after which moment it was written.
+class Hold(NamedTuple):
+    """A node's own hold of the lease. It must have stopped acting at ``until``: 0 if it does not lead. It may act only
+    once the lease is ``confirmed``; an heir may act before that, until ``early_until``. ``claimed_at`` is when the
+    claim's answer came.
     """
 
-    me: Mark
     until: float = 0.0
     confirmed: bool = False
     claimed_at: float = 0.0
-    seen: str | None = None
+    early_until: float = 0.0
+
+
+class Sight(NamedTuple):
+    """The values of the lease that a node has read: the last one, the one ``before`` it, and when the last one was
+    first read.
+
+    ``contact_at`` is when the last good read was sent, ``watching_since`` when the first read of an unbroken series
+    came back. ``past`` holds, for each of the latest values, when it was first read and after which moment it was
+    written.
+    """
+
+    value: str | None = None
+    before: str | None = None
     seen_at: float = 0.0
     contact_at: float = float("-inf")
     watching_since: float = 0.0
-    early_until: float = 0.0
-    before: str | None = None
     past: tuple[tuple[float, float], ...] = ()
 
     @property
+    def mark(self) -> Mark | None:
+        return None if self.value is None else Mark.parse(self.value)
+
+
+class View(NamedTuple):
+    """The knowledge of a node: the mark that it wrote last, its own hold of the lease, and what it has read."""
+
+    me: Mark
+    hold: Hold = Hold()
+    sight: Sight = Sight()
+
+    @property
     def leads(self) -> bool:
-        return self.until > 0
+        return self.hold.until > 0
 
     @property
     def acts_until(self) -> float:
-        return self.until if self.confirmed else min(self.until, self.early_until)
+        return self.hold.until if self.hold.confirmed else min(self.hold.until, self.hold.early_until)
 
     def may_act(self, now: float) -> bool:
         return now < self.acts_until
@@ -112,31 +129,31 @@ class Span(NamedTuple):
 
 def read(view: View, value: str | None, span: Span, times: Times) -> View:
     """The view after a good read. Silence counts only while this node was connected."""
-    if span.came - view.contact_at > times.gap:
-        anew = view._replace(seen=value, before=None, seen_at=span.came, watching_since=span.came, past=())
-        return anew._replace(contact_at=span.sent)
-    if value != view.seen:
+    sight = view.sight
+    if span.came - sight.contact_at > times.gap:
+        sight = Sight(value, seen_at=span.came, watching_since=span.came)
+    elif value != sight.value:
         # A read that was sent after these gave another value, so this one was written later.
-        kept = [one for one in view.past if span.came - one[0] <= 2 * times.lease]
-        past = (*kept, (span.came, view.contact_at))
-        view = view._replace(seen=value, before=view.seen, seen_at=span.came, past=past)
-    return view._replace(contact_at=span.sent)
+        kept = [one for one in sight.past if span.came - one[0] <= 2 * times.lease]
+        past = (*kept, (span.came, sight.contact_at))
+        sight = sight._replace(value=value, before=sight.value, seen_at=span.came, past=past)
+    return view._replace(sight=sight._replace(contact_at=span.sent))
 
 
 def wanted(view: View, now: float, times: Times) -> Change | None:
     """The change to write after the read of this beat."""
-    mark = None if view.seen is None else Mark.parse(view.seen)
+    mark = view.sight.mark
     new = view.me._replace(number=view.me.number + 1, kind="", lease_ms=round(times.lease * 1000))
     if view.leads:
-        return Change(view.seen, new) if now < view.until and _may_renew(view, mark) else None
+        return Change(view.sight.value, new) if now < view.hold.until and _may_renew(view, mark) else None
     if mark is None:
         return Change(None, new._replace(kind=CANDIDATE))
     # A node that claims now may act a gap later. The holder's config may have a longer lease than ours.
-    is_silent = now - max(view.seen_at, view.watching_since) >= max(times.lease, mark.lease) - times.gap
+    is_silent = now - max(view.sight.seen_at, view.sight.watching_since) >= max(times.lease, mark.lease) - times.gap
     # A node that has handed over does not take the lease back at once.
     is_ours = mark.heir == view.me.life if mark.heir else mark.node != view.me.node
-    is_free = mark.kind == RELEASED and is_ours and _is_of_holder(mark, view.before)
-    return Change(view.seen, new) if has_watched(view, now, times) and (is_silent or is_free) else None
+    is_free = mark.kind == RELEASED and is_ours and _is_of_holder(mark, view.sight.before)
+    return Change(view.sight.value, new) if has_watched(view, now, times) and (is_silent or is_free) else None
 
 
 def _is_of_holder(released: Mark, before: str | None) -> bool:
@@ -150,7 +167,7 @@ def _is_of_holder(released: Mark, before: str | None) -> bool:
 
 def has_watched(view: View, now: float, times: Times) -> bool:
     """Whether it has watched long enough to claim the lease, or to be an heir."""
-    return now - view.watching_since >= times.lease - times.gap
+    return now - view.sight.watching_since >= times.lease - times.gap
 
 
 def _may_renew(view: View, mark: Mark | None) -> bool:
@@ -171,27 +188,28 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
     An heir may act before that, as long as it can be sure that nobody has seen a silence of a whole lease: if all that
     was written since the others last read is lost, they have seen a value that was there within a gap of the release.
     """
-    view = view._replace(me=change.new, seen=change.new.text, seen_at=span.came)
+    sight, hold = view.sight._replace(value=change.new.text, seen_at=span.came), view.hold
+    view = view._replace(me=change.new, sight=sight)
     if change.new.kind or not acknowledged:
         return view
     until = span.sent + times.fence
     if not view.leads:
         before = Mark("", "") if change.expected is None else Mark.parse(change.expected)
         is_heir = before.heir == change.new.life
-        early = _nobody_acts_before(view, min(times.lease, before.lease), times.gap) - times.beat if is_heir else 0.0
+        early = _nobody_acts_before(sight, min(times.lease, before.lease), times.gap) - times.beat if is_heir else 0.0
         early = early if early >= span.came + times.gap + times.beat else 0.0
-        return view._replace(until=until, claimed_at=span.came, confirmed=False, early_until=early)
-    confirmed = view.confirmed or span.sent - view.claimed_at >= times.gap
-    return view._replace(until=until, confirmed=confirmed)
+        return view._replace(hold=Hold(until, claimed_at=span.came, early_until=early))
+    confirmed = hold.confirmed or span.sent - hold.claimed_at >= times.gap
+    return view._replace(hold=hold._replace(until=until, confirmed=confirmed))
 
 
-def _nobody_acts_before(view: View, lease: float, gap: float) -> float:
+def _nobody_acts_before(sight: Sight, lease: float, gap: float) -> float:
     """One lease after the earliest moment at which the value before the current one, or any that was there up to a gap
     before, can have been written. Zero if nothing is known about it."""
-    if not view.past:
+    if not sight.past:
         return 0.0
-    there_at = view.past[-1][1] - gap
-    written_after = max((after for seen_at, after in view.past if seen_at <= there_at), default=-lease)
+    there_at = sight.past[-1][1] - gap
+    written_after = max((after for seen_at, after in sight.past if seen_at <= there_at), default=-lease)
     return written_after + lease
 
 
@@ -203,10 +221,11 @@ def unclear(view: View, change: Change) -> View:
 def next_beat(view: View, now: float, times: Times) -> float:
     """Seconds until there is something to do again: a beat, or less if a certain moment is waited for."""
     moments = [times.beat]
-    if view.leads and not view.confirmed:
-        moments.append(view.claimed_at + times.gap - now)
+    if view.leads and not view.hold.confirmed:
+        moments.append(view.hold.claimed_at + times.gap - now)
     elif not view.leads:
-        moments += [since + times.lease - times.gap - now for since in (view.seen_at, view.watching_since)]
+        watched = (view.sight.seen_at, view.sight.watching_since)
+        moments += [since + times.lease - times.gap - now for since in watched]
     return min((moment for moment in moments if moment > 0), default=times.beat)
 
 
@@ -214,11 +233,11 @@ def why_lost(view: View, now: float) -> str:
     """The reason why a leader has to stop acting now; empty if it need not."""
     if not view.leads:
         return ""
-    if now >= view.until:
+    if now >= view.hold.until:
         return "the lease could not be renewed in time"
-    if view.early_until and not view.confirmed and now >= view.early_until:
+    if view.hold.early_until and not view.hold.confirmed and now >= view.hold.early_until:
         return "the lease could not be confirmed in time"
-    mark = None if view.seen is None else Mark.parse(view.seen)
+    mark = view.sight.mark
     if mark is not None and not _may_renew(view, mark):
         return f"{mark.node} has the lease"
     return ""
@@ -226,10 +245,10 @@ def why_lost(view: View, now: float) -> str:
 
 def stepped_down(view: View, life: str) -> View:
     """The view of a watcher again, in a new process lifetime: its earlier marks then count as another node's."""
-    return view._replace(me=Mark(view.me.node, life), until=0.0, confirmed=False, early_until=0.0)
+    return view._replace(me=Mark(view.me.node, life), hold=Hold())
 
 
-def released(view: View, heir: str) -> Change:
-    """The change that ends a leadership once nothing of ours acts any more: the others need not wait or, if there is an
-    heir, only the heir need not."""
-    return Change(view.seen, view.me._replace(number=view.me.number + 1, kind=RELEASED, heir=heir))
+def released(mark: Mark, value: str | None, heir: str) -> Change:
+    """The change that ends the leadership of ``mark`` once nothing of ours acts any more, where the lease has this
+    value: the others need not wait or, if there is an heir, only the heir need not."""
+    return Change(value, mark._replace(number=mark.number + 1, kind=RELEASED, heir=heir))

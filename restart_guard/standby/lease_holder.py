@@ -107,7 +107,7 @@ class LeaseHolder:
                 if mark is not None and (mark.life, mark.kind) == (view.me.life, ""):
                     heir = store.heir() if view.may_act(clock.boottime()) else ""
                     heir = "" if heir == view.me.life else heir
-                    store.change(lease.released(view._replace(seen=value), heir), 0, 0.0)
+                    store.change(lease.released(view.me, value, heir), 0, 0.0)
                     store.tell(self._settings.channel, self._heartbeat(released=True), alive=False)
         except StoreError as error:
             self.trouble = self._config.redact(str(error))

@@ -113,7 +113,7 @@ class GroupMember:
         kept = memory.load(self._config)
         if kept is None or kept.view.me.node != self.node:
             return SavedState(process_table.boot_id(), View(Mark(self.node, _new_life())))
-        if kept.view.leads and clock.boottime() >= kept.view.until:
+        if kept.view.leads and clock.boottime() >= kept.view.hold.until:
             view = lease.stepped_down(kept.view, _new_life())
             return msgspec.structs.replace(kept, view=view, token=None, acts=False)
         # Its last change may have been under way when it ended: do not use that number again.
@@ -150,7 +150,7 @@ class GroupMember:
         """Seconds to the next beat, which counts from the beginning of this one."""
         now = clock.boottime()
         pauses = [lease.next_beat(self._lease.view, begun, self._times) - (now - begun)]
-        gently = self._lease.view.until - self._times.fence / 2 - now
+        gently = self._lease.view.hold.until - self._times.fence / 2 - now
         if self._targets.acts and gently > 0:
             pauses.append(gently)
         if until is not None and clock.monotonic() < until:
@@ -165,15 +165,15 @@ class GroupMember:
         news = self._lease.trouble_news()
         if news:
             self._say(news)
-        holder = lease.holder(before.seen)
-        if not view.leads and lease.holder(view.seen) not in (None, self.node):
-            self._last_sign = view.seen_at
+        holder = lease.holder(before.sight.value)
+        if not view.leads and lease.holder(view.sight.value) not in (None, self.node):
+            self._last_sign = view.sight.seen_at
         why = lease.why_lost(view, now)
         if why:
             self._give_up()
             if self._targets.acts:
                 self._stand_down(self._because(why), _AT_ONCE)
-        is_news = holder != lease.holder(view.seen) or now - self._kept_at >= self._times.lease
+        is_news = holder != lease.holder(view.sight.value) or now - self._kept_at >= self._times.lease
         if view.leads or is_news:
             self._keep()
 
@@ -190,7 +190,7 @@ class GroupMember:
         """Start or stop running the targets, as the lease says. True when all is done and this process may leave."""
         self._targets.end_again()
         now = clock.boottime()
-        left = self._lease.view.until - now
+        left = self._lease.view.hold.until - now
         if self._targets.acts:
             self._look_after(left)
         elif self._targets.is_ending:

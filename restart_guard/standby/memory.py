@@ -57,9 +57,9 @@ def here(config: Config) -> str:
         return "leads" if permitted.token is None else f"leads, fencing token {permitted.token}"
     kept = load(config)
     # A standby saves what it sees once per lease.
-    if kept is None or clock.boottime() - kept.view.contact_at > 2 * settings.lease + settings.times.gap:
+    if kept is None or clock.boottime() - kept.view.sight.contact_at > 2 * settings.lease + settings.times.gap:
         return "is a standby; for the leader see restart-guard standby --status"
-    return f"is a standby; {lease.holder(kept.view.seen) or 'nobody'} leads"
+    return f"is a standby; {lease.holder(kept.view.sight.value) or 'nobody'} leads"
 
 
 def _path(config: Config) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from restart_guard.config.options import Times
 from restart_guard.standby import lease
-from restart_guard.standby.lease import CANDIDATE, RELEASED, Mark, Span, View
+from restart_guard.standby.lease import CANDIDATE, RELEASED, Hold, Mark, Sight, Span, View
 
 TIMES = Times(lease=10.0, beat=1.0, fence=4.0, gap=2.0)
 
@@ -29,14 +29,14 @@ def test_nobody_leads_before_a_whole_lease_of_watching() -> None:
     view = lease.written(view, change, Span(100.0, 100.0), TIMES)
     assert not view.leads
     for at in range(101, 108):
-        view, change = beat(view, view.seen, float(at))
+        view, change = beat(view, view.sight.value, float(at))
         assert change is None
-    view, change = beat(view, view.seen, 108.0)
+    view, change = beat(view, view.sight.value, 108.0)
     assert change is not None
     view = lease.written(view, change, Span(108.0, 108.1), TIMES)
-    assert (view.leads, view.until, view.may_act(108.2)) == (True, 112.0, False)
+    assert (view.leads, view.hold.until, view.may_act(108.2)) == (True, 112.0, False)
     for sent, confirmed in ((109.0, False), (110.0, False), (110.1, True)):
-        view, change = beat(view, view.seen, sent)
+        view, change = beat(view, view.sight.value, sent)
         assert change is not None
         view = lease.written(view, change, Span(sent, sent), TIMES)
         assert view.may_act(sent) == confirmed
@@ -44,7 +44,11 @@ def test_nobody_leads_before_a_whole_lease_of_watching() -> None:
 
 def leader(at: float = 100.0) -> View:
     mark = Mark("a", "1", 7, lease_ms=10000)
-    return View(mark, at + 4.0, True, at - 9, mark.text, at, at, at - 20)
+    return View(mark, Hold(at + 4.0, True, at - 9), Sight(mark.text, None, at, at, at - 20))
+
+
+def watcher(value: str | None, seen_at: float, contact_at: float, watching_since: float) -> View:
+    return View(Mark("b", "2"), sight=Sight(value, None, seen_at, contact_at, watching_since))
 
 
 def test_a_leader_puts_back_what_vanished_and_yields_to_another() -> None:
@@ -66,19 +70,19 @@ def test_a_renewal_counts_from_when_it_was_sent_and_only_with_its_replicas() -> 
     """The answer may come late; without acknowledgements the deadline does not move."""
     view, change = beat(leader(), "|a|1|7|10000", 101.5)
     assert change is not None
-    assert lease.written(view, change, Span(101.0, 101.4), TIMES).until == 105.0
-    assert lease.written(view, change, Span(101.0, 101.4), TIMES, acknowledged=False).until == 104.0
+    assert lease.written(view, change, Span(101.0, 101.4), TIMES).hold.until == 105.0
+    assert lease.written(view, change, Span(101.0, 101.4), TIMES, acknowledged=False).hold.until == 104.0
     assert lease.unclear(view, change).me.number == 8
 
 
 def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
     """A node that has not watched long enough, or did not see the holder, waits."""
-    gone = lease.released(leader(), "").new.text
+    gone = lease.released(leader().me, None, "").new.text
     assert gone == f"{RELEASED}|a|1|8|10000"
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 99.0, 99.5, 80.0)
+    watching = watcher("|a|1|7|10000", 99.0, 99.5, 80.0)
     view, change = beat(watching, gone, 100.0)
     assert change == lease.Change(gone, Mark("b", "2", 1, lease_ms=10000))
-    _, change = beat(watching._replace(watching_since=95.0), gone, 100.0)
+    _, change = beat(watching._replace(sight=watching.sight._replace(watching_since=95.0)), gone, 100.0)
     assert change is None
     # A failover brings it back, when somebody else has led since.
     view, _ = beat(view, "|c|3|1|10000", 101.0)
@@ -87,19 +91,20 @@ def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
 
 def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
     """Until it is confirmed; but not when it was away just before, and so cannot know what others have seen."""
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, None, 80.0, 80.0, 80.0)
+    watching = watcher(None, 80.0, 80.0, 80.0)
     for at in range(81, 100):
         watching, change = beat(watching, f"|a|1|{at}|10000", float(at))
         assert change is None
-    gone = lease.released(leader(), "2").new.text
+    gone = lease.released(leader().me, None, "2").new.text
     view, change = beat(watching, gone, 99.5)
     assert change is not None
     view = lease.written(view, change, Span(99.5, 99.6), TIMES)
-    assert (view.confirmed, view.may_act(99.6), view.may_act(103.4), view.may_act(103.5)) == (False, True, True, False)
+    assert not view.hold.confirmed
+    assert [view.may_act(at) for at in (99.6, 103.4, 103.5)] == [True, True, False]
     assert beat(watching._replace(me=Mark("c", "3")), gone, 99.5)[1] is None
     # Others may know silences of nearly a lease: of a holder that was slow, or that we have hardly seen.
-    for past in (watching.past[-1:], watching.past[:-7]):
-        view, change = beat(watching._replace(past=past), gone, 99.5)
+    for past in (watching.sight.past[-1:], watching.sight.past[:-7]):
+        view, change = beat(watching._replace(sight=watching.sight._replace(past=past)), gone, 99.5)
         assert change is not None
         view = lease.written(view, change, Span(99.5, 99.6), TIMES)
         assert (view.leads, view.may_act(99.6)) == (True, False)
@@ -108,15 +113,15 @@ def test_an_heir_acts_at_once_and_nobody_else_does() -> None:
 
 def test_silence_counts_only_while_we_are_there() -> None:
     """Cut off for longer than the gap, the watch begins anew."""
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|10000", 50.0, 99.0, 50.0)
+    watching = watcher("|a|1|7|10000", 50.0, 99.0, 50.0)
     assert beat(watching, "|a|1|7|10000", 100.0)[1] is not None
     view, change = beat(watching, "|a|1|7|10000", 101.1)
-    assert (change, view.seen_at, view.watching_since) == (None, 101.1, 101.1)
+    assert (change, view.sight.seen_at, view.sight.watching_since) == (None, 101.1, 101.1)
 
 
 def test_a_holder_with_a_longer_lease_is_given_its_time() -> None:
     """Configs that differ while they are changed host by host."""
-    watching = View(Mark("b", "2"), 0.0, False, 0.0, "|a|1|7|20000", 50.0, 67.0, 40.0)
+    watching = watcher("|a|1|7|20000", 50.0, 67.0, 40.0)
     assert beat(watching, "|a|1|7|20000", 67.9)[1] is None
     assert beat(watching, "|a|1|7|20000", 68.0)[1] is not None
 
@@ -238,14 +243,15 @@ class Node:
         if self.view.may_act(self.clock()):
             # It acts from now until its deadline, whatever becomes of the process: the fence ends it.
             self.world.leading.append((self.world.now, self.view.acts_until - self.offset, self.name))
-            self.world.early += not self.view.confirmed
+            self.world.early += not self.view.hold.confirmed
         self.again()
 
     def leave(self, at: float) -> None:
         """Nothing of it acts any more; then the release is sent, at once or after a pause."""
         leading, now = self.world.leading, self.world.now
         leading[:] = [(begun, min(end, now) if name == self.name else end, name) for begun, end, name in leading]
-        change = lease.released(self.view, self.world.heir if self.world.chance.random() < 0.8 else "")
+        heir = self.world.heir if self.world.chance.random() < 0.8 else ""
+        change = lease.released(self.view.me, self.view.sight.value, heir)
         self.view = lease.stepped_down(self.view, f"{self.world.chance.random()}")
         self.world.handed_over += 1
         pause = self.world.chance.random() * 30 if self.world.happens("pause") else 0.0
