@@ -10,6 +10,7 @@ cd -- "$(dirname -- "$0")/.."
 
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+found() { [ -x "$1" ]; }
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need mariadbd mariadb-server
@@ -21,6 +22,12 @@ need ip iproute2
 need systemd-analyze systemd
 need openssl openssl
 need sqlite3 sqlite3
+need nginx nginx-light
+need node nodejs
+need java default-jre-headless
+need perl perl
+need php php-cli
+found /usr/sbin/php-fpm* || missing="$missing php-fpm"
 if [ -n "$missing" ]; then
     missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -61,6 +61,7 @@ class TargetOptions(Struct, frozen=True, kw_only=True):
     min_uptime: Duration = Duration(1)
     stop_signal: Text = "TERM"
     stop_timeout: Duration = Duration(30)
+    stop_mode: Literal["mixed", "group"] = "mixed"
     kill_after: Duration | None = None
     pre_stop: Text | None = None
     pre_stop_timeout: Duration = Duration(30)

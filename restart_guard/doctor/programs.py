@@ -17,7 +17,7 @@ def findings(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would prevent its launch."""
     targets = [target_of(config, name) for name in config.targets]
     processes.prepare()
-    observations = observe(targets, search_stopped=True)
+    observations = observe(targets, search_stopped=True, search_strangers=True)
     for target in targets:
         name, observed = target.name, in_group(config, target, observations[target.name])
         pid = f", pid {observed.process.pid}" if observed.process else ""

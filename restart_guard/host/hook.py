@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from restart_guard.durations import span
+from restart_guard.host import children
 
 _READ_BYTES = 65536
 _TAIL_CHARACTERS = 500
@@ -54,17 +55,19 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
     uid, gid, groups = hook.user or (None, None, None)
     with _output() as output:
         try:
-            child = subprocess.Popen(
-                hook.words,
-                cwd=hook.directory,
-                env=hook.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                user=uid,
-                group=gid,
-                extra_groups=groups,
+            child = children.start(
+                lambda: subprocess.Popen(
+                    hook.words,
+                    cwd=hook.directory,
+                    env=hook.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    user=uid,
+                    group=gid,
+                    extra_groups=groups,
+                )
             )
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)

@@ -1,9 +1,11 @@
 """The identity of a process, and whether it runs a guarded program. Pure: the process table looks, this decides."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from restart_guard.host.interpreters import script_index
 
 
 class Identity(NamedTuple):
@@ -36,11 +38,11 @@ class Facts(NamedTuple):
 
 
 class ProcessMatcher(NamedTuple):
-    """How a target is recognised among all processes.
+    """How a target is recognised among processes that no launch of ours started.
 
     ``runners`` gives the names that its process may run under (its interpreter, the program that a wrapper starts),
     ``before`` the words of its command between the first one and the program, ``alias`` the program's file name in the
-    config.
+    config, ``arguments`` gives the words after the program.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class ProcessMatcher(NamedTuple):
     identify: str
     before: tuple[str, ...] = ()
     alias: str = ""
+    arguments: Callable[[], tuple[str, ...]] = tuple
 
     @property
     def file_names(self) -> set[str]:
@@ -55,9 +58,6 @@ class ProcessMatcher(NamedTuple):
         return {self.path.name, self.alias or self.path.name}
 
 
-_NO_SCRIPT = ("-c", "-m")  # code or a module follows, and after it its arguments
-_WITH_VALUE = ("-W", "-X")
-_LOOKED_AT = 16
 _ALIASES = {"proc_exe": "exe", "proc_cwd": "cwd", "lsof_cwd": "cwd"}
 
 
@@ -71,7 +71,7 @@ class Look(NamedTuple):
 
     def candidates(self, index: Mapping[str, Sequence[str]]) -> set[str]:
         """The programs of an index by file name that this process may be."""
-        words = [word.rpartition("/")[2] for word in self.argv[:_LOOKED_AT]]
+        words = [word.rpartition("/")[2] for word in self.argv]
         if self.exe is not None:
             words.append(self.exe.name.removesuffix(" (deleted)"))
         return {name for word in words for name in index.get(word, ())}
@@ -82,80 +82,76 @@ class Look(NamedTuple):
 
         None: it looks like the program, and we may not look closely enough.
         """
-        if not self.argv:
-            return False  # a kernel thread
-        ways = {"exe": self._by_exe, "argv": self._by_argv, "cwd": self._by_cwd}
-        wanted = _ALIASES.get(program.identify, program.identify)
-        answers = [way(program) for way in (ways.values() if wanted == "auto" else [ways[wanted]])]
+        answers = [answer for answer, _ in self._answers(program)]
         return True if True in answers else None if None in answers else False
 
-    def _by_exe(self, program: ProcessMatcher) -> bool | None:
-        if self.exe is None:
-            return None if Path(self.argv[0]).name == program.path.name else False
-        return str(self.exe).removesuffix(" (deleted)") == str(program.path)
+    def is_as_configured(self, program: ProcessMatcher) -> bool:
+        """Whether it is the program with the same arguments; paths among them may be written in another way."""
+        return any(
+            answer and self._are_same(self.argv[index + 1 :], program.arguments())
+            for answer, index in self._answers(program)
+        )
 
-    def _by_argv(self, program: ProcessMatcher) -> bool | None:
+    def _answers(self, program: ProcessMatcher) -> list[tuple[bool | None, int]]:
+        """The answer of each way to identify, with the index of the word that is the program."""
+        if not self.argv:
+            return []  # a kernel thread
+        ways = {"exe": self._by_exe, "argv": self._by_argv, "cwd": self._by_cwd}
+        wanted = _ALIASES.get(program.identify, program.identify)
+        return [way(program) for way in (ways.values() if wanted == "auto" else [ways[wanted]])]
+
+    def _are_same(self, words: Sequence[str], wanted: Sequence[str]) -> bool:
+        return len(words) == len(wanted) and all(map(self._is_same, words, wanted))
+
+    def _is_same(self, word: str, other: str) -> bool:
+        if word == other or self.cwd is None or "/" not in word + other:
+            return word == other
+        return os.path.realpath(self.cwd / word) == os.path.realpath(self.cwd / other)
+
+    def _by_exe(self, program: ProcessMatcher) -> tuple[bool | None, int]:
+        if self.exe is None:
+            return None if Path(self.argv[0]).name == program.path.name else False, 0
+        return str(self.exe).removesuffix(" (deleted)") == str(program.path), 0
+
+    def _by_argv(self, program: ProcessMatcher) -> tuple[bool | None, int]:
         """The process is an interpreter of the program, and the program is its script: not a file in an editor, or a
         linter's argument."""
-        if family(self._runner()) not in program.runners():
-            return False
-        for word in self._scripts(program):
+        if unversioned(self._runner()) not in program.runners():
+            return False, 0
+        for index in self._scripts(program):
+            word = self.argv[index]
             if self.cwd is None and not word.startswith("/"):
                 if Path(word).name == program.path.name:
-                    return None
+                    return None, index
             elif os.path.realpath((self.cwd or Path("/")) / word) == str(program.path):
-                return True
-        return False
+                return True, index
+        return False, 0
 
-    def _by_cwd(self, program: ProcessMatcher) -> bool | None:
-        words = self._scripts(program) if family(self._runner()) in program.runners() else []
-        if not any(Path(word).name == program.path.name for word in [*words, self.argv[0]]):
-            return False
-        return None if self.cwd is None else self.cwd == program.path.parent
+    def _by_cwd(self, program: ProcessMatcher) -> tuple[bool | None, int]:
+        indexes = self._scripts(program) if unversioned(self._runner()) in program.runners() else []
+        for index in [*indexes, 0]:
+            if Path(self.argv[index]).name == program.path.name:
+                return None if self.cwd is None else self.cwd == program.path.parent, index
+        return False, 0
 
-    def _scripts(self, program: ProcessMatcher) -> list[str]:
-        """The interpreter's script argument, and the word at the program's place in the target's own command."""
-        words, place = list(self.argv[1:]), len(program.before)
-        own = words[place : place + 1] if tuple(words[:place]) == program.before else []
-        while words and words[0].startswith("-"):
-            if words[0] in _NO_SCRIPT:
-                return own
-            del words[: 2 if words[0] in _WITH_VALUE else 1]
-        return own + words[:1]
+    def _scripts(self, program: ProcessMatcher) -> list[int]:
+        """Where the program may be: the interpreter's script argument, and the place in the target's own command."""
+        place = len(program.before) + 1
+        is_own = tuple(self.argv[1:place]) == program.before and place < len(self.argv)
+        script = script_index(unversioned(self._runner()), self.argv)
+        return [*([place] if is_own else []), *([script] if script is not None else [])]
 
     def _runner(self) -> str:
         return self.exe.name if self.exe is not None else Path(self.argv[0]).name
 
 
-def family(name: str) -> str:
+def unversioned(name: str) -> str:
     """The name without its version: ``python3.11`` and ``python`` are one interpreter."""
     return name.removesuffix(" (deleted)").rstrip("0123456789.")
 
 
-def root(candidates: Sequence[Facts]) -> Facts | None:
-    """The master of its workers; of several masters, the oldest."""
-    pids = {process.pid for process in candidates}
-    tops = [process for process in candidates if process.parent not in pids]
+def oldest_top(processes: Sequence[Facts]) -> Facts | None:
+    """The master of its workers; of several masters, the oldest. None if there are none."""
+    pids = {process.pid for process in processes}
+    tops = [process for process in processes if process.parent not in pids]
     return min(tops, key=lambda process: (process.started, process.pid), default=None)
-
-
-def successors(candidates: Sequence[Facts], ended: Identity | None) -> list[Facts]:
-    """The candidates without the workers of a dead master.
-
-    In the session of the dead process only a process with workers of its own took over, as in an upgrade in place. A
-    process in another session is a daemon that the program became, or was started by hand.
-    """
-    if ended is None:
-        return list(candidates)
-    parents = {process.parent for process in candidates}
-    return [process for process in candidates if process.session != ended.pid or process.pid in parents]
-
-
-def descendants(of: Iterable[int], everybody: Sequence[Facts]) -> list[Facts]:
-    """The children of these processes, their children and so on."""
-    pids = set(of)
-    members = [process for process in everybody if process.parent in pids]
-    while not {process.pid for process in members} <= pids:
-        pids |= {process.pid for process in members}
-        members = [process for process in everybody if process.parent in pids]
-    return members

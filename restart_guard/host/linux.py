@@ -22,6 +22,8 @@ from restart_guard.host.identity import Facts, Identity, Look
 assert sys.platform == "linux"  # noqa: S101 (tells type checkers of other platforms to skip this file)
 
 _PROC = "/proc"
+_PR_SET_CHILD_SUBREAPER = 36
+_RLIMIT_LOCKS = 10  # Python has no name for it
 _LONGEST_POLL_MS = 2**31 - 1  # poll(2) takes an int: 24 days
 
 
@@ -110,12 +112,87 @@ def _link(pid: int, name: str) -> Path | None:
 
 def environment_entry(pid: int, name: str) -> str | None:
     """The value of this variable when the process was started; None if it had none, or if we may not look."""
+    return environment(pid, name).get(name)
+
+
+def environment(pid: int, prefix: str) -> dict[str, str]:
+    """The variables whose names begin so, when the process was started; none of them if we may not look."""
+    try:
+        content = _read(f"{pid}/environ")
+    except OSError:
+        return {}
+    if os.fsencode(prefix) not in content:
+        return {}
+    entries = (os.fsdecode(entry).partition("=") for entry in content.split(b"\0"))
+    return {name: value for name, _, value in entries if name.startswith(prefix)}
+
+
+def executable(pid: int) -> str | None:
+    """The file that a process runs; None if it has ended, or if we may not look."""
     with suppress(OSError):
-        start = os.fsencode(f"{name}=")
-        for entry in _read(f"{pid}/environ").split(b"\0"):
-            if entry.startswith(start):
-                return os.fsdecode(entry[len(start) :])
+        link = _link(pid, "exe")
+        return None if link is None else str(link)
     return None
+
+
+def shares_namespaces(pid: int) -> bool:
+    """Whether a process has our pid and mount namespaces: that of a container does not. Where that may not be seen, as
+    of another user's process, by the pid namespaces in its status."""
+    try:
+        return all(
+            os.stat(f"{_PROC}/{pid}/ns/{name}").st_ino == os.stat(f"{_PROC}/self/ns/{name}").st_ino  # noqa: PTH116
+            for name in ("pid", "mnt")
+        )
+    except PermissionError:
+        with suppress(OSError):
+            # NSpid: the pid in each namespace from ours inwards, so one number for a process of our own.
+            for line in _read(f"{pid}/status").splitlines():
+                if line.startswith(b"NSpid:"):
+                    return len(line.split()) == 2
+        return True
+    except OSError:
+        return False
+
+
+def inherited_number(pid: int) -> int | None:
+    """The number that ``give_number`` gave to a process or to an ancestor of it; None if there is none."""
+    with suppress(OSError):
+        for line in _read(f"{pid}/limits").splitlines():
+            if line.startswith(b"Max file locks"):
+                word = line.split()[3]
+                return int(word) if word.isdigit() else None
+    return None
+
+
+@contextmanager
+def give_number(number: int) -> Iterator[None]:
+    """Children that are started meanwhile have this number, and so have their descendants, whatever they do to their
+    session, command line and environment.
+
+    It is the soft limit RLIMIT_LOCKS, which Linux has kept without any effect since 2.4.25 (getrlimit(2)), and which
+    /proc/PID/limits shows to everybody. Only for one thread at a time: a limit is the process's.
+    """
+    # Only who launches something pays for this import.
+    import resource
+
+    limits = resource.getrlimit(_RLIMIT_LOCKS)
+    try:
+        resource.setrlimit(_RLIMIT_LOCKS, (number, limits[1]))
+    except (OSError, ValueError, OverflowError):  # a hard limit below it; session and environment remain
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(_RLIMIT_LOCKS, limits)
+
+
+def become_subreaper() -> None:
+    """Orphans of our children become our children from now on, and not those of init."""
+    # Only who launches something pays for this import.
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def owner(pid: int) -> int | None:

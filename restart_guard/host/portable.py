@@ -90,10 +90,41 @@ def _path(get: Callable[[], str]) -> Path | None:
 
 def environment_entry(pid: int, name: str) -> str | None:
     """The value of this variable when the process was started; None if it had none, or if we may not look."""
+    return environment(pid, name).get(name)
+
+
+def environment(pid: int, prefix: str) -> dict[str, str]:
+    """The variables whose names begin so, when the process was started; none of them if we may not look."""
     with suppress(psutil.Error, OSError):
-        value: str | None = psutil.Process(pid).environ().get(name)
-        return value
+        return {name: value for name, value in psutil.Process(pid).environ().items() if name.startswith(prefix)}
+    return {}
+
+
+def executable(pid: int) -> str | None:
+    """The file that a process runs; None if it has ended, or if we may not look."""
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(pid).exe()
     return None
+
+
+def shares_namespaces(_pid: int) -> bool:
+    """There are no namespaces here."""
+    return True
+
+
+def inherited_number(_pid: int) -> int | None:
+    """There is no such number here."""
+    return None
+
+
+@contextmanager
+def give_number(_number: int) -> Iterator[None]:
+    """There is no such number here."""
+    yield
+
+
+def become_subreaper() -> None:
+    """Orphans stay those of init here."""
 
 
 def owner(pid: int) -> int | None:

@@ -6,6 +6,7 @@ program that runs without a record is searched for.
 """
 
 import os
+import pwd
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,15 @@ from restart_guard import clock
 from restart_guard.durations import span
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.host import hook, process_table
+from restart_guard.host.family import Ending, Family, is_fence
 from restart_guard.host.identity import Identity
+from restart_guard.host.strangers import Likeness, Stranger
 from restart_guard.programs import crashes, health, launch, processes
 from restart_guard.programs import stop as drain
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.launch import Launched, Spawned
 from restart_guard.programs.lifecycle import Action, Command, State, decide
-from restart_guard.programs.observe import observe, remembered
+from restart_guard.programs.observe import observe
 from restart_guard.programs.pidlock import Record
 from restart_guard.programs.target import Observation, StopOptions, Target, hook_of
 
@@ -47,13 +50,14 @@ class ActionResult(NamedTuple):
 
 
 class ActionOptions(NamedTuple):
-    """Options of an action: how to stop, how long to wait for the lock, the reason to report, and whether to wait until
-    a launched program has stayed up."""
+    """Options of an action: how to stop, how long to wait for the lock, the reason to report, whether to wait until a
+    launched program has stayed up, and how the program has just ended."""
 
     stop: StopOptions = StopOptions()
     wait_s: float = 0.0
     why: str = ""
     settle: bool = True
+    ending: Ending | None = None
 
 
 _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
@@ -64,12 +68,14 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
     """Do what a command asks of one target. Errors are in the result, never raised."""
     try:
         with target.lock.held(wait_s=options.wait_s):
-            observed = observe([target], search_stopped=command is not Command.TICK)[target.name]
-            if observed.process is not None and command in _RUNNING and _is_unfenced(target, observed.process):
-                drain.drain(target, observed.process, StopOptions(force=True))
-                observed = observe([target], search_stopped=True)[target.name]
+            observed = _observe(target, command, options.ending)
+            if observed.process is not None and command in _RUNNING and _is_unfenced(target, observed):
+                drain.drain(target, observed.process, _family(observed), StopOptions(force=True))
+                observed = _observe(target, command, None)
             if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
                 target.lock.record(Record(process_table.boot_id()))  # becoming the leader must not start it here
+            if observed.stranger is not None and observed.stranger.likeness is not Likeness.ARGUMENTS:
+                return _meet(target, observed.stranger, observed)
             return _do(target, observed, command, options)
     except BusyError as error:
         return ActionResult(target.name, ok=True, text=str(error), busy=True)
@@ -79,10 +85,26 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
         return ActionResult(target.name, ok=False, text=str(error))
 
 
-def _is_unfenced(target: Target, process: Identity) -> bool:
+def _observe(target: Target, command: Command, ending: Ending | None) -> Observation:
+    return observe(
+        [target],
+        search_stopped=command is not Command.TICK,
+        search_strangers=command in (Command.START, Command.COLD),
+        endings={target.name: ending} if ending is not None else {},
+    )[target.name]
+
+
+def _family(observed: Observation) -> Family:
+    assert observed.process is not None  # noqa: S101 (the caller's guard)
+    return observed.family or Family(observed.process)
+
+
+def _is_unfenced(target: Target, observed: Observation) -> bool:
     """Whether a target of a group would outlive its host's permit: a worker whose fence was killed, or a process from
     before there was a group. Neither may be taken for the target."""
-    return target.permit is not None and not processes.is_fence(process.pid)
+    if target.permit is None or observed.process is None or observed.stranger is not None:
+        return False
+    return not is_fence(observed.process.pid)
 
 
 def revive(ended: Sequence[tuple[Target, Identity]]) -> dict[str, ActionResult | None]:
@@ -128,20 +150,20 @@ def _may_be_launched(target: Target, record: Record) -> bool:
 def _do(target: Target, observed: Observation, command: Command, options: ActionOptions) -> ActionResult:
     match decide(command, observed.state):
         case Action.LOCK if observed.process is not None:
-            launch.adopt(target, observed.process, observed.record)
+            launch.adopt(target, observed.process, observed.family, observed.record)
             return ActionResult(
                 target.name, ok=True, text=f"already runs, pid {observed.process.pid}", process=observed.process
             )
         case Action.LAUNCH if not target.may_run:
             return _stand_by(target, observed, command)
         case Action.LAUNCH if command is Command.TICK and observed.record.starting:
-            return _launch(target, observed.record, "started", options, by_hand=True)
+            return _launch(target, observed, "started", options, by_hand=True)
         case Action.LAUNCH if command is Command.TICK:
             if _waits(target, observed.record):
                 return ActionResult(target.name, ok=True, text="")
-            return _launch(target, observed.record, "relaunched", options, by_hand=False)
+            return _launch(target, observed, "relaunched", options, by_hand=False)
         case Action.LAUNCH:
-            return _launch(target, observed.record, "started", options, by_hand=command is not Command.HEAL)
+            return _launch(target, observed, "started", options, by_hand=command is not Command.HEAL)
         case Action.DRAIN | Action.REST | Action.FORGET | Action.KILL | Action.SWEEP as action:
             return _end(target, action, observed, options)
         case Action.CYCLE if observed.process is not None:
@@ -155,6 +177,28 @@ def _do(target: Target, observed: Observation, command: Command, options: Action
     return ActionResult(target.name, ok=observed.state is not State.UNKNOWN, text=_as_it_is(observed, command))
 
 
+def _meet(target: Target, stranger: Stranger, observed: Observation) -> ActionResult:
+    """A start meets the program, which restart-guard did not start: adopt it if that may be."""
+    pid = stranger.process.pid
+    if stranger.likeness is Likeness.SAME and target.permit is None:
+        launch.adopt(target, stranger.process, None, observed.record)
+        return ActionResult(target.name, ok=True, text=f"already runs, pid {pid}", process=stranger.process)
+    why = "it cannot be fenced" if stranger.likeness is Likeness.SAME else f"it runs as {_account(stranger.owner)}"
+    return ActionResult(
+        target.name,
+        ok=False,
+        text=f"already runs as pid {pid}, which restart-guard did not start and may not take over: {why}. "
+        "Nothing was started. Stop that process first, by hand.",
+    )
+
+
+def _account(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"uid {uid}"
+
+
 def _stand_by(target: Target, observed: Observation, command: Command) -> ActionResult:
     """This host may not run it now. A start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
@@ -166,15 +210,15 @@ def _stand_by(target: Target, observed: Observation, command: Command) -> Action
 def _end(target: Target, action: Action, observed: Observation, options: ActionOptions) -> ActionResult:
     """End a program, or the orphans of a dead one."""
     if action is Action.KILL and observed.process is not None:
-        ended = drain.kill(target, observed.process)
+        ended = drain.kill(observed.process, _family(observed))
         target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
         again = "; the next tick relaunches it" if ended.ok and target.lock.is_there() else ""
         return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
         _give_up(target, observed.record)  # the intent first: a stop that is interrupted stays a stop
     if action in (Action.DRAIN, Action.REST) and observed.process is not None:
-        return _stopped(target, observed.process, options)
-    swept = _sweep(target, observed.record, options.stop)
+        return _stopped(target, observed, options)
+    swept = _sweep(target, observed, options.stop)
     if swept is not None:
         return swept
     if action is Action.FORGET:
@@ -195,33 +239,13 @@ def _give_up(target: Target, record: Record) -> None:
         target.lock.forget()
 
 
-def _sweep(target: Target, record: Record, stop: StopOptions) -> ActionResult | None:
+def _sweep(target: Target, observed: Observation, stop: StopOptions) -> ActionResult | None:
     """End the orphans of a dead program; None if there are none."""
-    ended = drain.sweep(target, record.process, stop) if record.process is not None else None
+    ended = drain.sweep(target, observed.family, stop) if observed.family is not None else None
     if ended is None:
         return None
     advice = "" if ended.ok else "; stop --force kills it"
     return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=ended.text)
-
-
-def follow(target: Target) -> ActionResult:
-    """A tick for a target whose process ended with status 0: a launcher's daemon is followed, which takes
-    ``min_uptime``."""
-    try:
-        with target.lock.held(wait_s=0):
-            record = remembered(target)
-            if target.lock.is_there() and (record.process is None or not processes.is_alive(record.process)):
-                process = launch.daemon(target)
-                if process is not None:
-                    launch.adopt(target, process, record)
-                    return ActionResult(
-                        target.name, ok=True, text=f"now runs in the background, pid {process.pid}", process=process
-                    )
-    except (BusyError, PermissionError):
-        return ActionResult(target.name, ok=True, text="", busy=True)
-    except GuardError as error:
-        return ActionResult(target.name, ok=False, text=str(error))
-    return act(target, Command.TICK, ActionOptions(settle=False))
 
 
 def _refuse(target: Target, observed: Observation, command: Command) -> ActionResult:
@@ -244,10 +268,12 @@ def _repair(target: Target, observed: Observation, process: Identity) -> ActionR
         target.lock.record(record)
     if fine or observed.state is State.UNGUARDED:
         return ActionResult(target.name, ok=True, text="", process=process)
-    launch.adopt(target, process, record)
+    launch.adopt(target, process, observed.family, record)
     if record.starting:
         text = f"its start was interrupted; it is guarded now, pid {process.pid}"
         return ActionResult(target.name, ok=True, text=text, event=text, process=process)
+    if record.process is not None and record.process != process:
+        return ActionResult(target.name, ok=True, text=f"goes on as pid {process.pid}", process=process)
     return ActionResult(
         target.name, ok=True, text=f"its pid lock was repaired: it runs as pid {process.pid}", process=process
     )
@@ -277,10 +303,18 @@ def _waits(target: Target, record: Record) -> bool:
     return True
 
 
-def _launch(target: Target, record: Record, word: str, options: ActionOptions, *, by_hand: bool) -> ActionResult:
-    cleared = drain.clear(target, record.process) if record.process is not None else ""
-    result = launch.launch(target, record, by_hand=by_hand, settle=options.settle)
-    return _launch_result(target, result, f"{cleared}{word}" if not options.why else f"{options.why}: {cleared}{word}")
+def _launch(target: Target, observed: Observation, word: str, options: ActionOptions, *, by_hand: bool) -> ActionResult:
+    cleared = drain.clear(target, observed.family) if observed.family is not None else ""
+    launched = launch.launch(target, observed.record, by_hand=by_hand, settle=options.settle)
+    words = f"{cleared}{word}" if not options.why else f"{options.why}: {cleared}{word}"
+    result = _launch_result(target, launched, words)
+    if observed.stranger is None or not result.ok:
+        return result
+    pid = observed.stranger.process.pid
+    return result._replace(
+        text=f"{result.text}; pid {pid}, which restart-guard did not start, runs the same program with other arguments "
+        "and is left alone"
+    )
 
 
 def _launch_result(target: Target, result: Launched, words: str) -> ActionResult:
@@ -302,8 +336,9 @@ def _launch_result(target: Target, result: Launched, words: str) -> ActionResult
     )
 
 
-def _stopped(target: Target, process: Identity, options: ActionOptions) -> ActionResult:
-    ended = drain.drain(target, process, options.stop)
+def _stopped(target: Target, observed: Observation, options: ActionOptions) -> ActionResult:
+    assert observed.process is not None  # noqa: S101 (the caller's guard)
+    ended = drain.drain(target, observed.process, _family(observed), options.stop)
     advice = "" if ended.ok else "; stop --force kills it"
     event = ended.text if ended.ok else f"did not stop: {ended.text}"
     return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
@@ -311,12 +346,11 @@ def _stopped(target: Target, process: Identity, options: ActionOptions) -> Actio
 
 def _cycle(target: Target, observed: Observation, command: Command, options: ActionOptions) -> ActionResult:
     """A graceful stop and a start. The pid lock stays, so that the next tick completes an interrupted one."""
-    assert observed.process is not None  # noqa: S101 (the caller's guard)
-    result = _stopped(target, observed.process, options)
+    result = _stopped(target, observed, options)
     if not result.ok:
         return result
     by_hand = command is Command.COLD
-    return _launch(target, observed.record, f"{result.text}; started", options, by_hand=by_hand)
+    return _launch(target, observed, f"{result.text}; started", options, by_hand=by_hand)
 
 
 def _reload(target: Target, process: Identity) -> ActionResult:

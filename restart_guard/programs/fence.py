@@ -1,9 +1,12 @@
-"""Runs a target only for as long as its host may: python -m restart_guard.programs.fence PERMIT -- COMMAND...
+"""Runs a target only for as long as its host may: python -m restart_guard.programs.fence PERMIT SECONDS -- COMMAND...
 
 A small process between the guard and a target of a standby group. When the permit expires it KILLs all processes of the
 target, whatever happened to the guard: killed, stopped, or cut off. Its own death ends the target too, by the
 parent-death signal (prctl(2), PR_SET_PDEATHSIG). A second process, in a session of its own, ends whatever is left then,
 at the latest when the permit expires, and all of it if the fence hangs and lets the permit pass.
+
+It stays for as long as anything of the target's family runs the program: docs/lineage.md. SECONDS is the target's
+start_timeout, within which launchers leave.
 
 Variables that are meant for the target's Python must not affect this one: RESTART_GUARD_FENCE has the differences.
 """
@@ -21,6 +24,7 @@ from typing import NoReturn
 
 from restart_guard import clock
 from restart_guard.host import permit, process_table
+from restart_guard.host.family import FENCE, MARK, TICKET, Ending, Family, Snapshot, successor
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.programs import processes
 
@@ -39,16 +43,16 @@ _HANDED_ON = signal.valid_signals() - _NOT_HANDED_ON
 
 
 def main() -> None:
-    if sys.argv[2:3] != ["--"] or not sys.argv[3:]:
+    if sys.argv[3:4] != ["--"] or not sys.argv[4:]:
         sys.exit(__doc__)
-    path, command = Path(sys.argv[1]), sys.argv[3:]
+    path, launcher_s, command = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[4:]
     own = process_table.identity(os.getpid())
     permitted = permit.read(path)
     if own is None or not (permitted.starts and permitted.holds()):
         sys.exit("This host does not lead: the program was not started.")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | {signal.SIGCHLD})
-    ours = partial(_all_of, own, Path(os.environ.get(processes.MARK, "")))
-    _kill(partial(ours, 0), own.boot)  # left by an earlier launch whose fences were killed
+    family = Family(own, os.environ.get(TICKET, ""))
+    _kill(partial(_marked, own, os.environ.get(MARK, "")), own.boot)  # left by a launch whose fences were killed
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that a daemon becomes our child and is fenced too
     again = partial(_second, path, own)
     second = again()
@@ -57,7 +61,7 @@ def main() -> None:
     while True:
         left_s = permit.read(path).until - clock.boottime()
         if left_s <= 0:
-            _kill(partial(ours, second), own.boot)
+            _kill(partial(_left, family, second), own.boot)
             _end_as(-signal.SIGKILL)
         # The clock of a timed wait stops during a suspend, and the permit may be revoked.
         waited_for, seconds = _HANDED_ON | {signal.SIGCHLD}, min(left_s, _LOOK_S)
@@ -67,12 +71,13 @@ def main() -> None:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
         elif number == signal.SIGCHLD:
-            child, second = _collect(own, child, second, again)
+            is_launcher = process_table.uptime_s(own) < launcher_s
+            child, second = _collect(family, child, second, again, soon=is_launcher)
 
 
-def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -> tuple[int, int]:
-    """Exit when the target has ended, in the same way. A target that ended with status 0 may have been the launcher of
-    a daemon, which is the child from then on. If the second process has ended, a new one is started."""
+def _collect(family: Family, child: int, second: int, again: Callable[[], int], *, soon: bool) -> tuple[int, int]:
+    """Exit when the target has ended, in the same way. If another process goes on as the program, such as the daemon of
+    a launcher, that is the child from then on. If the second process has ended, a new one is started."""
     ended = None
     with suppress(ChildProcessError):
         while True:
@@ -83,21 +88,23 @@ def _collect(own: Identity, child: int, second: int, again: Callable[[], int]) -
                 ended = os.waitstatus_to_exitcode(status)
             if pid == second:
                 second = again()
-    if ended is None:
-        return child, second
-    program = Path(os.environ.get(processes.MARK, ""))
-    daemons = [pid for pid in _children() if pid != second and _is_program(pid, program)] if ended == 0 else []
-    if not daemons:
-        # Processes that the second process will find may drain; all others must not outlive us.
-        _kill(lambda: [member for member in _all_of(own, None, second) if not _is_found_again(member, own)], own.boot)
-        _end_as(ended)
-    return daemons[0], second
+    if ended is not None:
+        following = successor(_left(family, second), Ending(ended, soon=soon), process_table.executable)
+        if following is None:
+            # Processes that the second process will find may drain; all others must not outlive us.
+            _kill(partial(_hidden, family, second), family.leader.boot)
+            _end_as(ended)
+        child = following.pid
+    return child, second
 
 
-def _is_found_again(member: Facts, own: Identity) -> bool:
-    ticket = os.environ.get(processes.TICKET)
-    return member.session == own.pid or (
-        bool(ticket) and process_table.environment_entry(member.pid, processes.TICKET) == ticket
+def _hidden(family: Family, second: int) -> list[Facts]:
+    return [member for member in _left(family, second) if not _is_found_again(member, family)]
+
+
+def _is_found_again(member: Facts, family: Family) -> bool:
+    return member.session == family.leader.pid or (
+        bool(family.ticket) and process_table.environment_entry(member.pid, TICKET) == family.ticket
     )
 
 
@@ -108,16 +115,6 @@ def _children() -> list[int]:
         return [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
     except OSError:
         return [member.pid for _ in range(2) for member in process_table.everybody() if member.parent == own]
-
-
-def _is_program(pid: int, program: Path) -> bool:
-    """Whether a process has the program as its executable or among its arguments."""
-    try:
-        look = process_table.look(pid)
-    except OSError:
-        return False
-    folder = look.cwd or program.parent
-    return look.exe == program or any(os.path.realpath(folder / word) == str(program) for word in look.argv)
 
 
 def _end_as(code: int) -> NoReturn:
@@ -148,7 +145,7 @@ def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
             signal.signal(number, signal.SIG_DFL)
-        for name, value in json.loads(os.environ.pop(processes.FENCE, "{}")).items():
+        for name, value in json.loads(os.environ.pop(FENCE, "{}")).items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
@@ -178,7 +175,7 @@ def _second(path: Path, own: Identity) -> int:
             if permit.read(path).until + LATE_S < clock.boottime():
                 process_table.send(own, signal.SIGKILL)  # it hangs, or was stopped
                 break
-        left = partial(processes.of_launch, own, os.environ.get(processes.TICKET, ""))
+        left = partial(_left, Family(own, os.environ.get(TICKET, "")), os.getpid())
         while permit.read(path).holds() and left():
             clock.sleep(LATE_S)
         _kill(left, own.boot)
@@ -186,12 +183,24 @@ def _second(path: Path, own: Identity) -> int:
         os._exit(0)
 
 
-def _all_of(own: Identity, program: Path | None, second: int) -> list[Facts]:
-    """All processes that belong to the target, of this launch or another, and our descendants, except the second
-    process."""
-    members = {member.pid: member for member in processes.kin(own, program)}
+def _left(family: Family, second: int) -> list[Facts]:
+    """All processes of the target and our descendants, without the fence itself and its second process."""
+    members = {member.pid: member for member in processes.family_of(family)}
     members |= {pid: member for pid in _children() if (member := process_table.facts(pid)) is not None}
-    return [member for member in members.values() if member.pid != second and not member.dead]
+    others = (second, family.leader.pid)
+    return [member for member in members.values() if member.pid not in others and not member.dead]
+
+
+def _marked(own: Identity, program: str) -> list[Facts]:
+    """All processes that an earlier launch of this program has left."""
+    snapshot = Snapshot()
+    return [
+        process
+        for process in snapshot.processes
+        if process.pid != own.pid
+        and snapshot.entry(process, MARK) == program
+        and snapshot.entry(process, FENCE) is None
+    ]
 
 
 def _kill(left: Callable[[], Sequence[Facts]], boot: str) -> None:

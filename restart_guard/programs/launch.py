@@ -10,37 +10,42 @@ import msgspec
 from restart_guard import clock
 from restart_guard.durations import span
 from restart_guard.errors import GuardError
-from restart_guard.host import process_table
+from restart_guard.host import children, process_table
+from restart_guard.host.family import Ending, Family, successor
 from restart_guard.host.hook import signal_name
-from restart_guard.host.identity import Identity
-from restart_guard.programs import crashes, processes
+from restart_guard.host.identity import Facts, Identity
+from restart_guard.programs import crashes, processes, stop
 from restart_guard.programs.health import HealthRecord
 from restart_guard.programs.pidlock import Record
 from restart_guard.programs.target import Target, launch_of
 
 _LOG_TAIL_BYTES = 2000
-_DAEMON_S = 0.5
 
 
 class Launched(NamedTuple):
-    """The result of a launch. ``child`` is None if nothing was started or another process took over.
+    """The result of a launch. ``child`` is None if nothing was started; ``record`` is what was recorded about it.
 
     ``text`` is for an operator and may hold the end of the program's log; ``why`` is the part for journal and alert.
     """
 
     ok: bool
     text: str
+    record: Record
     why: str = ""
     process: Identity | None = None
     child: "subprocess.Popen[bytes] | None" = None
-    crashes: int = 0
+
+    @property
+    def crashes(self) -> int:
+        return self.record.crashes.in_a_row
 
 
 class Spawned(NamedTuple):
-    """A program that was started and is not recorded yet; if it could not be started, ``child`` is None and ``why`` the
-    reason."""
+    """A program that was started with this ticket and is not recorded yet; if it could not be started, ``child`` is
+    None and ``why`` the reason."""
 
     record: Record
+    ticket: str
     child: "subprocess.Popen[bytes] | None"
     why: str = ""
 
@@ -52,31 +57,37 @@ def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
     starting = by_hand and not target.lock.is_there()
     if starting or not before.ticket:
         # If we are killed after this line, the launched process is found by its ticket, and a tick completes the start.
-        intent = Record(process_table.boot_id(), before.process, starting=starting, ticket=ticket, crashes=counts)
+        intent = msgspec.structs.replace(
+            before, starting=starting, ticket=ticket, crashes=counts, health=HealthRecord()
+        )
         if not target.lock.record(intent):
             raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")
-    record = Record(process_table.boot_id(), None, starting=starting, ticket=_ticket(), crashes=counts)
+    record = Record(process_table.boot_id(), starting=starting, ticket=_ticket(), crashes=counts)
     try:
-        return Spawned(record, processes.launch(launch_of(target, ticket)))
+        return Spawned(record, ticket, processes.launch(launch_of(target, ticket)))
     except (OSError, ValueError, GuardError) as error:
-        return Spawned(msgspec.structs.replace(record, starting=False), None, f"could not be started: {_why(error)}")
+        why = f"could not be started: {_why(error)}"
+        return Spawned(msgspec.structs.replace(record, starting=False), ticket, None, why)
 
 
 def _ticket() -> str:
-    return os.urandom(8).hex()
+    return os.urandom(8).hex()[1:]  # less than 2**63, since the kernel keeps it as a limit too
 
 
 def remember(target: Target, spawned: Spawned) -> Launched:
     """Record the identity, and bring an existing pid lock up to date. Raises GuardError."""
-    crashes = spawned.record.crashes.in_a_row
     if spawned.child is None:
         target.lock.record(spawned.record)
-        return Launched(ok=False, text=spawned.why, why=spawned.why, crashes=crashes)
-    process = process_table.identity(spawned.child.pid)
-    target.lock.record(msgspec.structs.replace(spawned.record, process=process))
-    if process is not None and target.lock.is_there() and target.lock.read() != process.pid:
+        return Launched(ok=False, text=spawned.why, record=spawned.record, why=spawned.why)
+    # It may have ended already; it keeps its entry until we collect it.
+    facts = process_table.facts(spawned.child.pid)
+    started = 0 if facts is None else facts.started
+    process = Identity(spawned.child.pid, started, process_table.boot_id())
+    record = msgspec.structs.replace(spawned.record, process=process, family=Family(process, spawned.ticket))
+    target.lock.record(record)
+    if target.lock.is_there() and target.lock.read() != process.pid:
         target.lock.write(process.pid, sync=False)
-    return Launched(ok=True, text="", process=process, child=spawned.child, crashes=crashes)
+    return Launched(ok=True, text="", record=record, process=process, child=spawned.child)
 
 
 def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> Launched:
@@ -85,16 +96,68 @@ def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> La
     Without ``settle`` the result comes as soon as it runs, for a caller that will itself notice if it ends early.
     """
     log_size = _size(target.settings.log_file)
-    spawned = spawn(target, before, by_hand=by_hand)
-    result = remember(target, spawned)
-    if spawned.child is None or not settle:
+    result = remember(target, spawn(target, before, by_hand=by_hand))
+    if result.child is None or not settle:
         return result
-    record = msgspec.structs.replace(spawned.record, process=result.process)
-    if result.process is not None and not process_table.wait(result.process, target.settings.min_uptime):
-        guard(target, record)
-        ill = _wait_until_well(target, result.process) if by_hand else ""
-        return result._replace(ok=not ill, text=ill, why=ill)
-    return _ended_early(target, spawned.child.wait(), record, log_size)
+    process, record, status = _settled(target, result.record, result.child)
+    if process is None:
+        return _ended_early(target, status, record, log_size)
+    guard(target, record)
+    ill = _wait_until_well(target, process) if by_hand else ""
+    return result._replace(ok=not ill, text=ill, record=record, why=ill, process=process)
+
+
+def _settled(
+    target: Target, record: Record, child: "subprocess.Popen[bytes]"
+) -> tuple[Identity | None, Record, int | None]:
+    """Follow a launch until what runs the program has stayed up for ``min_uptime``: the launched process, or what goes
+    on in its place. No process, and the last exit status, if nothing does.
+
+    A chain of launchers is followed for as long as a start may take.
+    """
+    settings = target.settings
+    deadline = clock.monotonic() + max(settings.start_timeout, settings.min_uptime)
+    process = record.process
+    while process is not None:
+        ended = process_table.wait(process, settings.min_uptime)
+        if not ended and _may_launch(target, process, record):
+            # Who waits for a daemon to be ready may take longer; later nobody could tell its end from a crash.
+            ended = process_table.wait(process, deadline - clock.monotonic())
+        if not ended:
+            break
+        status = child.wait() if process.pid == child.pid else children.collect(process.pid)
+        following = follow(target, record, Ending(status))
+        if following is None or clock.monotonic() > deadline:
+            return None, record, status
+        record, process = following, following.process
+    return process, record, None
+
+
+def _may_launch(target: Target, process: Identity, record: Record) -> bool:
+    """Whether a living process may be the launcher of a daemon, which has a session of its own. A fence waits itself
+    for the end of launchers."""
+    facts = process_table.facts(process.pid)
+    if facts is None or record.family is None or target.permit is not None:
+        return False
+    return any(member.session != facts.session for member in processes.family_of(record.family))
+
+
+def follow(target: Target, record: Record, ending: Ending) -> Record | None:
+    """The record with what goes on as the program after its process has ended; None if the program is dead.
+
+    Behind a fence nothing goes on: the fence stays for as long as anything of its family lives.
+    """
+    if record.family is None or target.permit is not None:
+        return None
+    found = successor(processes.family_of(record.family), ending, process_table.executable)
+    return None if found is None else followed_by(record, found)
+
+
+def followed_by(record: Record, found: Facts) -> Record:
+    """The record of a program that this member of its family runs from now on."""
+    assert record.family is not None  # noqa: S101 (the caller's guard)
+    family = record.family.followed_by(found)
+    return msgspec.structs.replace(record, process=processes.identity_of(found), family=family, health=HealthRecord())
 
 
 def guard(target: Target, record: Record) -> None:
@@ -104,36 +167,20 @@ def guard(target: Target, record: Record) -> None:
     target.lock.record(msgspec.structs.replace(record, starting=False))
 
 
-def adopt(target: Target, process: Identity, before: Record) -> None:
+def adopt(target: Target, process: Identity, family: Family | None, before: Record) -> None:
     """Guard a process that runs already. Raises GuardError."""
-    same = before.process == process
-    guard(target, msgspec.structs.replace(before, process=process, health=before.health if same else HealthRecord()))
+    if before.process != process:
+        before = msgspec.structs.replace(before, process=process, health=HealthRecord())
+    guard(target, msgspec.structs.replace(before, family=family or Family(process)))
 
 
-def _ended_early(target: Target, status: int, record: Record, log_size: int) -> Launched:
-    """The launched process has ended: that is fine for a launcher whose daemon runs on, and a failure otherwise."""
-    if status == 0:
-        process = daemon(target)
-        if process is not None:
-            adopt(target, process, record)
-            return Launched(ok=True, text="", process=process, crashes=record.crashes.in_a_row)
+def _ended_early(target: Target, status: int | None, record: Record, log_size: int) -> Launched:
+    """The launched process has ended and nothing goes on in its place: what it left is ended too."""
+    cleared = stop.clear(target, record.family) if record.family is not None else ""
     target.lock.record(msgspec.structs.replace(record, starting=False))
-    why = f"ended within {span(target.settings.min_uptime)} with {how_it_ended(status)}"
-    return Launched(
-        ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", why=why, crashes=record.crashes.in_a_row
-    )
-
-
-def daemon(target: Target) -> Identity | None:
-    """The daemon of a launcher that ended with status 0, once it has stayed up: daemons fork more than once."""
-    patience = max(_DAEMON_S, target.settings.min_uptime)
-    deadline = clock.monotonic() + patience
-    while clock.monotonic() < deadline:
-        process = processes.search({target.name: target.program}, {}, {}).get(target.name)
-        if process is not None and not process_table.wait(process, patience):
-            return process
-        clock.sleep(0.02)
-    return None
+    how = f" with {how_it_ended(status)}" if status is not None else ""
+    why = f"{cleared}ended within {span(target.settings.min_uptime)}{how}"
+    return Launched(ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", record=record, why=why)
 
 
 def _wait_until_well(target: Target, process: Identity) -> str:

@@ -1,52 +1,57 @@
-"""The state of guarded programs: from their records, which costs almost nothing, else by one search for all."""
+"""The state of guarded programs: from their records, which costs almost nothing, else by one scan for all.
 
+docs/lineage.md has the rule.
+"""
+
+import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 
 import msgspec
 
 from restart_guard import clock
 from restart_guard.counts import counted
-from restart_guard.host import process_table
+from restart_guard.errors import GuardError
+from restart_guard.host import process_table, strangers
+from restart_guard.host.family import MARK, TICKET, Ending, Family, Snapshot, members, successor
+from restart_guard.host.identity import Facts, Identity
+from restart_guard.host.strangers import Likeness, Wanted
 from restart_guard.programs import crashes, processes
 from restart_guard.programs.lifecycle import State, state_of
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.target import Observation, Target
+from restart_guard.programs.target import Observation, Target, uid_of
+
+_NONE: Mapping[str, Ending] = MappingProxyType({})
 
 
-def observe(targets: Iterable[Target], *, search_stopped: bool) -> dict[str, Observation]:
-    """Look at every target: by its recorded identity, which costs nothing, else by one search for all the others.
+def observe(
+    targets: Iterable[Target],
+    *,
+    search_stopped: bool,
+    search_strangers: bool = False,
+    endings: Mapping[str, Ending] = _NONE,
+) -> dict[str, Observation]:
+    """Look at every target: by its recorded identity, which costs nothing, else by one scan for all the others.
 
-    Without ``search_stopped`` a target that has no pid lock is not searched for.
+    Without ``search_stopped`` a target that has no pid lock is not looked for. With ``search_strangers`` processes like
+    it that no launch of ours started are looked for too. ``endings`` tells how processes that have just ended did so.
     """
     observed: dict[str, Observation] = {}
     unknown: dict[str, tuple[Target, Record]] = {}
     for target in targets:
         record = remembered(target)
         wanted = record.starting or target.lock.is_there()
-        known = _by_record(target, record, wanted=wanted)
+        known = _by_record(record, wanted=wanted)
         if known is not None:
             observed[target.name] = known
         elif wanted or search_stopped:
             unknown[target.name] = (target, record)
         else:
-            observed[target.name] = Observation(State.STOPPED, None, record)
-    if not unknown:
-        return observed
-    programs = {name: target.program for name, (target, _) in unknown.items()}
-    ended = {name: record.process for name, (_, record) in unknown.items()}
-    tickets = {name: record.ticket for name, (_, record) in unknown.items() if record.ticket}
-    processes_found = processes.search(programs, ended, tickets)
-    for name, (target, record) in unknown.items():
-        process = processes_found.get(name)
-        if name in processes_found and process is None:
-            why = "another user's process looks like it, and may not be examined"
-            observed[name] = Observation(State.UNKNOWN, None, record, why)
-        elif process is not None:
-            state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
-            observed[name] = Observation(state, process, record, "found by its command")
-        else:
-            observed[name] = dead(target, record)
+            observed[target.name] = Observation(State.STOPPED, None, record, family=record.family)
+    if unknown:
+        observed |= _by_family(unknown, endings, search_strangers=search_strangers)
     return observed
 
 
@@ -57,7 +62,7 @@ def remembered(target: Target) -> Record:
     if record.process is not None and os.geteuid() == 0:
         writer = target.lock.recorded_by()
         if writer not in (0, None, process_table.owner(record.process.pid)):
-            return msgspec.structs.replace(record, process=None)
+            return msgspec.structs.replace(record, process=None, family=None)
     return record
 
 
@@ -66,26 +71,133 @@ def dead(target: Target, record: Record) -> Observation:
     wait = crashes.next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
     state = state_of(locked=record.starting or target.lock.is_there(), alive=False, next_try_s=wait)
     if state is not State.BACKOFF:
-        return Observation(state, None, record)
+        return Observation(state, None, record, family=record.family)
     times = record.crashes.in_a_row
     why = f"{counted(times, 'relaunch', 'relaunches')} in a row" if times else "waiting before its relaunch"
-    return Observation(state, None, record, why, wait)
+    return Observation(state, None, record, why, wait, family=record.family)
 
 
-def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation | None:
-    """The observation from the record and the pid lock, if they name a living process that is the program."""
+def _by_record(record: Record, *, wanted: bool) -> Observation | None:
+    """The observation from the record, if it names a process that lives or may not be looked at."""
     try:
         if record.process is not None and processes.is_alive(record.process):
-            return Observation(state_of(locked=wanted, alive=True), record.process, record)
-        pid = target.lock.read()
-        if pid is None or (record.process is not None and record.process.pid == pid):
-            return None
-        is_program = processes.was_launched_as(pid, target.program.path) or processes.matches(pid, target.program)
-        if is_program is None:
-            return Observation(State.UNKNOWN, None, record, f"pid {pid} may not be examined")
-        process = process_table.identity(pid) if is_program else None
-        if process is not None:
-            return Observation(state_of(locked=wanted, alive=True), process, record)
+            family = record.family or _family_of_launch(record.process)
+            return Observation(state_of(locked=wanted, alive=True), record.process, record, family=family)
     except PermissionError:
         return Observation(State.UNKNOWN, None, record, "its process may not be examined")
     return None
+
+
+def _family_of_launch(process: Identity) -> Family:
+    """Of a process whose launch was recorded without its family, or not at all: its environment has the ticket."""
+    return Family(process, process_table.environment_entry(process.pid, TICKET) or "")
+
+
+def _by_family(
+    unknown: Mapping[str, tuple[Target, Record]], endings: Mapping[str, Ending], *, search_strangers: bool
+) -> dict[str, Observation]:
+    """Of targets whose recorded process does not live: what goes on in their families."""
+    snapshot = Snapshot()
+    families: dict[str, Family] = {}
+    for name, (target, record) in unknown.items():
+        family = _family(target, record, snapshot)
+        if family is not None:
+            families[name] = family
+    left = members(families, snapshot)
+    observed = {
+        name: _of_family(target, record, families.get(name), left.get(name, ()), endings.get(name))
+        for name, (target, record) in unknown.items()
+    }
+    if search_strangers:
+        ours = {process.pid for members in left.values() for process in members}
+        others = [process for process in snapshot.processes if process.pid not in ours]
+        lost = [target for name, (target, _) in unknown.items() if observed[name].process is None]
+        observed |= _with_strangers(lost, observed, [one for one in others if snapshot.ticket(one) is None])
+    return observed
+
+
+def _family(target: Target, record: Record, snapshot: Snapshot) -> Family | None:
+    """The family of a target's last launch: one that was interrupted before it was recorded, or the recorded one, or
+    where the record was lost one that carries the program's mark."""
+    found = snapshot.launched(ticket=record.ticket) if record.ticket else None
+    if found is not None or record.family is not None:
+        return found or record.family
+    if record.process is not None:
+        return Family(record.process)
+    return snapshot.launched(program=str(target.program.path))
+
+
+def _of_family(
+    target: Target, record: Record, family: Family | None, left: Sequence[Facts], ending: Ending | None
+) -> Observation:
+    """The observation of a target by its family, of which these members live."""
+    try:
+        process = _named_by_lock(target, record, left)
+    except PermissionError:
+        why = f"pid {target.lock.read()} may not be examined"
+        return Observation(State.UNKNOWN, None, record, why, family=family)
+    if process is None and family is not None:
+        process = _goes_on(target, family, left, ending)
+    if process is None:
+        return dead(target, record)._replace(family=family)
+    identity = processes.identity_of(process)
+    if family is not None and process in left:
+        family = family if identity == family.leader else family.followed_by(process)
+    else:
+        family = _family_of_launch(identity)
+    state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
+    return Observation(state, identity, record, family=family)
+
+
+def _named_by_lock(target: Target, record: Record, left: Sequence[Facts]) -> Facts | None:
+    """The living process that the pid lock names, if it is the program and the record does not have it yet. Raises
+    PermissionError."""
+    pid = target.lock.read()
+    if pid is None or (record.process is not None and record.process.pid == pid):
+        return None
+    process = process_table.facts(pid)
+    if process is None or process.dead:
+        return None
+    is_ours = process in left or process_table.environment_entry(pid, MARK) == str(target.program.path)
+    # Its title may hide the mark. The pid lock is ours alone, so for the pid that it names likeness is enough.
+    return process if is_ours or _looks_alike(pid, target) else None
+
+
+def _looks_alike(pid: int, target: Target) -> bool:
+    try:
+        answer = process_table.look(pid).is_program(target.program)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    if answer is None:
+        raise PermissionError(errno.EACCES, "it may not be examined")
+    return answer
+
+
+def _goes_on(target: Target, family: Family, left: Sequence[Facts], ending: Ending | None) -> Facts | None:
+    """The member of a family that runs the program. Behind a fence only that does: it stays for as long as anything of
+    its family lives."""
+    leader = next((process for process in left if processes.identity_of(process) == family.leader), None)
+    if leader is not None or target.permit is not None:
+        return leader
+    return successor(left, ending or Ending(), process_table.executable)
+
+
+def _with_strangers(
+    targets: Sequence[Target], observed: Mapping[str, Observation], others: Sequence[Facts]
+) -> dict[str, Observation]:
+    """The observations of targets that are not alive, with the processes that are like them."""
+    wanted = {}
+    for target in targets:
+        with suppress(GuardError):  # an account that does not exist: nothing runs as that
+            wanted[target.name] = Wanted(target.program, uid_of(target))
+    found = {}
+    for name, stranger in strangers.search(wanted, others).items():
+        seen = observed[name]._replace(stranger=stranger)
+        if stranger.likeness is Likeness.SAME and seen.state is State.STOPPED:
+            seen = seen._replace(
+                state=State.UNGUARDED,
+                process=stranger.process,
+                why="restart-guard did not start it; start adopts it",
+            )
+        found[name] = seen
+    return found

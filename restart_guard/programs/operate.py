@@ -71,7 +71,7 @@ def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -
 
 def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Observation, int]]:
     """Every target's observation, and its number of relaunches if the journal can be read."""
-    observed = observe(targets, search_stopped=True)
+    observed = observe(targets, search_stopped=True, search_strangers=True)
     restarts: dict[str, int] = {}
     with suppress(JournalError):
         journal = Journal.open_to_read(config.state_dir)

@@ -17,6 +17,7 @@ import msgspec
 
 from restart_guard import clock
 from restart_guard.errors import BusyError, GuardError
+from restart_guard.host.family import Family
 from restart_guard.host.identity import Identity
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.health import HealthRecord
@@ -29,12 +30,14 @@ _MAKING_S = 0.2  # between the creation of a lock file and the moment when all c
 class Record(msgspec.Struct, frozen=True):
     """The facts about a target that are kept between runs, within one boot.
 
-    ``ticket``: the next launch will carry it, so that a launch that is interrupted before it is recorded is found
-    again. ``starting``: a start is under way, by hand or because this host leads now; a tick or a watch completes it.
+    ``process`` runs the program; it is of ``family``, the last launch. ``ticket``: the next launch will carry it, so
+    that a launch that is interrupted before it is recorded is found again. ``starting``: a start is under way, by hand
+    or because this host leads now; a tick or a watch completes it.
     """
 
     boot: str
     process: Identity | None = None
+    family: Family | None = None
     starting: bool = False
     ticket: str = ""
     crashes: Crashes = Crashes()

@@ -4,14 +4,14 @@ Stopped means that nothing is left.
 """
 
 import signal
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from restart_guard import clock
 from restart_guard.durations import span
 from restart_guard.errors import GuardError
-from restart_guard.host import hook
+from restart_guard.host import hook, process_table
+from restart_guard.host.family import Family, is_fence
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.programs import processes
 from restart_guard.programs.target import StopOptions, Target, hook_of
@@ -31,27 +31,74 @@ class Ended(NamedTuple):
         return not self.left
 
 
-def drain(target: Target, process: Identity, stop: StopOptions) -> Ended:
-    """Run pre_stop, send stop_signal to the program and its kin, wait for their end, KILL what is left if asked."""
-    settings, path = target.settings, target.program.path
-    number = signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"]
+def drain(target: Target, process: Identity, family: Family, stop: StopOptions) -> Ended:
+    """Run pre_stop, send stop_signal, wait until nothing of the family is left, KILL what is left if asked.
+
+    The program gets the signal first, and the others when it has ended, so that a master can let its workers finish.
+    """
+    settings = target.settings
     before = _pre_stop(target, process)
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
     kill_after = min(settings.kill_after or timeout, timeout) if stop.force else settings.kill_after
     began = clock.monotonic()
-    others = processes.kin(process, path)
-    count = len(others) + (not processes.is_fence(process.pid))
-    processes.end(process, others, number)
+    known = processes.family_of(family)
+    count = sum(not is_fence(member.pid) for member in known)
     patience = timeout if kill_after is None else min(timeout, kill_after)
-    left = _wait(target, process, others, stop, patience)
+    left = _drained(target, process, family, known, _Wait(target.name, began + patience, stop.tell))
     took = span(clock.monotonic() - began)
     if not left:
         return Ended(f"{before}stopped in {took}{_of(count)}")
     if kill_after is not None and kill_after <= timeout:
         killed = f"killed after {took}: {_names(left)}"
-        left = _kill_all(path, process, left)
+        left = _kill_all(family, left)
         return Ended(f"{before}{killed}" if not left else f"{before}{_names(left)} cannot be killed", tuple(left))
     return Ended(f"{before}still runs after {took}: {_names(left)}", tuple(left))
+
+
+class _Wait(NamedTuple):
+    """A wait until a moment, about which somebody may want to be told."""
+
+    name: str
+    deadline: float
+    tell: Callable[[str, float, int], None] | None = None
+
+
+def _drained(target: Target, process: Identity, family: Family, known: Sequence[Facts], until: _Wait) -> list[Facts]:
+    number = signal.Signals[f"SIG{target.settings.stop_signal.removeprefix('SIG')}"]
+    program = processes.behind_fence(process)
+    process_table.send(process, signal.SIGCONT)  # also a fence, which would not see the end of its program else
+    processes.send(program, number)
+    if target.settings.stop_mode == "group":
+        processes.signal_all(_others(known, program), number)
+    else:
+        _wait(until, lambda seconds: process_table.wait(program, seconds), lambda: len(known))
+        if process_table.wait(program, 0):
+            known = processes.left_of(family, known)
+            processes.signal_all(_others(known, program), number)
+    left: list[Facts] = []
+
+    def is_done(seconds: float) -> bool:
+        left[:] = processes.wait_for_all(family, known, seconds)
+        return not left
+
+    _wait(until, is_done, lambda: len(left))
+    return left
+
+
+def _others(known: Sequence[Facts], program: Identity) -> list[Facts]:
+    """All but the program, and the fence: that would hand a signal on to the program."""
+    return [member for member in known if member.pid != program.pid and not is_fence(member.pid)]
+
+
+def _wait(until: _Wait, is_done: Callable[[float], bool], count: Callable[[], int]) -> None:
+    """Wait for a condition, which is given the seconds to wait for; tell about once a second what is left."""
+    while True:
+        remaining = max(0.0, until.deadline - clock.monotonic())
+        step = remaining if until.tell is None else min(remaining, _TOLD_EVERY_S)
+        if is_done(step) or clock.monotonic() >= until.deadline:
+            return
+        if until.tell is not None:
+            until.tell(until.name, until.deadline - clock.monotonic(), count())
 
 
 def _pre_stop(target: Target, process: Identity) -> str:
@@ -68,67 +115,51 @@ def _pre_stop(target: Target, process: Identity) -> str:
     return f"pre_stop took {took}; " if ran.ok else f"pre_stop failed ({ran}); "
 
 
-def _wait(target: Target, process: Identity, others: Sequence[Facts], stop: StopOptions, seconds: float) -> list[Facts]:
-    deadline = clock.monotonic() + seconds
-    left: list[Facts] = []
-    while True:
-        remaining = max(0.0, deadline - clock.monotonic())
-        step = remaining if stop.tell is None else min(remaining, _TOLD_EVERY_S)
-        left = processes.wait_for_all(process, others, target.program.path, step)
-        remaining = deadline - clock.monotonic()
-        if not left or remaining <= 0:
-            return left
-        if stop.tell is not None:
-            stop.tell(target.name, remaining, len(left))
-
-
-def kill(target: Target, process: Identity) -> Ended:
-    """KILL to a program and its kin."""
-    left = _kill_all(target.program.path, process, processes.kin(process, target.program.path))
+def kill(process: Identity, family: Family) -> Ended:
+    """KILL to a program and its family. Raises PermissionError."""
+    processes.send(process, signal.SIGKILL)
+    left = _kill_all(family, processes.family_of(family))
     if left:
         return Ended(f"{_names(left)} cannot be killed: it hangs in the kernel", tuple(left))
     return Ended(f"killed pid {process.pid}")
 
 
-def _kill_all(program: Path | None, process: Identity, others: Sequence[Facts]) -> list[Facts]:
-    left = list(others)
+def _kill_all(family: Family, known: Sequence[Facts]) -> list[Facts]:
+    left = list(known)
     for _ in range(3):  # a process may fork while it is being killed
-        processes.end(process, left, signal.SIGKILL)
-        left = processes.wait_for_all(process, left, program, _KILL_S / 3)
+        processes.signal_all(left, signal.SIGKILL)
+        left = processes.wait_for_all(family, left, _KILL_S / 3)
         if not left:
             break
     return left
 
 
-def clear(target: Target, ended: Identity) -> str:
-    """End the orphans in a dead program's session, which would hold its port. Returns a clause about it."""
-    orphans = processes.kin(ended) if processes.may_have_kin(ended) else []
+def clear(target: Target, family: Family) -> str:
+    """End what a dead program left behind, which would hold its port. Returns a clause about it."""
+    orphans = processes.family_of(family)
     if not orphans:
         return ""
-    _end_orphans(target, ended, None, orphans, StopOptions(force=True))
+    _end_orphans(target, family, orphans, StopOptions(force=True))
     return f"ended orphans: {_names(orphans)}; "
 
 
-def sweep(target: Target, ended: Identity, stop: StopOptions) -> Ended | None:
-    """End all orphans of a dead program, in any session; None if there are none."""
-    path = target.program.path
-    orphans = processes.kin(ended, path)
+def sweep(target: Target, family: Family, stop: StopOptions) -> Ended | None:
+    """End all orphans of a dead program; None if there are none."""
+    orphans = processes.family_of(family)
     if not orphans:
         return None
-    left = _end_orphans(target, ended, path, orphans, stop)
+    left = _end_orphans(target, family, orphans, stop)
     if left:
         return Ended(f"was dead, but orphans still run: {_names(left)}", tuple(left))
     return Ended(f"was dead; ended its orphans: {_names(orphans)}")
 
 
-def _end_orphans(
-    target: Target, ended: Identity, program: Path | None, orphans: Sequence[Facts], stop: StopOptions
-) -> list[Facts]:
+def _end_orphans(target: Target, family: Family, orphans: Sequence[Facts], stop: StopOptions) -> list[Facts]:
     settings = target.settings
-    processes.end(ended, orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
+    processes.signal_all(orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
-    left = processes.wait_for_all(ended, orphans, program, timeout)
-    return _kill_all(program, ended, left) if left and stop.force else left
+    left = processes.wait_for_all(family, orphans, timeout)
+    return _kill_all(family, left) if left and stop.force else left
 
 
 def _of(count: int) -> str:

@@ -17,8 +17,10 @@ from restart_guard.config.options import Config, Redis, TargetOptions
 from restart_guard.config.values import parse_environment
 from restart_guard.errors import GuardError
 from restart_guard.host import permit
+from restart_guard.host.family import FENCE, MARK, TARGET, TICKET, Family
 from restart_guard.host.hook import Hook
-from restart_guard.host.identity import Identity, ProcessMatcher, family
+from restart_guard.host.identity import Identity, ProcessMatcher, unversioned
+from restart_guard.host.strangers import Stranger
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.pidlock import PidLock, Record
@@ -47,13 +49,19 @@ class Target(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A target's state and process. ``why`` explains the state if that is needed."""
+    """A target's state and process. ``why`` explains the state if that is needed.
+
+    ``family`` is what ``process`` belongs to, or what is left of the last launch. ``stranger`` is a process like the
+    target that no launch of ours started; it has been looked for only if that was asked.
+    """
 
     state: State
     process: Identity | None
     record: Record
     why: str = ""
     next_try_s: float | None = None
+    family: Family | None = None
+    stranger: Stranger | None = None
 
 
 class StopOptions(NamedTuple):
@@ -74,7 +82,8 @@ def target_of(config: Config, name: str) -> Target:
     place = words.index(str(path)) if str(path) in words else len(words)
     # Computed only if a search needs it: a tick over many healthy targets must not open their files.
     runners = cache(partial(_runners, settings, path, words[:place]))
-    program = ProcessMatcher(path, runners, settings.identify, tuple(words[1:place]), settings.program.name)
+    arguments = cache(partial(_arguments, words, path, shell=settings.shell))
+    program = ProcessMatcher(path, runners, settings.identify, tuple(words[1:place]), settings.program.name, arguments)
     only_leading = config.permit if name in config.standby_targets else None
     return Target(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
 
@@ -92,7 +101,45 @@ def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> froze
     names = {path.name}
     for word in words:
         names |= {Path(word).name, Path(os.path.realpath(_found_on_path(word))).name}
-    return frozenset(map(family, names))
+    return frozenset(map(unversioned, names))
+
+
+def _arguments(words: Sequence[str], path: Path, *, shell: bool) -> tuple[str, ...]:
+    """The words after the program in its command; all but the first if the program is not named there."""
+    if shell:
+        words = next((part for part in _simple_commands(words[-1]) if _place(part, path) is not None), ())
+    place = _place(words, path)
+    return tuple(words[1 if place is None else place + 1 :])
+
+
+def _place(words: Sequence[str], path: Path) -> int | None:
+    """Which word of a command is the program."""
+    found = (index for index, word in enumerate(words) if os.path.realpath(path.parent / word) == str(path))
+    return next(found, None)
+
+
+# A word with its quotes, a redirection, or what ends a simple command (sh(1p), "Shell Grammar").
+_SHELL_PART = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\;&|()<>])+|[<>]+&?|[;&|()\n]"""
+
+
+def _simple_commands(text: str) -> list[list[str]]:
+    """The words of each simple command in a line for the shell, without redirections."""
+    commands: list[list[str]] = [[]]
+    is_target = False
+    for found in re.finditer(_SHELL_PART, text):
+        word = found[0]
+        if word[0] in "<>":
+            if commands[-1] and commands[-1][-1].isdigit() and text[found.start() - 1].isdigit():
+                commands[-1].pop()
+            is_target = True
+        elif word in ";&|()\n":
+            commands.append([])
+        elif is_target:
+            is_target = False
+        else:
+            with suppress(ValueError):
+                commands[-1] += shlex.split(word)
+    return commands
 
 
 def _found_on_path(word: str) -> str:
@@ -121,9 +168,9 @@ def launch_of(target: Target, ticket: str) -> Launch:
     """The launch of a target now, from its files and accounts at this moment. Raises GuardError."""
     settings = target.settings
     words = command_words(settings, settings.command, target.program.path)
-    around = environment(target) | {processes.TICKET: ticket}
+    around = environment(target) | {TICKET: ticket}
     if target.permit is not None:
-        words, around = _fenced(target.permit, words, around)
+        words, around = _fenced(target.permit, settings.start_timeout, words, around)
     return Launch(
         words,
         target.program.path.parent,
@@ -131,10 +178,13 @@ def launch_of(target: Target, ticket: str) -> Launch:
         settings.log_file,
         umask=int(settings.umask, 8) if settings.umask is not None else -1,
         user=account(settings.user),
+        ticket=ticket,
     )
 
 
-def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def _fenced(
+    path: Path, launcher_s: float, words: list[str], around: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
     """A command behind a fence, whose own Python ignores the settings for the target's Python."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
@@ -142,15 +192,24 @@ def _fenced(path: Path, words: list[str], around: Mapping[str, str]) -> tuple[li
     changes = {name: theirs.get(name) for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)}
     plain = {name: value for name, value in around.items() if name not in theirs}
     # Files in its folder must not replace modules of ours (python -P).
-    command = [sys.executable, "-P", "-m", "restart_guard.programs.fence", str(path), "--", *words]
-    return command, {**plain, **ours, processes.FENCE: msgspec.json.encode(changes).decode()}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "restart_guard.programs.fence",
+        str(path),
+        str(float(launcher_s)),
+        "--",
+        *words,
+    ]
+    return command, {**plain, **ours, FENCE: msgspec.json.encode(changes).decode()}
 
 
 def hook_of(target: Target, command: str, process: Identity | None, timeout_s: float) -> Hook:
     """A command about the target, run like the target: same account, directory and environment. Raises GuardError."""
     more = {"RESTART_GUARD_PID": str(processes.behind_fence(process).pid)} if process is not None else {}
     # Processes that the hook starts do not belong to the target: they must not carry its mark.
-    plain = {name: value for name, value in environment(target).items() if name != processes.MARK}
+    plain = {name: value for name, value in environment(target).items() if name != MARK}
     words = command_words(target.settings, command, target.program.path)
     return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
 
@@ -176,8 +235,8 @@ def environment(target: Target) -> dict[str, str]:
         variables["RESTART_GUARD_FENCING_TOKEN"] = str(token)
     return variables | {
         **settings.environment,
-        "RESTART_GUARD_TARGET": target.name,
-        processes.MARK: str(target.program.path),
+        TARGET: target.name,
+        MARK: str(target.program.path),
     }
 
 
@@ -196,6 +255,12 @@ def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:
     if os.geteuid() != 0:
         raise GuardError(f"only root can start it as user {user}.")
     return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def uid_of(target: Target) -> int:
+    """The uid of the account that a target runs as. Raises GuardError."""
+    user = target.settings.user
+    return os.geteuid() if user is None else _entry(user).pw_uid
 
 
 def _entry(user: str) -> pwd.struct_passwd:

@@ -23,8 +23,9 @@ from restart_guard import clock
 from restart_guard.backoff import delay
 from restart_guard.config.options import Config
 from restart_guard.durations import span
-from restart_guard.host import process_table
-from restart_guard.host.identity import Identity
+from restart_guard.host import children, process_table
+from restart_guard.host.family import Ending, Family, members
+from restart_guard.host.identity import Facts, Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
 from restart_guard.programs.actions import ActionOptions, ActionResult
@@ -72,6 +73,10 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
         watch.run(None if for_s is None else clock.monotonic() + for_s)
 
 
+def _wake_up(_number: int, _frame: object) -> None:
+    """The signal's byte in the pipe has done it."""
+
+
 class _Left(BaseException):
     """A signal came while this process waited for another watch to end."""
 
@@ -108,22 +113,28 @@ class _Watched:
     def name(self) -> str:
         return self.target.name
 
-    def collect(self) -> int | None:
-        """The exit status of a process that has ended, if it is a child of ours."""
-        child, self.child = self.child, None
-        return child.wait() if child is not None else None
+    def look_by(self, moment: float) -> None:
+        """Look at it at this moment, or before."""
+        self.look_at = moment if self.look_at is None else min(self.look_at, moment)
 
-    def has_ended(self, process: Identity, status: int | None) -> None:
-        ended = how_it_ended(status) if status is not None else "ended"
-        self.ended = f"{ended} after {span(process_table.uptime_s(process))}"
+    def has_ended(self, process: Identity) -> Ending:
+        """Take note of the end of a process."""
+        child, self.child = self.child, None
+        is_launched = child is not None and child.pid == process.pid
+        status = child.wait() if child is not None and is_launched else children.collect(process.pid)
+        uptime_s = process_table.uptime_s(process)
+        self.process = None
+        self.ended = f"{how_it_ended(status) if status is not None else 'ended'} after {span(uptime_s)}"
+        return Ending(status, soon=uptime_s < self.target.settings.start_timeout)
 
 
 class _Death(NamedTuple):
-    """A process that has just ended; ``status`` is None if it was no child of ours."""
+    """A process that has just ended."""
 
     watched: _Watched
     process: Identity
-    status: int | None
+    ending: Ending
+    was_launched: bool
 
 
 class _Watch:
@@ -140,6 +151,8 @@ class _Watch:
         os.set_blocking(self._wake, False)
         self._deaths.listen(self._woken)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _wake_up)  # so that orphans are reaped at once
+        self._ended_already: list[Identity] = []  # before they could be waited for
         self._folders = FolderEvents()
         if self._folders.fd is not None:
             self._deaths.listen(self._folders.fd)
@@ -168,8 +181,10 @@ class _Watch:
             self._probe([one for one in every if one.probe_at is not None and one.probe_at <= now])
             moments = [at for one in every for at in (one.look_at, one.probe_at) if at is not None]
             moments += [next_scan] + ([until] if until else [])
-            ended, ready = self._deaths.wait(max(0.0, min(moments) - clock.monotonic()))
-            self._relaunch(ended)
+            patience_s = 0.0 if self._ended_already else max(0.0, min(moments) - clock.monotonic())
+            ended, ready = self._deaths.wait(patience_s)
+            before, self._ended_already = self._ended_already, []
+            self._relaunch([*before, *ended])
             if ready:
                 with suppress(BlockingIOError):
                     os.read(self._woken, 4096)
@@ -189,39 +204,41 @@ class _Watch:
         self._writer.keep_house(targets)
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
-        """Relaunch what has just ended before anything else is done; first what has surely left no orphans.
+        """Relaunch what has just ended before anything else is done; first what has surely left nothing behind.
 
-        For the rest (also when only a zombie is left, which init has still to reap) one scan of the process table shows
-        whether orphans remain.
+        For the rest one scan of the process table shows whether anything of their families lives: it may go on as the
+        program, or must be ended first.
         """
         by_process = {one.process: one for one in self._targets.values() if one.process is not None}
-        deaths = [_Death(by_process[process], process, by_process[process].collect()) for process in ended]
-        for death in deaths:
-            death.watched.process = None
-        unsure = [death for death in deaths if processes.may_have_kin(death.process)]
+        deaths = []
+        for process in ended:
+            watched = by_process[process]
+            was_launched = watched.child is not None and watched.child.pid == process.pid
+            deaths.append(_Death(watched, process, watched.has_ended(process), was_launched))
+        unsure = [death for death in deaths if not death.was_launched or processes.may_be_left(death.process)]
         self._revive([death for death in deaths if death not in unsure])
-        sessions = processes.living_sessions() if unsure else set()
-        self._revive([death for death in unsure if death.process.pid not in sessions])
-        for death in unsure:
-            if death.process.pid in sessions:
-                self._act(death.watched, ended_well=death.status == 0)
+        if unsure:
+            left = _left_behind([death.watched.target for death in unsure])
+            self._revive([death for death in unsure if not left[death.watched.name]])
+            for death in unsure:
+                if left[death.watched.name]:
+                    self._act(death.watched, death.ending)
+        children.reap(keep=[one.process.pid for one in self._targets.values() if one.process is not None])
 
     def _revive(self, deaths: Sequence[_Death]) -> None:
-        # A launcher that ended well may have left a daemon, which only a search finds.
-        simple = [death for death in deaths if death.status != 0 and not death.watched.is_busy]
+        simple = [death for death in deaths if not death.watched.is_busy]
         results = actions.revive([(death.watched.target, death.process) for death in simple])
         for death in deaths:
             result = results.get(death.watched.name)
             if result is None:
-                self._act(death.watched, ended_well=death.status == 0)
-                continue
-            death.watched.has_ended(death.process, death.status)
-            self._take(death.watched, result)
+                self._act(death.watched, death.ending)
+            else:
+                self._take(death.watched, result)
 
     def _take(self, watched: _Watched, result: ActionResult) -> None:
         """Go on from what was done to a target."""
         ended = ""
-        if result.event is not None:
+        if result.event is not None or result.process is not None:
             ended, watched.ended = watched.ended, ""
         if result.child is not None:
             watched.child = result.child
@@ -231,9 +248,9 @@ class _Watch:
             watched.tries = 0
             self._wait_for(watched, result.process)
             if result.crashes:
-                watched.look_at = clock.monotonic() + watched.target.settings.restart_backoff.reset_after
+                watched.look_by(clock.monotonic() + watched.target.settings.restart_backoff.reset_after)
         else:
-            watched.look_at = 0.0
+            watched.look_by(0.0)
         if result.event is not None:
             self._writer.put(result._replace(event=f"{ended}: {result.event}" if ended else result.event))
             if ended and result.ok and result.text:
@@ -251,7 +268,7 @@ class _Watch:
     def _try_again(self, watched: _Watched) -> None:
         """Somebody else acts on it, or it cannot be done now: soon, then less often."""
         watched.tries += 1
-        watched.look_at = clock.monotonic() + delay(watched.tries, first_s=_AGAIN_FIRST_S, cap_s=_AGAIN_CAP_S)
+        watched.look_by(clock.monotonic() + delay(watched.tries, first_s=_AGAIN_FIRST_S, cap_s=_AGAIN_CAP_S))
 
     def _wait_for(self, watched: _Watched, process: Identity) -> None:
         """Wait for the end of this process from now on."""
@@ -264,13 +281,9 @@ class _Watch:
             alive = self._deaths.add(process)
         except PermissionError:
             return  # the scan looks at it
-        if alive:
-            watched.process = process
-            return
-        status = watched.collect()
-        if status is not None:
-            watched.has_ended(process, status)
-        watched.look_at = 0.0
+        watched.process = process
+        if not alive:
+            self._ended_already.append(process)
 
     def _look(self, every: Sequence[_Watched]) -> None:
         """See how targets are, and do what that asks for."""
@@ -286,24 +299,22 @@ class _Watch:
                 if observed.record.crashes != Crashes():
                     left = target.settings.restart_backoff.reset_after - process_table.uptime_s(observed.process)
                     # It is old enough but still not well: its health check does not pass yet.
-                    watched.look_at = now + (left + 0.05 if left > 0 else _NOT_WELL_S)
+                    watched.look_by(now + (left + 0.05 if left > 0 else _NOT_WELL_S))
             elif observed.state is State.BACKOFF and observed.next_try_s is not None:
-                watched.look_at = now + observed.next_try_s
+                watched.look_by(now + observed.next_try_s)
                 if watched.ended:
                     text = f"{watched.ended}; next try in {span(observed.next_try_s)} ({observed.why})"
                     self._say(ActionResult(watched.name, ok=True, text=text))
             if tick.needs_care(target, observed) and observed.state is not State.UNKNOWN:
                 self._act(watched)
 
-    def _act(self, watched: _Watched, *, ended_well: bool = False) -> None:
+    def _act(self, watched: _Watched, ending: Ending | None = None) -> None:
         """A tick of one target, in the background."""
         if watched.is_busy:
             return
         watched.is_busy = True
-        if ended_well:
-            job = partial(actions.follow, watched.target)
-        else:
-            job = partial(actions.act, watched.target, Command.TICK, ActionOptions(settle=False))
+        options = ActionOptions(settle=False, ending=ending)
+        job = partial(actions.act, watched.target, Command.TICK, options)
         in_background(job, partial(self._post, watched.name, act=True))
 
     def _probe(self, every: Iterable[_Watched]) -> None:
@@ -339,6 +350,18 @@ class _Watch:
         while any(one.is_busy for one in self._targets.values()) and clock.monotonic() < deadline:
             clock.sleep(0.01)
             self._collect()
+
+
+def _left_behind(targets: Sequence[Target]) -> dict[str, Sequence[Facts]]:
+    """What lives of the families of targets whose processes have ended, by their records."""
+    families: dict[str, Family] = {}
+    for target in targets:
+        record = target.lock.recorded(process_table.boot_id())
+        family = record.family or (Family(record.process) if record.process is not None else None)
+        if family is not None:
+            families[target.name] = family
+    left = members(families)
+    return {target.name: left.get(target.name, ()) for target in targets}
 
 
 def _look_after(target: Target) -> ActionResult | None:

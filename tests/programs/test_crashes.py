@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from restart_guard.config.options import Backoff
 from restart_guard.config.values import parse_environment, parse_place
 from restart_guard.durations import Duration
-from restart_guard.host.identity import Facts, Identity, Look, ProcessMatcher, root, successors
+from restart_guard.host.family import Ending, successor
+from restart_guard.host.identity import Facts, Look, ProcessMatcher, oldest_top
 from restart_guard.journal.incident import Incident
 from restart_guard.programs import crashes
 from restart_guard.programs.crashes import Crashes
@@ -104,18 +105,44 @@ def facts(pid: int, parent: int, session: int) -> Facts:
     return Facts(pid, "x", "S", parent, session, session, pid)
 
 
-def test_of_a_master_with_workers_the_root_counts_and_orphans_are_no_successor() -> None:
-    """Only a process with workers of its own takes over a dead master's session."""
-    master, workers = facts(10, 1, 10), [facts(11, 10, 10), facts(12, 10, 10)]
-    assert root([*workers, master]) == master
-    orphans = [facts(11, 1, 10), facts(12, 1, 10)]
-    ended = Identity(10, 10, "b")
-    assert successors(orphans, ended) == []
-    assert successors(orphans, None) == orphans
-    upgraded = [facts(20, 1, 10), facts(21, 20, 10)]
-    assert root(successors([*upgraded, *orphans], ended)) == upgraded[0]
-    daemon = facts(30, 1, 30)
-    assert successors([daemon, *orphans], ended) == [daemon]
+MASTER, WORKERS = facts(10, 1, 10), [facts(11, 10, 10), facts(12, 10, 10)]
+ORPHANS = [facts(11, 1, 10), facts(12, 1, 10)]
+UPGRADED = [facts(20, 1, 10), facts(21, 20, 10)]
+DAEMON = [facts(30, 1, 30)]
+
+
+@pytest.mark.parametrize(
+    ("left", "ending", "pid"),
+    [
+        (ORPHANS, Ending(-9), None),
+        (ORPHANS, Ending(-9, soon=False), None),
+        (ORPHANS, Ending(None), None),
+        (ORPHANS, Ending(None, soon=False), None),
+        (ORPHANS[:1], Ending(None), None),
+        (ORPHANS[:1], Ending(None, soon=False), None),
+        ([*ORPHANS, *UPGRADED], Ending(-9), None),  # killed before it had handed over
+        (UPGRADED, Ending(None, soon=False), 20),
+        (UPGRADED, Ending(0, soon=False), 20),
+        (UPGRADED, Ending(-15, soon=False), 20),
+        ([*UPGRADED, ORPHANS[0]], Ending(0, soon=False), 20),  # a worker that still drains
+        (ORPHANS[:1], Ending(0), 11),  # a launcher's only process
+        (DAEMON, Ending(0), 30),
+        (DAEMON, Ending(None), None),
+        (DAEMON, Ending(1), None),
+        (DAEMON, Ending(None, soon=False), None),
+        ([*DAEMON, facts(31, 30, 30)], Ending(None), 30),
+        ([], Ending(0), None),
+    ],
+)
+def test_what_goes_on_as_the_program(left: list[Facts], ending: Ending, pid: int | None) -> None:
+    """A launcher's daemon and a master after an upgrade do; the worker of a dead master never does."""
+    found = successor(left, ending, lambda _: "/bin/x")
+    assert (found and found.pid) == pid
+
+
+def test_of_a_master_with_workers_the_master_counts() -> None:
+    """Also when it is listed last."""
+    assert oldest_top([*WORKERS, MASTER]) == MASTER
 
 
 @pytest.mark.process

@@ -262,7 +262,7 @@ ENDS = (
     STAMPER
     + """\
 import subprocess, threading
-subprocess.Popen(["sleep", "600"])
+subprocess.Popen(["sleep", "1"])
 threading.Thread(target=stamp, daemon=True).start()
 time.sleep(0.3)
 """
@@ -270,7 +270,7 @@ time.sleep(0.3)
 
 
 def test_a_program_that_ended_well_is_relaunched(start: Callable[[str], Group]) -> None:
-    """Whatever it has left behind that is no program of ours."""
+    """What it has left behind goes on as the program, for as long as that lives."""
     group = start(ENDS)
     leader = group.leader()
     wait_until(lambda: len({one.launch for one in group.lines()}) > 2, what="relaunches")

@@ -1,0 +1,88 @@
+"""The children of this process: those that it started, and orphans of those, which become its children.
+
+A process that launches targets is a child subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so that it learns how their
+daemons end, and sees at once whether anything is left of a launch. It reaps them too, as init would do.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+from restart_guard.host import process_table
+
+_LOCK_S = 1.0
+
+_started: dict[int, "subprocess.Popen[bytes]"] = {}
+_starting: list[None] = []  # one for each start under way; appending and popping are atomic, also between threads
+_starts = 0
+_one_start = Lock()
+
+
+def start(make: Callable[[], "subprocess.Popen[bytes]"], ticket: str = "") -> "subprocess.Popen[bytes]":
+    """Start a child, and know it from an orphan. Its ticket, hexadecimal, is given to it and to all its descendants.
+    Raises what ``make`` raises."""
+    global _starts  # noqa: PLW0603 (there is one table of children in a process)
+    # A program on a file system that hangs must not hold up the others: they do without the number.
+    is_alone = _one_start.acquire(timeout=_LOCK_S)
+    _starting.append(None)
+    _starts += 1
+    try:
+        if ticket and is_alone:
+            with process_table.give_number(int(ticket, 16)):
+                child = make()
+        else:
+            child = make()
+        _started[child.pid] = child
+        return child
+    finally:
+        _starting.pop()
+        if is_alone:
+            _one_start.release()
+
+
+def orphans() -> list[int] | None:
+    """The pids of children that this process did not start, zombies among them; None if that cannot be told, because
+    another thread is just starting one."""
+    before = _starts
+    found = list(_all())
+    if _starting or before != _starts:
+        return None
+    return [pid for pid in found if not _is_own(pid)]
+
+
+def reap(keep: Collection[int] = ()) -> None:
+    """Collect the orphans that have ended, except these pids, whose exit status somebody else collects."""
+    for pid in orphans() or ():
+        if pid not in keep:
+            collect(pid)
+
+
+def collect(pid: int) -> int | None:
+    """The exit status of a child that has ended, or the negative number of a signal; None if it runs, or is no child of
+    ours."""
+    with suppress(ChildProcessError):
+        collected, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if collected else None
+    return None
+
+
+def _is_own(pid: int) -> bool:
+    child = _started.get(pid)
+    if child is not None and child.returncode is not None:
+        _started.pop(pid, None)  # collected, so the pid may be another process now
+        return False
+    return child is not None
+
+
+def _all() -> Iterator[int]:
+    """The kernel's own lists (proc(5)), one a thread; a scan where it keeps none."""
+    own = os.getpid()
+    if not os.path.exists(f"/proc/{own}/task/{own}/children"):  # noqa: PTH110 (in the path of a relaunch)
+        yield from (process.pid for process in process_table.everybody() if process.parent == own)
+        return
+    for thread in os.listdir(f"/proc/{own}/task"):  # noqa: PTH208
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            yield from map(int, Path(f"/proc/{own}/task/{thread}/children").read_text().split())
