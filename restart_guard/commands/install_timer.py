@@ -1,6 +1,7 @@
 import click
 
 from restart_guard.commands.change_timer import change_timer
+from restart_guard.doctor.programs import missing_for_timer
 from restart_guard.session import Session, duration, pass_session
 from restart_guard.timer import install
 
@@ -36,5 +37,7 @@ def command(
         for line in install.crontab_lines(session.config, watch=watch, random_delay_s=random_delay or 0):
             session.terminal.report(line)
         return
+    for what, advice in missing_for_timer(session.config) if backend in ("cron", "cron.d") else ():
+        session.terminal.note(f"{what}: {advice}.")
     plan = install.plan_install(session.config, backend, watch=watch, random_delay_s=random_delay or 0)
     change_timer(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,11 +66,27 @@ def _target_problems(where: str, target: TargetOptions) -> Iterator[str]:
     for option in ("command", "pre_stop", "reload_command"):
         if getattr(target, option) is not None:
             yield from _command_problems(f"{where}.{option}", getattr(target, option))
+    yield from _pid_file_problems(where, target)
     if target.kill_after is not None and target.kill_after > target.stop_timeout:
         yield f"{where}.kill_after: expected at most stop_timeout, was more."
     yield from _backoff_problems(f"{where}.restart_backoff", target.restart_backoff)
     if target.health is not None:
         yield from _health_problems(f"{where}.health", target.health)
+
+
+def _pid_file_problems(where: str, target: TargetOptions) -> Iterator[str]:
+    """A pid file that the program writes itself, and removes at its end, is no pid lock."""
+    lock = target.pid_file or target.program.with_name(f"{target.program.name}.pid")
+    with suppress(ValueError):  # told elsewhere
+        for word in shlex.split(target.command):
+            named = word.partition("=")[2] if word.startswith("-") else word
+            if not named.endswith(lock.name):
+                continue
+            if os.path.realpath(target.program.parent / named) == os.path.realpath(lock):
+                yield (
+                    f"{where}.pid_file: expected a path of restart-guard's own, but the command gives "
+                    f"{shown(str(lock))} to the program, which removes it when it ends."
+                )
 
 
 def _shared_problems(targets: Mapping[str, TargetOptions]) -> Iterator[str]:

@@ -2,15 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from restart_guard.config.options import Config
 from restart_guard.doctor.finding import Finding, Level
-from restart_guard.errors import GuardError
+from restart_guard.errors import BusyError, GuardError
+from restart_guard.host import process_table
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.target import Target, account, command_words, environment, target_of
 from restart_guard.standby.memory import in_group
+from restart_guard.timer import install
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -24,12 +28,32 @@ def findings(config: Config) -> Iterator[Finding]:
         level = Level.OK if observed.state in (State.RUNNING, State.STOPPED) else Level.WARN
         advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}
         yield Finding(level, f"target {name}: {observed.state.value}{pid}", advice.get(observed.state, observed.why))
+    yield from (Finding(Level.FAIL, what, todo) for what, todo in missing_for_timer(config))
     for target in targets:
         yield from (Finding(Level.FAIL, f"target {target.name}: {why}", "see the config") for why in _missing(target))
 
 
+def missing_for_timer(config: Config) -> Iterator[tuple[str, str]]:
+    """The targets whose command the timer would not find, although we do here; each with what to do."""
+    path = install.search_path(config)
+    for name in config.targets:
+        target = target_of(config, name)
+        folder = target.program.path.parent
+        word = command_words(target.settings, target.settings.command, target.program.path)[0]
+        with suppress(GuardError):
+            if environment(target).get("PATH") != os.environ.get("PATH"):
+                continue  # it has a PATH of its own
+        if _is_found(word, folder) and not _is_found(word, folder, path):
+            yield (
+                f"target {name}: cron does not find its command {word}, whose PATH is {path}",
+                "write the whole path of the command, or a line PATH=... at the top of the crontab",
+            )
+
+
 def _missing(target: Target) -> Iterator[str]:
     settings, path = target.settings, target.program.path
+    if target.lock.recorded(process_table.boot_id()).is_lock_shared and target.lock.is_there():
+        yield f"it writes its own pid file to {target.lock.path}, which must be restart-guard's alone"
     if not path.is_file():
         yield f"its program {path} does not exist"
         return
@@ -38,6 +62,8 @@ def _missing(target: Target) -> Iterator[str]:
         if not _is_found(word, path.parent):
             yield f"its command {word} was not found from {path.parent}"
     try:
+        with suppress(BusyError), target.lock.held(wait_s=0):
+            pass  # on some file systems it cannot be locked
         account(settings.user)
         environment(target)
     except GuardError as error:
@@ -45,11 +71,13 @@ def _missing(target: Target) -> Iterator[str]:
     log = settings.log_file
     if log is not None:
         place = next(part for part in (log, *log.parents) if part.exists())
-        if not os.access(place, os.W_OK) or (place == log and not log.is_file()):
+        if not os.access(place, os.W_OK) or log.is_dir():
             yield f"its log_file {log} cannot be written"
 
 
-def _is_found(word: str, folder: os.PathLike[str]) -> bool:
+def _is_found(word: str, folder: Path, search_path: str | None = None) -> bool:
+    """Whether a command is found on our PATH, or another one."""
     if "/" in word:
-        return os.access(os.path.join(folder, word), os.X_OK)  # noqa: PTH118 (an absolute word stays as it is)
-    return any(os.access(f"{place}/{word}", os.X_OK) for place in os.get_exec_path())
+        return os.access(folder / word, os.X_OK)
+    places = os.get_exec_path() if search_path is None else search_path.split(":")
+    return any(os.access(f"{place}/{word}", os.X_OK) for place in places)

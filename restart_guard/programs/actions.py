@@ -5,12 +5,13 @@ If it is killed at any instant, the next run repairs the rest: the identity is r
 program that runs without a record is searched for.
 """
 
+import errno
 import os
 import pwd
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,10 +65,15 @@ _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
 """The commands after which a target is to run."""
 
 
+_ENDING = (Command.STOP, Command.KILL, Command.YIELD)
+
+
 def act(target: Target, command: Command, options: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
     """Do what a command asks of one target. Errors are in the result, never raised."""
+    # Nobody can lock a program whose directory is gone, but it may have to be ended.
+    is_gone = command in _ENDING and not target.program.path.parent.exists()
     try:
-        with target.lock.held(wait_s=options.wait_s):
+        with nullcontext() if is_gone else target.lock.held(wait_s=options.wait_s):
             observed = _observe(target, command, options.ending)
             if observed.process is not None and command in _RUNNING and _is_unfenced(target, observed):
                 drain.drain(target, observed.process, _family(observed), StopOptions(force=True))
@@ -83,6 +89,11 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
         return ActionResult(target.name, ok=False, text=f"its process may not be signalled: {error.strerror}.")
     except GuardError as error:
         return ActionResult(target.name, ok=False, text=str(error))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        text = "could not be looked at: too many files are open; the limit (ulimit -n) is too low."
+        return ActionResult(target.name, ok=False, text=text)
 
 
 def _observe(target: Target, command: Command, ending: Ending | None) -> Observation:
@@ -331,6 +342,8 @@ def _launch_result(target: Target, result: Launched, words: str) -> ActionResult
             child=result.child,
         )
     text = f"{words}, pid {result.process.pid}" if result.process is not None else words
+    if result.record.is_lock_shared:
+        text += f"; it writes its own pid file to {target.lock.path}, which must be restart-guard's alone: set pid_file"
     return ActionResult(
         target.name, ok=True, text=text, event=text, crashes=result.crashes, process=result.process, child=result.child
     )

@@ -1,5 +1,6 @@
 """Reports files that appear, disappear or are replaced in folders, from the kernel (inotify(7)), without polling."""
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -28,13 +29,22 @@ class FolderEvents:
     def fd(self) -> int | None:
         return None if self._inotify is None else self._inotify.fileno()
 
-    def listen(self, folders: Iterable[Path]) -> None:
-        """Watch these folders too; one that cannot be watched is left out, and tried again the next time."""
-        for folder in set(folders) - self._known:
-            with suppress(OSError):
-                if self._inotify is not None:
-                    self._folders[self._inotify.add_watch(os.fspath(folder), self._mask)] = folder
-                    self._known.add(folder)
+    def listen(self, folders: Iterable[Path]) -> str:
+        """Watch these folders too. A sentence about those that cannot be watched, which are tried again the next time;
+        empty if all are."""
+        wanted = set(folders)
+        if self._inotify is None:
+            return "The kernel does not report changes in folders." if wanted else ""
+        trouble = ""
+        for folder in wanted - self._known:
+            try:
+                self._folders[self._inotify.add_watch(os.fspath(folder), self._mask)] = folder
+                self._known.add(folder)
+            except FileNotFoundError:
+                pass  # it may be made again
+            except OSError as error:
+                trouble = f"The kernel does not report changes in {folder}: {_why(error)}."
+        return trouble
 
     def changed(self) -> set[Path]:
         """The files that appeared, disappeared or were replaced since the last call."""
@@ -51,3 +61,9 @@ class FolderEvents:
     def close(self) -> None:
         if self._inotify is not None:
             self._inotify.close()
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "this user has no inotify watches left (fs.inotify.max_user_watches)"
+    return error.strerror or str(error)

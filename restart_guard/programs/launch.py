@@ -62,7 +62,13 @@ def spawn(target: Target, before: Record, *, by_hand: bool) -> Spawned:
         )
         if not target.lock.record(intent):
             raise GuardError(f"{target.lock.record_path} cannot be written: nothing was started.")
-    record = Record(process_table.boot_id(), starting=starting, ticket=_ticket(), crashes=counts)
+    record = Record(
+        process_table.boot_id(),
+        starting=starting,
+        is_lock_shared=before.is_lock_shared,
+        ticket=_ticket(),
+        crashes=counts,
+    )
     try:
         return Spawned(record, ticket, processes.launch(launch_of(target, ticket)))
     except (OSError, ValueError, GuardError) as error:
@@ -96,12 +102,15 @@ def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> La
     Without ``settle`` the result comes as soon as it runs, for a caller that will itself notice if it ends early.
     """
     log_size = _size(target.settings.log_file)
+    was_locked = target.lock.is_there()
     result = remember(target, spawn(target, before, by_hand=by_hand))
     if result.child is None or not settle:
         return result
     process, record, status = _settled(target, result.record, result.child)
     if process is None:
         return _ended_early(target, status, record, log_size)
+    if not was_locked and target.lock.is_there():  # and not by us
+        record = msgspec.structs.replace(record, is_lock_shared=True)
     guard(target, record)
     ill = _wait_until_well(target, process) if by_hand else ""
     return result._replace(ok=not ill, text=ill, record=record, why=ill, process=process)

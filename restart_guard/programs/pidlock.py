@@ -32,13 +32,15 @@ class Record(msgspec.Struct, frozen=True):
 
     ``process`` runs the program; it is of ``family``, the last launch. ``ticket``: the next launch will carry it, so
     that a launch that is interrupted before it is recorded is found again. ``starting``: a start is under way, by hand
-    or because this host leads now; a tick or a watch completes it.
+    or because this host leads now; a tick or a watch completes it. ``is_lock_shared``: the program writes a pid file of
+    its own where the pid lock is.
     """
 
     boot: str
     process: Identity | None = None
     family: Family | None = None
     starting: bool = False
+    is_lock_shared: bool = False
     ticket: str = ""
     crashes: Crashes = Crashes()
     health: HealthRecord = HealthRecord()
@@ -121,8 +123,7 @@ class PidLock:
         patience = max(deadline, clock.monotonic() + _MAKING_S)
         while True:
             try:
-                # Locking needs no right to write, so a file of another user will do.
-                return os.open(self.guard_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                return _open_to_lock(self.guard_path)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -145,6 +146,7 @@ class PidLock:
     def _open_program(self) -> int:
         """The program itself, for a user who may not write its directory; then the pid_file is elsewhere."""
         try:
+            # Not for writing: a script that is open for writing cannot be executed (ETXTBSY, execve(2)).
             return os.open(self._program, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             text = f"The lock {self.guard_path} cannot be made, nor the program locked: {error.strerror}."
@@ -170,6 +172,9 @@ class PidLock:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                if error.errno == errno.EBADF:
+                    text = f"The lock {self.guard_path} cannot be taken: on NFS only who may write it can lock it."
+                    raise GuardError(text) from error
                 if error.errno != errno.EWOULDBLOCK:
                     raise GuardError(f"The lock {self.guard_path} cannot be taken: {error.strerror}.") from error
                 if clock.monotonic() >= deadline:
@@ -220,6 +225,18 @@ class PidLock:
         with suppress(OSError):
             return self.record_path.stat().st_uid
         return None
+
+
+def _open_to_lock(path: Path) -> int:
+    """Open a lock file. On NFS flock(2) needs a descriptor that is open for writing; elsewhere a file of another user,
+    which we may only read, will do. Raises OSError."""
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _is_new(fd: int) -> bool:

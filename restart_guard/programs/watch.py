@@ -9,6 +9,7 @@ and the next watch or tick goes on from there.
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,6 +42,8 @@ from restart_guard.threads import BackgroundWriter, in_background
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
 _SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
 _NOT_WELL_S = 5.0
+_OTHER_FILES = 24  # descriptors for the journal, locks, probes and one action
+_FILES_OF_AN_ACTION = 8
 _AGAIN_FIRST_S = 0.01
 _AGAIN_CAP_S = 1.0
 _FLUSH_S = 10.0
@@ -106,6 +109,7 @@ class _Watched:
         self.look_at: float | None = None
         self.probe_at: float | None = None if target.settings.health is None else 0.0
         self.is_busy = False  # a thread acts on it
+        self.is_without_room = False  # there are not enough descriptors to wait for its end
         self.tries = 0  # unfinished tries in a row
         self.ended = ""  # how and after what time it ended, for the message about the relaunch
 
@@ -151,6 +155,10 @@ class _Watch:
         os.set_blocking(self._wake, False)
         self._deaths.listen(self._woken)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        free = max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES)
+        self._room, self._at_once = free, max(1, free // _FILES_OF_AN_ACTION)
+        self._keep_house_at = 0.0
+        self._last_trouble = ""
         signal.signal(signal.SIGCHLD, _wake_up)  # so that orphans are reaped at once
         self._ended_already: list[Identity] = []  # before they could be waited for
         self._folders = FolderEvents()
@@ -169,14 +177,12 @@ class _Watch:
 
     def run(self, until: float | None) -> None:
         gc.freeze()  # objects that exist now stay: the collector need not visit them again and again
-        scan_s = _SCAN_S if self._folders.fd is not None else _SCAN_BLIND_S
         next_scan = 0.0
         every = self._targets.values()
         while not self._leaving.asked and (until is None or clock.monotonic() < until):
             now = clock.monotonic()
             if now >= next_scan:
-                self._scan()
-                next_scan = now + scan_s
+                next_scan = now + self._scan()
             self._look([one for one in every if one.look_at is not None and one.look_at <= now])
             self._probe([one for one in every if one.probe_at is not None and one.probe_at <= now])
             moments = [at for one in every for at in (one.look_at, one.probe_at) if at is not None]
@@ -195,13 +201,25 @@ class _Watch:
             self._collect()
         self._finish_what_is_begun()
 
-    def _scan(self) -> None:
-        """Look for what no event has told: new folders, changed states. Then the housekeeping."""
+    def _scan(self) -> float:
+        """Look for what no event has told: new folders, changed states. Then the housekeeping. Returns the seconds to
+        the next time."""
         targets = [one.target for one in self._targets.values()]
-        self._folders.listen(target.lock.path.parent for target in targets)
+        trouble = self._folders.listen(target.lock.path.parent for target in targets)
         # Running targets are waited for, and their pid locks watched: no need to look at them again.
         self._look([one for one in self._targets.values() if one.process is None])
-        self._writer.keep_house(targets)
+        now = clock.monotonic()
+        if now >= self._keep_house_at:
+            self._keep_house_at = now + _SCAN_S
+            self._writer.keep_house(targets)
+        crowded = sum(one.is_without_room for one in self._targets.values())
+        if crowded:
+            trouble = f"Only {self._room} processes can be waited for: the limit of open files (ulimit -n) is too low."
+        if trouble and trouble != self._last_trouble:
+            text = f"{trouble} The rest is looked at every {span(_SCAN_BLIND_S)}."
+            self._say(ActionResult("watch", ok=False, text=text))
+        self._last_trouble = trouble
+        return _SCAN_BLIND_S if trouble else _SCAN_S
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
         """Relaunch what has just ended before anything else is done; first what has surely left nothing behind.
@@ -277,10 +295,14 @@ class _Watch:
         if watched.process is not None:
             self._deaths.remove(watched.process)
             watched.process = None
+        waited_for = sum(one.process is not None for one in self._targets.values())
+        watched.is_without_room = waited_for >= self._room
+        if watched.is_without_room:
+            return  # the scan looks at it
         try:
             alive = self._deaths.add(process)
         except PermissionError:
-            return  # the scan looks at it
+            return  # here too
         watched.process = process
         if not alive:
             self._ended_already.append(process)
@@ -311,6 +333,9 @@ class _Watch:
     def _act(self, watched: _Watched, ending: Ending | None = None) -> None:
         """A tick of one target, in the background."""
         if watched.is_busy:
+            return
+        if sum(one.is_busy for one in self._targets.values()) >= self._at_once:
+            self._try_again(watched)
             return
         watched.is_busy = True
         options = ActionOptions(settle=False, ending=ending)

@@ -73,14 +73,8 @@ def beside_block(content: bytes, name: str) -> tuple[list[str], list[str]]:
 def bites(above: Sequence[str]) -> list[str]:
     """Problems with assignments above our block that change how its lines run, which nobody will have meant
     (crontab(5))."""
-    assignments = {}
-    for assignment in above:
-        assigned = _ASSIGNMENT.match(assignment)
-        if assigned:
-            name, value = (part.strip().strip("\"'") for part in assigned.groups())
-            assignments[name] = value
     problems = []
-    for name, value in assignments.items():
+    for name, value in _assignments(above).items():
         shell = value.rpartition("/")[2]
         if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
             problems.append(f"SHELL={value} above our block: its lines are written for sh")
@@ -89,6 +83,21 @@ def bites(above: Sequence[str]) -> list[str]:
         elif name == "PATH" and not {"/bin", "/usr/bin"} <= set(value.split(":")):
             problems.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
     return problems
+
+
+def path_above(above: Sequence[str]) -> str:
+    """The PATH that our lines get: as assigned above them, else cron's own (crontab(5))."""
+    return _assignments(above).get("PATH", "/usr/bin:/bin")
+
+
+def _assignments(lines: Sequence[str]) -> dict[str, str]:
+    assignments = {}
+    for line in lines:
+        assigned = _ASSIGNMENT.match(line)
+        if assigned:
+            name, value = (part.strip().strip("\"'") for part in assigned.groups())
+            assignments[name] = value
+    return assignments
 
 
 def lines_of(content: bytes, name: str) -> list[str] | None:

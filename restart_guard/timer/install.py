@@ -17,7 +17,7 @@ from restart_guard.errors import GuardError, UsageError
 from restart_guard.host import process_table
 from restart_guard.lock import held
 from restart_guard.timer import crontab, systemd
-from restart_guard.timer.crontab_block import beside_block, bites, line, lines_of, with_block, without_block
+from restart_guard.timer.crontab_block import beside_block, bites, line, lines_of, path_above, with_block, without_block
 from restart_guard.timer.jobs import Job, jobs, log_dir
 from restart_guard.timer.systemd_unit import units
 
@@ -205,6 +205,15 @@ def is_current(config: Config, backend: str, lines_found: Sequence[str]) -> bool
 
 def _without_delay(text: str) -> str:
     return re.sub(r"^(?:RandomizedDelaySec|FixedRandomDelay)=.*\n", "", text, flags=re.MULTILINE)
+
+
+def search_path(config: Config) -> str:
+    """The PATH that the timer gives to our jobs, and with them to the targets: cron's, unless the crontab sets it."""
+    try:
+        above, _ = beside_block(crontab.read(), block_name(config.path))
+    except GuardError:
+        above = []
+    return path_above(above)
 
 
 def _is_there(config: Config, backend: str) -> bool:

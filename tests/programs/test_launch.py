@@ -286,7 +286,7 @@ def as_user(directory: Path, uid: int, *commands: str) -> "subprocess.Popen[str]
         "import os, sys\nfrom restart_guard import cli\n"
         "from restart_guard.programs import actions\nfrom restart_guard.journal import journal\n"
         "from restart_guard.commands import start, restart, stop, status\n"
-        "import ctypes, difflib, encodings.idna, ipaddress, sqlite3, traceback\n"
+        "import ctypes, difflib, resource, encodings.idna, ipaddress, sqlite3, traceback\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
         f"sys.exit(max(cli.run(['-c', {str(config)!r}, *words.split()]) for words in sys.argv[1:]))\n"
     )
