@@ -37,7 +37,7 @@ class ActionResult(NamedTuple):
     """The result of an action on a target. ``event`` is the text for the journal, None if nothing happened.
 
     ``crashes`` counts the relaunches in a row, this one included, 0 if it is none; ``child`` is the process if it was
-    launched here.
+    launched here. ``is_stuck``: a tick can do nothing about it, and neither can the next one.
     """
 
     name: str
@@ -48,6 +48,7 @@ class ActionResult(NamedTuple):
     crashes: int = 0
     process: Identity | None = None
     child: "subprocess.Popen[bytes] | None" = None
+    is_stuck: bool = False
 
 
 class ActionOptions(NamedTuple):
@@ -70,6 +71,12 @@ _ENDING = (Command.STOP, Command.KILL, Command.YIELD)
 
 def act(target: Target, command: Command, options: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
     """Do what a command asks of one target. Errors are in the result, never raised."""
+    result = _act(target, command, options)
+    is_news = command is Command.TICK and not result.ok and not result.busy and result.event is None
+    return result._replace(event=result.text, is_stuck=True) if is_news else result
+
+
+def _act(target: Target, command: Command, options: ActionOptions) -> ActionResult:
     # Nobody can lock a program whose directory is gone, but it may have to be ended.
     is_gone = command in _ENDING and not target.program.path.parent.exists()
     try:
@@ -93,7 +100,7 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         text = "could not be looked at: too many files are open; the limit (ulimit -n) is too low."
-        return ActionResult(target.name, ok=False, text=text)
+        return ActionResult(target.name, ok=False, text=text, busy=command is Command.TICK)  # the next one may do it
 
 
 def _observe(target: Target, command: Command, ending: Ending | None) -> Observation:

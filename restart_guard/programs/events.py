@@ -14,7 +14,7 @@ from restart_guard.journal.incident import Incident, Notice, advance
 from restart_guard.journal.journal import Journal
 from restart_guard.programs.actions import ActionResult, is_well
 from restart_guard.programs.crashes import KEEPS_DYING
-from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
+from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, keeps_dying, well_again
 from restart_guard.programs.observe import observe
 from restart_guard.programs.target import Target
 
@@ -35,7 +35,9 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
     run_id = new_run_id()
     detail = config.redact(result.event or "")
     deliveries: list[events.Delivery] = []
-    if result.crashes >= KEEPS_DYING:
+    if result.is_stuck and journal.incident(KIND, result.name) is not None:
+        return  # told before
+    if result.crashes >= KEEPS_DYING or result.is_stuck:
         incident, notice = advance(
             journal.incident(KIND, result.name),
             ok=False,
@@ -46,10 +48,7 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
         )
         journal.set_incident(KIND, result.name, incident)
         if notice is not Notice.NONE and incident is not None:
-            options = config.targets.get(result.name)
-            loop = CrashLoop(result.name, result.crashes, detail, str(options.log_file or "") if options else "")
-            here, at = os.uname().nodename, clock.local(now)
-            text = keeps_dying(loop, incident, language=config.language, host=here, at=at)
+            text = _alert(config, result, detail, incident, now)
             deliveries = events.messages(config, text, mention=True)
     data = {"relaunch": result.crashes > 0, "crashes": result.crashes}
     events.append(
@@ -65,6 +64,15 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
     )
 
 
+def _alert(config: Config, result: ActionResult, detail: str, incident: Incident, now: datetime) -> str:
+    here, at = os.uname().nodename, clock.local(now)
+    if result.is_stuck:
+        return cannot_be_guarded(result.name, detail, incident, language=config.language, host=here, at=at)
+    options = config.targets.get(result.name)
+    loop = CrashLoop(result.name, result.crashes, detail, str(options.log_file or "") if options else "")
+    return keeps_dying(loop, incident, language=config.language, host=here, at=at)
+
+
 def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:
     """End the incidents of targets that are well again, and report it; only inside a transaction."""
     ended = []
@@ -73,7 +81,9 @@ def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[
     observed = observe(failing, search_stopped=False) if failing else {}
     for target in failing:
         process = observed[target.name].process
-        if process is not None and is_well(target, observed[target.name]):
+        # A pid lock that cannot be repaired is a trouble of its own.
+        is_guarded = process is not None and target.lock.read() == process.pid
+        if process is not None and is_guarded and is_well(target, observed[target.name]):
             _end(config, journal, target.name, incidents[target.name], process_table.uptime_s(process))
             ended.append(ActionResult(target.name, ok=True, text=f"is well again, pid {process.pid}"))
     return ended

@@ -42,6 +42,7 @@ from restart_guard.threads import BackgroundWriter, in_background
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
 _SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
 _NOT_WELL_S = 5.0
+_STUCK_S = 60.0  # as a tick would look
 _OTHER_FILES = 24  # descriptors for the journal, locks, probes and one action
 _FILES_OF_AN_ACTION = 8
 _AGAIN_FIRST_S = 0.01
@@ -260,13 +261,15 @@ class _Watch:
             ended, watched.ended = watched.ended, ""
         if result.child is not None:
             watched.child = result.child
-        if result.busy or (not result.ok and result.process is None):
+        if result.busy or (not result.ok and result.process is None and not result.is_stuck):
             self._try_again(watched)
         elif result.process is not None:
             watched.tries = 0
             self._wait_for(watched, result.process)
             if result.crashes:
                 watched.look_by(clock.monotonic() + watched.target.settings.restart_backoff.reset_after)
+        elif result.is_stuck:
+            watched.look_by(clock.monotonic() + _STUCK_S)
         else:
             watched.look_by(0.0)
         if result.event is not None:
@@ -327,7 +330,7 @@ class _Watch:
                 if watched.ended:
                     text = f"{watched.ended}; next try in {span(observed.next_try_s)} ({observed.why})"
                     self._say(ActionResult(watched.name, ok=True, text=text))
-            if tick.needs_care(target, observed) and observed.state is not State.UNKNOWN:
+            if tick.needs_care(target, observed):
                 self._act(watched)
 
     def _act(self, watched: _Watched, ending: Ending | None = None) -> None:

@@ -1,6 +1,8 @@
 """When a dead program is launched again: at once, then later and later, never out of reach. And the words for it."""
 
+import os
 import re
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from restart_guard.journal.incident import Incident
 from restart_guard.programs import crashes
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
+from tests.conftest import Guard
+from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import wait_until
 from tests.support.services import Service
 
@@ -84,6 +88,25 @@ def test_a_first_delay_on_real_processes(service: Service) -> None:
     assert service.guard("restart").out == ""
     shown = service.status()
     assert (shown["state"], shown["why"]) == ("backoff", "waiting before its relaunch")
+
+
+def test_a_program_that_cannot_be_looked_after_is_news_once(guard: Guard, service: Service, wecom: FakeWeCom) -> None:
+    """A tick can neither see it run nor relaunch it: one event, one alert, and one message when it is well again."""
+    service.configure("", 'restart_backoff = { base = "1ms", max = "1ms", reset_after = "100ms" }')
+    guard.config.write_text(f'{guard.config.read_text()}[wecom]\nwebhook = "{wecom.webhook}"\n', encoding="utf-8")
+    service.lock.mkdir()
+    for _ in range(3):
+        assert guard("restart").code == 1
+    wait_until(lambda: wecom.texts, what="the alert")
+    assert len(wecom.texts) == 1
+    assert "【故障】程序 web 无法看护，需要人工处理" in wecom.texts[0]
+    assert [event["status"] for event in guard.history()] == ["failure"]
+    for pid in service.pids():
+        os.kill(pid, signal.SIGKILL)
+    service.lock.rmdir()
+    guard("start")
+    wait_until(lambda: guard("restart").code == 0 and len(wecom.texts) == 2, what="the message that it is well")
+    assert "【恢复】" in wecom.texts[1]
 
 
 def test_the_words_of_an_alert_fit_and_say_what_matters() -> None:
