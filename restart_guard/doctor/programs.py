@@ -20,6 +20,12 @@ from restart_guard.timer import install
 def findings(config: Config) -> Iterator[Finding]:
     """One finding a target, and one for each thing that would prevent its launch."""
     targets = [target_of(config, name) for name in config.targets]
+    if targets and not process_table.has_pidfds():
+        yield Finding(
+            Level.OK,
+            "host: no pidfds here (they need Linux 5.3, and a filter of system calls that lets them pass): the ends of "
+            "programs are looked for 50 times a second, through /proc",
+        )
     processes.prepare()
     observations = observe(targets, search_stopped=True, search_strangers=True)
     for target in targets:

@@ -3,6 +3,10 @@
 A pid is no identity, since the kernel gives it out again: pid, start time (field 22 of /proc/PID/stat, in ticks since
 boot, proc(5)) and the boot's id together are one. A signal goes through a pidfd that was opened before the identity was
 verified: a pidfd never comes to mean another process (pidfd_open(2)).
+
+Where pidfds cannot be had (Linux before 5.3, or a filter of system calls), the open directory /proc/PID stands for the
+process: reads through it fail once that has ended. Its state is then read through it 50 times a second, and its
+identity verified through it right before kill(2).
 """
 
 import errno
@@ -14,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from restart_guard import clock
 from restart_guard.errors import GuardError
@@ -23,6 +28,8 @@ assert sys.platform == "linux"  # noqa: S101 (tells type checkers of other platf
 
 _PROC = "/proc"
 _PR_SET_CHILD_SUBREAPER = 36
+_PIDFD_SEND_SIGNAL, _PIDFD_OPEN = 424, 434  # the same on all architectures but alpha
+_LOOK_S = 0.02
 _RLIMIT_LOCKS = 10  # Python has no name for it
 _LONGEST_POLL_MS = 2**31 - 1  # poll(2) takes an int: 24 days
 
@@ -50,16 +57,21 @@ def _read(name: str) -> bytes:
 def facts(pid: int) -> Facts | None:
     """The facts about a pid; None if there is no such process. Raises PermissionError if we may not look.
 
-    If /proc is mounted hidepid=2, another user's process is not visible there, but pidfd_open still finds it.
+    If /proc is mounted hidepid=2, another user's process is not visible there, but kill(2) still finds it.
     """
     try:
-        text = _read(f"{pid}/stat").decode(errors="replace")
+        content = _read(f"{pid}/stat")
     except (FileNotFoundError, ProcessLookupError) as error:
         if _exists(pid):
             raise PermissionError(errno.EACCES, "this process is hidden from us") from error
         return None
+    return _parsed(pid, content)
+
+
+def _parsed(pid: int, content: bytes) -> Facts:
+    """The content of /proc/PID/stat (proc(5))."""
     # The name stands in parentheses and may hold anything, also parentheses and newlines.
-    name, _, rest = text.partition("(")[2].rpartition(")")
+    name, _, rest = content.decode(errors="replace").partition("(")[2].rpartition(")")
     field = rest.split()
     # A main thread that has exited before the others (pthread_exit) looks like a zombie: num_threads shows it.
     state = "S" if field[0] == "Z" and int(field[17]) > 1 else field[0]
@@ -68,12 +80,57 @@ def facts(pid: int) -> Facts | None:
 
 def _exists(pid: int) -> bool:
     try:
-        os.close(os.pidfd_open(pid))
-    except OSError as error:
-        # EINVAL: a process that is just dying, or a thread.
-        return error.errno not in (errno.ESRCH, errno.EINVAL)
-    # It may have been started between the two looks.
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    # It may have been started, or may have ended, between the two looks.
     return not Path(f"{_PROC}/{pid}/stat").exists()
+
+
+@cache
+def has_pidfds() -> bool:
+    """Whether the kernel lets us use pidfds."""
+    try:
+        os.close(_pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+def _pidfd_open(pid: int) -> int:
+    """pidfd_open(2), also in a Python that was built with the headers of an old kernel. Raises OSError."""
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return _syscall(_PIDFD_OPEN, pid, 0)
+
+
+def _pidfd_send_signal(fd: int, number: int) -> None:
+    """pidfd_send_signal(2), likewise. Raises OSError."""
+    if hasattr(signal, "pidfd_send_signal"):
+        signal.pidfd_send_signal(fd, number)
+    else:
+        _syscall(_PIDFD_SEND_SIGNAL, fd, number, None, 0)
+
+
+def _syscall(*arguments: int | None) -> int:
+    # Only such a Python pays for this import.
+    import ctypes
+
+    result: int = _libc().syscall(*(word if word is None else ctypes.c_long(word) for word in arguments))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+@cache
+def _libc() -> Any:
+    # A tick that launches nothing must not pay for it.
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def identity(pid: int) -> Identity | None:
@@ -189,10 +246,7 @@ def give_number(number: int) -> Iterator[None]:
 
 def become_subreaper() -> None:
     """Orphans of our children become our children from now on, and not those of init."""
-    # Only who launches something pays for this import.
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def owner(pid: int) -> int | None:
@@ -219,7 +273,7 @@ def uptime_s(process: Identity) -> float:
 
 @contextmanager
 def _opened(process: Identity) -> Iterator[int | None]:
-    """A pidfd of exactly this process, or None if it has ended: opened first, then verified."""
+    """A descriptor of exactly this process, or None if it has ended: opened first, then verified."""
     fd = _open(process)
     try:
         yield fd
@@ -230,18 +284,32 @@ def _opened(process: Identity) -> Iterator[int | None]:
 
 def _open(process: Identity) -> int | None:
     try:
-        fd = os.pidfd_open(process.pid)
+        fd = _pidfd_open(process.pid) if has_pidfds() else os.open(f"{_PROC}/{process.pid}", os.O_RDONLY)
     except OSError as error:
-        if error.errno not in (errno.ESRCH, errno.EINVAL):
+        # EINVAL: a process that is just dying.
+        if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
             raise
         return None
     same = False
     try:
-        same = identity(process.pid) == process
+        same = identity(process.pid) == process if has_pidfds() else _lives(fd, process)
     finally:
         if not same:
             os.close(fd)
     return fd if same else None
+
+
+def _lives(fd: int, process: Identity) -> bool:
+    """Whether the process of an open directory of /proc is this one, and alive."""
+    try:
+        stat = os.open("stat", os.O_RDONLY, dir_fd=fd)
+        try:
+            facts_now = _parsed(process.pid, os.read(stat, 4096))
+        finally:
+            os.close(stat)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return facts_now.started == process.started and not facts_now.dead
 
 
 def send(process: Identity, number: int) -> bool:
@@ -250,7 +318,10 @@ def send(process: Identity, number: int) -> bool:
         if fd is None:
             return False
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(fd, number)
+            if has_pidfds():
+                _pidfd_send_signal(fd, number)
+            elif _lives(fd, process):
+                os.kill(process.pid, number)
             return True
     return False
 
@@ -260,22 +331,31 @@ def wait(process: Identity, seconds: float) -> bool:
     with _opened(process) as fd:
         if fd is None:
             return True
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(min(max(0, round(seconds * 1000)), _LONGEST_POLL_MS)))
+        if has_pidfds():
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            return bool(poll.poll(min(max(0, round(seconds * 1000)), _LONGEST_POLL_MS)))
+        deadline = clock.monotonic() + seconds
+        while _lives(fd, process):
+            left_s = deadline - clock.monotonic()
+            if left_s <= 0:
+                return False
+            clock.sleep(min(left_s, _LOOK_S))
+        return True
 
 
 class Deaths:
-    """Waits for the end of many processes at once, and for other descriptors, without waking up in between."""
+    """Waits for the end of many processes at once, and for other descriptors; with pidfds without waking up in
+    between."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._pidfds: dict[int, Identity] = {}
+        self._fds: dict[int, Identity] = {}
 
     def close(self) -> None:
-        for fd in self._pidfds:
+        for fd in self._fds:
             os.close(fd)
-        self._pidfds.clear()
+        self._fds.clear()
 
     def listen(self, fd: int) -> None:
         """Also wake up when this descriptor can be read."""
@@ -286,26 +366,39 @@ class Deaths:
         fd = _open(process)
         if fd is None:
             return False
-        self._pidfds[fd] = process
-        self._poll.register(fd, select.POLLIN)
+        self._fds[fd] = process
+        if has_pidfds():
+            self._poll.register(fd, select.POLLIN)
         return True
 
     def remove(self, process: Identity) -> None:
-        for fd in [fd for fd, process_of_fd in self._pidfds.items() if process_of_fd == process]:
+        for fd in [fd for fd, process_of_fd in self._fds.items() if process_of_fd == process]:
             self._forget(fd)
 
     def wait(self, seconds: float | None) -> tuple[list[Identity], list[int]]:
         """Returns the processes that have ended, each one once, and the other descriptors that can be read."""
-        longest = None if seconds is None else min(max(0, seconds * 1000), _LONGEST_POLL_MS)
-        # Rounded up: a wait that ends a fraction before its deadline would spin until then.
-        ready = [fd for fd, _ in self._poll.poll(None if longest is None else -int(-longest // 1))]
-        ended = [(fd, self._pidfds[fd]) for fd in ready if fd in self._pidfds]
-        others = [fd for fd in ready if fd not in self._pidfds]
+        deadline = None if seconds is None else clock.monotonic() + seconds
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - clock.monotonic())
+            looks = bool(self._fds) and not has_pidfds()
+            ready = self._ready(min(_LOOK_S, left_s if left_s is not None else _LOOK_S) if looks else left_s)
+            if looks:
+                ready += [fd for fd, process in self._fds.items() if not _lives(fd, process)]
+            if ready or not looks or left_s == 0:
+                break
+        ended = [(fd, self._fds[fd]) for fd in ready if fd in self._fds]
+        others = [fd for fd in ready if fd not in self._fds]
         for fd, _ in ended:
             self._forget(fd)
         return [process for _, process in ended], others
 
+    def _ready(self, seconds: float | None) -> list[int]:
+        longest = None if seconds is None else min(max(0, seconds * 1000), _LONGEST_POLL_MS)
+        # Rounded up: a wait that ends a fraction before its deadline would spin until then.
+        return [fd for fd, _ in self._poll.poll(None if longest is None else -int(-longest // 1))]
+
     def _forget(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        del self._pidfds[fd]
+        if has_pidfds():
+            self._poll.unregister(fd)
+        del self._fds[fd]
         os.close(fd)

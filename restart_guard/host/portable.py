@@ -100,6 +100,11 @@ def environment(pid: int, prefix: str) -> dict[str, str]:
     return {}
 
 
+def has_pidfds() -> bool:
+    """There are none here."""
+    return False
+
+
 def executable(pid: int) -> str | None:
     """The file that a process runs; None if it has ended, or if we may not look."""
     with suppress(psutil.Error, OSError):
