@@ -52,6 +52,7 @@ class TargetOptions(Struct, frozen=True, kw_only=True):
     """A guarded program."""
 
     program: Path
+    directory: Path | None = None
     pid_file: Path | None = None
     command: Text = "{python} {program}"
     shell: bool = False

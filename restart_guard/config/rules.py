@@ -82,7 +82,7 @@ def _pid_file_problems(where: str, target: TargetOptions) -> Iterator[str]:
             named = word.partition("=")[2] if word.startswith("-") else word
             if not named.endswith(lock.name):
                 continue
-            if os.path.realpath(target.program.parent / named) == os.path.realpath(lock):
+            if os.path.realpath((target.directory or target.program.parent) / named) == os.path.realpath(lock):
                 yield (
                     f"{where}.pid_file: expected a path of restart-guard's own, but the command gives "
                     f"{shown(str(lock))} to the program, which removes it when it ends."

@@ -44,7 +44,7 @@ def missing_for_timer(config: Config) -> Iterator[tuple[str, str]]:
     path = install.search_path(config)
     for name in config.targets:
         target = target_of(config, name)
-        folder = target.program.path.parent
+        folder = target.directory
         word = command_words(target.settings, target.settings.command, target.program.path)[0]
         with suppress(GuardError):
             if environment(target).get("PATH") != os.environ.get("PATH"):
@@ -63,10 +63,12 @@ def _missing(target: Target) -> Iterator[str]:
     if not path.is_file():
         yield f"its program {path} does not exist"
         return
-    if not settings.shell:
+    if not target.directory.is_dir():
+        yield f"its directory {target.directory} does not exist"
+    elif not settings.shell:
         word = command_words(settings, settings.command, path)[0]
-        if not _is_found(word, path.parent):
-            yield f"its command {word} was not found from {path.parent}"
+        if not _is_found(word, target.directory):
+            yield f"its command {word} was not found from {target.directory}"
     try:
         with suppress(BusyError), target.lock.held(wait_s=0):
             pass  # on some file systems it cannot be locked

@@ -42,7 +42,8 @@ class ProcessMatcher(NamedTuple):
 
     ``runners`` gives the names that its process may run under (its interpreter, the program that a wrapper starts),
     ``before`` the words of its command between the first one and the program, ``alias`` the program's file name in the
-    config, ``arguments`` gives the words after the program.
+    config, ``arguments`` gives the words after the program,
+    ``directory`` is where it is started.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class ProcessMatcher(NamedTuple):
     before: tuple[str, ...] = ()
     alias: str = ""
     arguments: Callable[[], tuple[str, ...]] = tuple
+    directory: Path | None = None
 
     @property
     def file_names(self) -> set[str]:
@@ -131,7 +133,7 @@ class Look(NamedTuple):
         indexes = self._scripts(program) if unversioned(self._runner()) in program.runners() else []
         for index in [*indexes, 0]:
             if Path(self.argv[index]).name == program.path.name:
-                return None if self.cwd is None else self.cwd == program.path.parent, index
+                return None if self.cwd is None else self.cwd == (program.directory or program.path.parent), index
         return False, 0
 
     def _scripts(self, program: ProcessMatcher) -> list[int]:

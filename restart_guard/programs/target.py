@@ -40,6 +40,11 @@ class Target(NamedTuple):
     permit: Path | None = None
 
     @property
+    def directory(self) -> Path:
+        """The working directory of its command and its hooks."""
+        return self.settings.directory or self.program.path.parent
+
+    @property
     def may_run(self) -> bool:
         """Whether this host may start it; always True without a standby group."""
         if self.permit is None:
@@ -82,8 +87,10 @@ def target_of(config: Config, name: str) -> Target:
     place = words.index(str(path)) if str(path) in words else len(words)
     # Computed only if a search needs it: a tick over many healthy targets must not open their files.
     runners = cache(partial(_runners, settings, path, words[:place]))
-    arguments = cache(partial(_arguments, words, path, shell=settings.shell))
-    program = ProcessMatcher(path, runners, settings.identify, tuple(words[1:place]), settings.program.name, arguments)
+    directory = settings.directory or path.parent
+    arguments = cache(partial(_arguments, words, path, directory, shell=settings.shell))
+    before, alias = tuple(words[1:place]), settings.program.name
+    program = ProcessMatcher(path, runners, settings.identify, before, alias, arguments, directory)
     only_leading = config.permit if name in config.standby_targets else None
     return Target(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
 
@@ -104,17 +111,17 @@ def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> froze
     return frozenset(map(unversioned, names))
 
 
-def _arguments(words: Sequence[str], path: Path, *, shell: bool) -> tuple[str, ...]:
+def _arguments(words: Sequence[str], path: Path, directory: Path, *, shell: bool) -> tuple[str, ...]:
     """The words after the program in its command; all but the first if the program is not named there."""
     if shell:
-        words = next((part for part in _simple_commands(words[-1]) if _place(part, path) is not None), ())
-    place = _place(words, path)
+        words = next((part for part in _simple_commands(words[-1]) if _place(part, path, directory) is not None), ())
+    place = _place(words, path, directory)
     return tuple(words[1 if place is None else place + 1 :])
 
 
-def _place(words: Sequence[str], path: Path) -> int | None:
+def _place(words: Sequence[str], path: Path, directory: Path) -> int | None:
     """Which word of a command is the program."""
-    found = (index for index, word in enumerate(words) if os.path.realpath(path.parent / word) == str(path))
+    found = (index for index, word in enumerate(words) if os.path.realpath(directory / word) == str(path))
     return next(found, None)
 
 
@@ -173,7 +180,7 @@ def launch_of(target: Target, ticket: str) -> Launch:
         words, around = _fenced(target.permit, settings.start_timeout, words, around)
     return Launch(
         words,
-        target.program.path.parent,
+        target.directory,
         around,
         settings.log_file,
         umask=int(settings.umask, 8) if settings.umask is not None else -1,
@@ -211,7 +218,7 @@ def hook_of(target: Target, command: str, process: Identity | None, timeout_s: f
     # Processes that the hook starts do not belong to the target: they must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != MARK}
     words = command_words(target.settings, command, target.program.path)
-    return Hook(words, target.program.path.parent, plain | more, timeout_s, account(target.settings.user))
+    return Hook(words, target.directory, plain | more, timeout_s, account(target.settings.user))
 
 
 def environment(target: Target) -> dict[str, str]:
