@@ -6,9 +6,8 @@ daemons end, and sees at once whether anything is left of a launch. It reaps the
 
 import os
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from pathlib import Path
 from threading import Lock
 
 from restart_guard.host import process_table
@@ -47,7 +46,7 @@ def orphans() -> list[int] | None:
     """The pids of children that this process did not start, zombies among them; None if that cannot be told, because
     another thread is just starting one."""
     before = _starts
-    found = list(_all())
+    found = _all()
     if _starting or before != _starts:
         return None
     return [pid for pid in found if not _is_own(pid)]
@@ -77,12 +76,18 @@ def _is_own(pid: int) -> bool:
     return child is not None
 
 
-def _all() -> Iterator[int]:
-    """The kernel's own lists (proc(5)), one a thread; a scan where it keeps none."""
+def _all() -> list[int]:
+    """The children of the main thread, to which orphans come, by the kernel's own list (proc(5)); a scan where it keeps
+    none."""
     own = os.getpid()
-    if not os.path.exists(f"/proc/{own}/task/{own}/children"):  # noqa: PTH110 (in the path of a relaunch)
-        yield from (process.pid for process in process_table.everybody() if process.parent == own)
-        return
-    for thread in os.listdir(f"/proc/{own}/task"):  # noqa: PTH208
-        with suppress(FileNotFoundError):  # a thread that has just ended
-            yield from map(int, Path(f"/proc/{own}/task/{thread}/children").read_text().split())
+    try:
+        fd = os.open(f"/proc/{own}/task/{own}/children", os.O_RDONLY)
+    except OSError:
+        return [process.pid for process in process_table.everybody() if process.parent == own]
+    try:
+        content = b""
+        while part := os.read(fd, 65536):
+            content += part
+    finally:
+        os.close(fd)
+    return [int(word) for word in content.split()]

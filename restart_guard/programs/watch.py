@@ -112,7 +112,7 @@ class _Watched:
         self.is_busy = False  # a thread acts on it
         self.is_without_room = False  # there are not enough descriptors to wait for its end
         self.tries = 0  # unfinished tries in a row
-        self.ended = ""  # how and after what time it ended, for the message about the relaunch
+        self.last: tuple[int | None, float] | None = None  # exit status and uptime, until it is relaunched
 
     @property
     def name(self) -> str:
@@ -129,8 +129,16 @@ class _Watched:
         status = child.wait() if child is not None and is_launched else children.collect(process.pid)
         uptime_s = process_table.uptime_s(process)
         self.process = None
-        self.ended = f"{how_it_ended(status) if status is not None else 'ended'} after {span(uptime_s)}"
+        self.last = (status, uptime_s)
         return Ending(status, soon=uptime_s < self.target.settings.start_timeout)
+
+    @property
+    def ended(self) -> str:
+        """How it ended and after what time, for the message about the relaunch; empty if it did not."""
+        if self.last is None:
+            return ""
+        status, uptime_s = self.last
+        return f"{how_it_ended(status) if status is not None else 'ended'} after {span(uptime_s)}"
 
 
 class _Death(NamedTuple):
@@ -258,7 +266,7 @@ class _Watch:
         """Go on from what was done to a target."""
         ended = ""
         if result.event is not None or result.process is not None:
-            ended, watched.ended = watched.ended, ""
+            ended, watched.last = watched.ended, None
         if result.child is not None:
             watched.child = result.child
         if result.busy or (not result.ok and result.process is None and not result.is_stuck):
