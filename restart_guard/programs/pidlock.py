@@ -158,6 +158,10 @@ class PidLock:
             fd = os.open(self._program, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 self._lock(fd, deadline)
+            except BusyError:
+                raise
+            except GuardError:
+                pass  # nobody can lock it, as on NFS
             finally:
                 os.close(fd)
         with suppress(OSError):  # only its owner can

@@ -278,6 +278,36 @@ def test_a_program_that_ended_well_is_relaunched(start: Callable[[str], Group]) 
     group.check()
 
 
+NOHUP = (
+    STAMPER
+    + """\
+if os.fork():
+    os._exit(0)  # as a shell leaves what it has started by nohup ... &
+for _ in range(2):
+    if os.fork() == 0:
+        stamp()
+while True:
+    time.sleep(1)
+"""
+)
+
+
+def test_what_a_launcher_left_is_fenced_with_all_its_workers(start: Callable[[str], Group]) -> None:
+    """Its master is killed: its workers end before it is relaunched; the guard too: before another host's runs."""
+    group = start(NOHUP)
+    leader = group.leader()
+    group.wait_for_more(20)
+    first = group.lines()[-1]
+    worker = process_table.facts(first.pid)
+    assert worker is not None
+    os.kill(worker.parent, signal.SIGKILL)
+    wait_until(lambda: group.lines()[-1].launch != first.launch, what="the relaunch")
+    assert not living(first.pid)
+    leader.signal(signal.SIGKILL)
+    group.wait_for_another(leader)
+    group.check()
+
+
 AT_ONCE = """\
 import os, sys, time
 from pathlib import Path

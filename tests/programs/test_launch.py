@@ -416,6 +416,20 @@ def test_who_locked_the_program_looks_again_for_a_lock_file(shared: Path) -> Non
             go_on(root)
 
 
+def test_on_nfs_a_lock_needs_a_descriptor_for_writing(service: Service) -> None:
+    """Every command works there, also the second."""
+    library = service.guard.directory / "nfs_flock.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, PROGRAMS / "nfs_flock.c"], check=True)
+    nfs = {"LD_PRELOAD": str(library)}
+    guard = service.configure("", 'restart_backoff = { base = "1ms", max = "1ms" }').guard
+    for _ in range(2):
+        assert guard("start", environ=nfs).code == 0
+        service.kill()
+        assert "relaunched" in guard("restart", environ=nfs).out
+        assert "cannot be taken" not in guard("doctor", environ=nfs).out
+        assert guard("stop", environ=nfs).code == 0
+
+
 def test_a_program_that_locks_its_own_file_can_be_guarded(service: Service) -> None:
     """``flock -n "$0"`` is a usual way to run once: it is started, adopted and stopped like any other."""
     service.write(
