@@ -42,9 +42,11 @@ class Family(NamedTuple):
     sessions: tuple[Session, ...] = ()
 
     def followed_by(self, process: Facts) -> "Family":
-        """Now that this member of it runs the program."""
+        """Now that this member of it runs the program. A launched family has made all its sessions; an adopted process
+        may be in that of a login."""
         sessions = self.sessions
-        if process.session not in (self.leader.pid, *(session.number for session in sessions)):
+        is_own = bool(self.ticket) or process.session == process.pid
+        if is_own and process.session not in (self.leader.pid, *(session.number for session in sessions)):
             leader = process_table.facts(process.session)
             sessions = (*sessions, Session(process.session, leader.started if leader is not None else 0))
         return self._replace(sessions=sessions)
@@ -159,17 +161,19 @@ class Snapshot:
     def launched(self, *, ticket: str = "", program: str = "") -> Family | None:
         """The family of a launch that is not on record: its processes have this ticket, or the mark of their program.
         None if none of them lives."""
+        callers = self._callers()
         carriers = [
             process
             for process in self.processes
-            if (self.ticket(process) == ticket if ticket else self.entry(process, MARK) == program)
+            if process.pid not in callers
+            and (self.ticket(process) == ticket if ticket else self.entry(process, MARK) == program)
         ]
         first = oldest_top(carriers)
         if first is None:
             return None
-        leader = self._by_pid.get(first.session)
-        started = leader.started if leader is not None else 0
-        return Family(Identity(first.session, started, process_table.boot_id()), self.ticket(first) or "")
+        # Its session is only ours if its leader is: a login's is not.
+        leader = next((process for process in carriers if process.pid == first.session), first)
+        return Family(Identity(leader.pid, leader.started, process_table.boot_id()), self.ticket(first) or "")
 
 
 def members(families: Mapping[str, Family], snapshot: Snapshot | None = None) -> dict[str, list[Facts]]:

@@ -112,7 +112,7 @@ def _by_family(
         ours = {process.pid for members in left.values() for process in members}
         others = [process for process in snapshot.processes if process.pid not in ours]
         lost = [target for name, (target, _) in unknown.items() if observed[name].process is None]
-        observed |= _with_strangers(lost, observed, [one for one in others if snapshot.ticket(one) is None])
+        observed |= _with_strangers(lost, observed, [one for one in others if snapshot.entry(one, TICKET) is None])
     return observed
 
 
