@@ -45,6 +45,10 @@ def start(make: Callable[[], "subprocess.Popen[bytes]"], ticket: str = "") -> "s
 def orphans() -> list[int] | None:
     """The pids of children that this process did not start, zombies among them; None if that cannot be told, because
     another thread is just starting one."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return []  # no children at all
     before = _starts
     found = _all()
     if _starting or before != _starts:
@@ -52,11 +56,14 @@ def orphans() -> list[int] | None:
     return [pid for pid in found if not _is_own(pid)]
 
 
-def reap(keep: Collection[int] = ()) -> None:
-    """Collect the orphans that have ended, except these pids, whose exit status somebody else collects."""
-    for pid in orphans() or ():
+def reap(keep: Collection[int] = ()) -> bool:
+    """Collect the orphans that have ended, except these pids, whose exit status somebody else collects. Whether there
+    were orphans."""
+    found = orphans() or ()
+    for pid in found:
         if pid not in keep:
             collect(pid)
+    return bool(found)
 
 
 def collect(pid: int) -> int | None:

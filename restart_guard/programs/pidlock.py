@@ -52,6 +52,7 @@ class PidLock:
     def __init__(self, program: Path, pid_file: Path | None = None) -> None:
         self._program = program
         self._has_folder = pid_file is None
+        self._last: tuple[tuple[int, ...], Record] | None = None  # as last read, and which version of the file that was
         self.path = pid_file or program.with_name(program.name + ".pid")
         self.guard_path = program.with_name(f".{program.name}.lock")
         self.record_path = self.path.with_name(f".{self.path.name.removesuffix('.pid')}.state")
@@ -191,7 +192,11 @@ class PidLock:
     def recorded(self, boot: str) -> Record:
         """The record; an empty one if there is none, or only one of another boot."""
         with suppress(OSError, ValueError, msgspec.MsgspecError):  # ValueError: bytes that are no UTF-8
-            record = _DECODER.decode(_read(self.record_path, 4096))
+            status = os.stat(self.record_path)  # noqa: PTH116 (in the path of a relaunch)
+            version = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            if self._last is None or self._last[0] != version:
+                self._last = (version, _DECODER.decode(_read(self.record_path, 4096)))
+            record = self._last[1]
             if record.boot == boot and (record.process is None or _is_sane(record.process, boot)):
                 return record
         return Record(boot)

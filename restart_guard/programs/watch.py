@@ -168,7 +168,8 @@ class _Watch:
         self._room, self._at_once = free, max(1, free // _FILES_OF_AN_ACTION)
         self._keep_house_at = 0.0
         self._last_trouble = ""
-        signal.signal(signal.SIGCHLD, _wake_up)  # so that orphans are reaped at once
+        if os.getpid() == 1:
+            self._reap_at_once()
         self._ended_already: list[Identity] = []  # before they could be waited for
         self._folders = FolderEvents()
         if self._folders.fd is not None:
@@ -208,7 +209,15 @@ class _Watch:
                 if any(one.target.lock.path.parent in changed for one in every):
                     next_scan = 0.0
             self._collect()
+            if children.reap(keep=[one.process.pid for one in every if one.process is not None]):
+                self._reap_at_once()
         self._finish_what_is_begun()
+
+    @staticmethod
+    def _reap_at_once() -> None:
+        """From now on orphans are reaped when they end, and not at the next wakeup. Not from the start: a signal more
+        at each death delays the relaunch."""
+        signal.signal(signal.SIGCHLD, _wake_up)
 
     def _scan(self) -> float:
         """Look for what no event has told: new folders, changed states. Then the housekeeping. Returns the seconds to
@@ -250,7 +259,6 @@ class _Watch:
             for death in unsure:
                 if left[death.watched.name]:
                     self._act(death.watched, death.ending)
-        children.reap(keep=[one.process.pid for one in self._targets.values() if one.process is not None])
 
     def _revive(self, deaths: Sequence[_Death]) -> None:
         simple = [death for death in deaths if not death.watched.is_busy]

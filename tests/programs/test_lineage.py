@@ -15,7 +15,7 @@ import pytest
 
 from restart_guard.host import process_table
 from tests.conftest import Guard
-from tests.support.real import Real, children_of, real_program, wait_gone
+from tests.support.real import Real, children_of, kill, real_program, wait_gone
 from tests.support.servers import wait_until
 from tests.support.services import watching
 
@@ -67,7 +67,7 @@ def test_a_launcher_and_its_daemon_are_one_program(real: Real, seconds: str, twi
     guard = real.configure("daemon.py", f"{{python}} {{program}} {seconds}{twice}", QUICK)
     assert guard("start").code == 0
     assert len(real.processes()) == 1
-    os.kill(real.pid(), signal.SIGKILL)
+    kill(real.pid())
     assert "relaunched" in guard("restart").out
     assert [one.pid for one in real.processes()] == [real.pid()]
     with watching(guard):

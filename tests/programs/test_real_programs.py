@@ -12,7 +12,7 @@ import pytest
 
 from restart_guard.host import process_table
 from tests.conftest import Guard
-from tests.support.real import Real, children_of, real_program, wait_gone
+from tests.support.real import Real, children_of, kill, real_program, wait_gone
 from tests.support.servers import RedisServer, free_port, wait_until
 from tests.support.services import watching
 
@@ -49,7 +49,7 @@ def test_a_killed_nginx_master_is_relaunched_and_its_workers_ended_first(real: R
     for _ in range(2):
         master = master_of(real)
         workers = children_of(master)
-        os.kill(master, signal.SIGKILL)
+        kill(master)
         done = guard("restart")
         assert "ended orphans: nginx" in done.out, done
         again = master_of(real)
@@ -110,7 +110,7 @@ def test_another_redis_server_is_no_business_of_ours(real: Real) -> None:
             assert (started.code, f"pid {other.pid}" in started.out) == (0, True)
             assert real.pid() != other.pid
             wait_until(lambda: is_listening(real.port), what="our server")
-            os.kill(real.pid(), signal.SIGKILL)
+            kill(real.pid())
             assert "relaunched" in guard("restart").out
             assert guard("kill").code == 0
             assert guard("stop").code == 0
@@ -159,7 +159,7 @@ def test_a_gunicorn_daemon_is_found_and_stopped(real: Real) -> None:
     master = int(real.get())
     assert real.pid() == master
     workers = children_of(master)
-    os.kill(master, signal.SIGKILL)
+    kill(master)
     assert "relaunched" in guard("restart").out
     wait_until(lambda: real.answers() and real.get() == str(real.pid()), what="the new master")
     assert not set(workers) & set(children_of(real.pid()))
@@ -260,7 +260,7 @@ def test_another_job_of_the_same_script_is_not_the_server(real: Real) -> None:
         try:
             assert shell.stdout is not None
             shell.stdout.readline()
-            os.kill(server, signal.SIGKILL)
+            kill(server)
             assert "relaunched" in guard("restart").out
             assert real.pid() not in (server, shell.pid)
             guard("kill")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Guard
-from tests.support.real import Real, real_program
+from tests.support.real import Real, kill, real_program
 from tests.support.servers import RedisServer, wait_until
 from tests.test_docs import ROOT
 
@@ -65,7 +64,7 @@ def test_a_recipe(real: Real, redis_server: RedisServer, name: str) -> None:
     done = guard("start")
     assert done.code == 0, done
     before = real.pid()
-    os.kill(before, signal.SIGKILL)
+    kill(before)
     assert "relaunched" in guard("restart").out
     wait_until(lambda: real.pid() != before, what="another")
     assert guard("stop").code == 0

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +74,16 @@ class Host:
     def takes_part(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def said(self) -> str:
+        """The output so far, as far as nobody else has read it."""
+        texts = []
+        for stream in (self.process.stdout, self.process.stderr) if self.process is not None else ():
+            if stream is not None:
+                os.set_blocking(stream.fileno(), False)
+                with suppress(BlockingIOError):
+                    texts.append(os.read(stream.fileno(), 65536).decode(errors="replace"))
+        return "".join(texts)
+
     def end(self) -> None:
         if self.process is not None:
             self.process.kill()
@@ -133,11 +144,17 @@ class Group:
 
     def wait_for_another(self, than: Host, timeout: float = 20.0) -> Host:
         begun = len(self.lines())
-        wait_until(
-            lambda: any(one.host != than.name for one in self.lines()[begun:]),
-            what=f"another leader than {than.name}",
-            timeout=timeout + 5 * self.lease,
-        )
+        try:
+            wait_until(
+                lambda: any(one.host != than.name for one in self.lines()[begun:]),
+                what=f"another leader than {than.name}",
+                timeout=timeout + 5 * self.lease,
+            )
+        except AssertionError as error:
+            texts = [
+                f"{host.name}, {'there' if host.takes_part else 'gone'}: {host.said()}" for host in self.hosts.values()
+            ]
+            raise AssertionError("\n".join([str(error), *texts])) from error
         self.wait_for_more(30)  # should the first run on, its stamps are among these
         return self.leader()
 

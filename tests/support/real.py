@@ -138,6 +138,12 @@ def children_of(pid: int) -> list[int]:
     return [one.pid for one in process_table.everybody() if one.parent == pid and not one.dead]
 
 
+def kill(pid: int) -> None:
+    """kill -9, and wait for the end: a large process takes a while to die."""
+    os.kill(pid, signal.SIGKILL)
+    wait_gone([pid])
+
+
 def wait_gone(pids: list[int]) -> None:
     def gone() -> bool:
         found = [process_table.facts(pid) for pid in pids]

@@ -64,9 +64,10 @@ class Service:
         return pid
 
     def kill(self) -> int:
-        """kill -9, as the kernel does when memory is short; the pid that it was."""
+        """kill -9, as the kernel does when memory is short, until it is dead; the pid that it was."""
         pid = self.pid()
         os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid not in self.pids(), what=f"the end of {pid}")
         return pid
 
     def ready(self) -> None:
