@@ -45,10 +45,8 @@ def start(make: Callable[[], "subprocess.Popen[bytes]"], ticket: str = "") -> "s
 def orphans() -> list[int] | None:
     """The pids of children that this process did not start, zombies among them; None if that cannot be told, because
     another thread is just starting one."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return []  # no children at all
+    if not process_table.has_children():
+        return []
     before = _starts
     found = _all()
     if _starting or before != _starts:

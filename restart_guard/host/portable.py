@@ -128,6 +128,11 @@ def give_number(_number: int) -> Iterator[None]:
     yield
 
 
+def has_children() -> bool:
+    """It may have some."""
+    return True
+
+
 def become_subreaper() -> None:
     """Orphans stay those of init here."""
 
