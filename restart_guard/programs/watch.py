@@ -186,6 +186,7 @@ class _Watch:
         os.close(self._wake)
 
     def run(self, until: float | None) -> None:
+        gc.set_threshold(700)  # Python's own, for a process that stays
         gc.freeze()  # objects that exist now stay: the collector need not visit them again and again
         next_scan = 0.0
         every = self._targets.values()
