@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Lock
+from weakref import WeakValueDictionary
 
 from restart_guard.host import process_table
 
 _LOCK_S = 1.0
 
-_started: dict[int, "subprocess.Popen[bytes]"] = {}
+# Weakly: whoever started a child holds it for as long as it matters, and a watch starts many.
+_started: "WeakValueDictionary[int, subprocess.Popen[bytes]]" = WeakValueDictionary()
 _starting: list[None] = []  # one for each start under way; appending and popping are atomic, also between threads
 _starts = 0
 _one_start = Lock()

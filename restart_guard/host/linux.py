@@ -94,8 +94,9 @@ def has_pidfds() -> bool:
     """Whether the kernel lets us use pidfds."""
     try:
         os.close(_pidfd_open(os.getpid()))
-    except OSError:
-        return False
+    except OSError as error:
+        # Any other error, such as too many open files, says nothing about the next time.
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES)
     return True
 
 

@@ -30,16 +30,13 @@ def family_of(family: Family) -> list[Facts]:
     return members({"it": family})["it"]
 
 
-def may_be_left(process: Identity) -> bool:
-    """Whether anything may be left of the launch whose leader this child of ours was; costs almost nothing.
-
-    What is left of it is in its process group, where a zombie counts too, since kill(2) finds it, or has become a child
-    of ours, since we are a subreaper.
-    """
+def has_group(process: Identity) -> bool:
+    """Whether anything is left of the process group that an ended process led; costs almost nothing. A zombie counts,
+    since kill(2) finds it too."""
     try:
         os.killpg(process.pid, 0)
     except ProcessLookupError:
-        return children.orphans() != []
+        return False
     except PermissionError:
         return True
     return True

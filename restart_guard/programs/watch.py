@@ -249,10 +249,16 @@ class _Watch:
         by_process = {one.process: one for one in self._targets.values() if one.process is not None}
         deaths = []
         for process in ended:
-            watched = by_process[process]
+            watched = by_process.get(process)
+            if watched is None:
+                continue  # another process runs it by now
             was_launched = watched.child is not None and watched.child.pid == process.pid
             deaths.append(_Death(watched, process, watched.has_ended(process), was_launched))
-        unsure = [death for death in deaths if not death.was_launched or processes.may_be_left(death.process)]
+        # What is left of a launch of ours is in its process group, or has become a child of ours: we are a subreaper.
+        has_orphans = any(death.was_launched for death in deaths) and children.orphans() != []
+        unsure = [
+            death for death in deaths if has_orphans or not death.was_launched or processes.has_group(death.process)
+        ]
         self._revive([death for death in deaths if death not in unsure])
         if unsure:
             left = _left_behind([death.watched.target for death in unsure])
