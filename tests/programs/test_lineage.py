@@ -48,6 +48,7 @@ def test_a_program_that_exits_at_once_is_tried_again_and_again(real: Real) -> No
     assert 8 <= len((real.folder / "runs").read_text()) <= 15
 
 
+@pytest.mark.process
 def test_children_that_have_ended_are_forgotten() -> None:
     """A watch starts one for each relaunch and each health command, for months."""
     child = children.start(lambda: subprocess.Popen(["true"]))
