@@ -8,12 +8,15 @@ from contextlib import suppress
 
 gc.set_threshold(20_000)  # imports make no garbage, but many objects: to look through them is 5 % of an idle tick
 
-from restart_guard.cli import cli, run  # noqa: E402
+from restart_guard.entry import run  # noqa: E402
 
 
 def main() -> None:
     if "_RESTART_GUARD_COMPLETE" in os.environ:
-        cli.main(prog_name="restart-guard")  # click's own answer to a shell that completes
+        # Click's own answer to a shell that completes.
+        from restart_guard.cli import cli
+
+        cli.main(prog_name="restart-guard")
     code = run(sys.argv[1:])
     # All is written and closed by now. To take down the interpreter, module by module, is a tenth of an idle tick.
     atexit._run_exitfuncs()  # noqa: SLF001 (of whoever measures or traces us)

@@ -1,21 +1,19 @@
-"""The command line: global options, the table of commands, and the one place where errors become texts and exit codes.
+"""The command line: global options and the table of commands.
 
 A command's module is imported only when that command runs, so that a tick imports neither redis nor requests.
 """
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from restart_guard import __version__, clock
+from restart_guard import __version__
 from restart_guard.config.wording import suggestion
-from restart_guard.errors import ExitCode, GuardError
+from restart_guard.errors import ExitCode
 from restart_guard.session import Session
-from restart_guard.terminal import Terminal
 
 COMMANDS = {
     "init": ("init", "Write a first config."),
@@ -85,17 +83,18 @@ def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet:
     and /etc/restart-guard/config.toml.
     """
     ctx.color = False if os.environ.get("NO_COLOR") else None
-    ctx.obj = Session(config_option, Terminal(verbosity=verbose - quiet))
+    session = ctx.ensure_object(Session)
+    session.config_option = config_option
+    session.terminal.verbosity = verbose - quiet
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return the exit code. Nothing is raised: every error becomes text."""
-    terminal = Terminal()
-    context: click.Context | None = None
+def run(arguments: Sequence[str], session: Session) -> int:
+    """Run one command line and return the exit code; what is wrong with the line itself becomes text. Raises what the
+    command raises, and KeyboardInterrupt."""
+    terminal = session.terminal
     try:
-        with cli.make_context("restart-guard", list(arguments)) as context:
-            code = cli.invoke(context)
-            return _finish(context.obj.terminal, int(code or 0))
+        with cli.make_context("restart-guard", list(arguments), obj=session) as context:
+            return int(cli.invoke(context) or 0)
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     except click.UsageError as error:
@@ -105,47 +104,5 @@ def run(arguments: Sequence[str]) -> int:
             terminal.error(error.format_message())
             terminal.error(f"Try: {error.ctx.command_path if error.ctx else 'restart-guard'} --help")
         return ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        terminal.error("Interrupted.")
-        return ExitCode.INTERRUPTED
-    except GuardError as error:
-        _terminal_of(context, terminal).error(str(error))
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001 (the edge: a bug gets a line, its traceback goes to the log)
-        return _bug(context, terminal, error)
-
-
-def _finish(terminal: Terminal, code: int) -> int:
-    """The command's own exit code, or failure if its output could not be written."""
-    terminal.close()
-    if terminal.write_error is None or isinstance(terminal.write_error, BrokenPipeError):
-        return code
-    terminal.error(f"The output could not be written: {terminal.write_error.strerror}.")
-    terminal.close()
-    return code or ExitCode.FAILED
-
-
-def _terminal_of(context: click.Context | None, terminal: Terminal) -> Terminal:
-    """The session's terminal, which knows the secrets to redact."""
-    return context.obj.terminal if context is not None and isinstance(context.obj, Session) else terminal
-
-
-def _bug(context: click.Context | None, terminal: Terminal, error: Exception) -> int:
-    """Report a bug: one line for the operator, the traceback in the log."""
-    terminal = _terminal_of(context, terminal)
-    session = context.obj if context is not None else None
-    state_dir = (session or Session(None, terminal)).state_dir
-    log = state_dir / "restart-guard.log"
-    # Only a bug needs it.
-    from traceback import format_exception
-
-    text = terminal.redact("".join(format_exception(error)))
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{clock.stamp(clock.now())} restart-guard {__version__} {sys.argv[1:2]}\n{text}\n")
-        where = f"the traceback is in {log}"
-    except OSError:
-        where = f"and it could not be logged:\n{text}"
-    terminal.error(f"This is a bug in restart-guard ({type(error).__name__}); {where}")
-    return ExitCode.BUG
+    except click.Abort:
+        raise KeyboardInterrupt from None

@@ -6,24 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from restart_guard.config import load as config_file
 from restart_guard.config.options import Config
-from restart_guard.durations import Duration
 from restart_guard.errors import ExitCode
 from restart_guard.terminal import Terminal
 
 if TYPE_CHECKING:
-    from restart_guard.programs.actions import ActionResult
+    from restart_guard.programs.results import ActionResult
 
 
 class Session:
-    """One run of the command line."""
+    """One run of the command line. ``config_option`` and the terminal's verbosity are set once that has been read."""
 
-    def __init__(self, config_option: Path | None, terminal: Terminal) -> None:
-        self.terminal = terminal
-        self.config_option = config_option
+    def __init__(self) -> None:
+        self.terminal = Terminal()
+        self.config_option: Path | None = None
         self._config: Config | None = None
 
     @property
@@ -68,14 +65,3 @@ class Session:
         say = self.terminal.result if result.ok and not result.busy else self.terminal.error
         if result.text:
             say(f"{result.name}: {result.text}")
-
-
-def duration(_context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:
-    """A click callback: a duration as the config writes it."""
-    try:
-        return None if value is None else Duration.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(f"expected {Duration.wanted}, was {value}", param=parameter) from error
-
-
-pass_session = click.make_pass_decorator(Session)

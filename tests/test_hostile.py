@@ -202,7 +202,7 @@ def test_a_user_without_a_home(guard: Guard) -> None:
     if os.geteuid() != 0:
         pytest.skip("changing the user needs root")
     script = (
-        "import os, sys; import restart_guard.cli as c, restart_guard.commands.status\n"
+        "import os, sys; import restart_guard.entry as c\n"
         "os.environ.pop('HOME', 0); os.setuid(54321); sys.exit(c.run(['status']))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd="/", capture_output=True, encoding="utf-8", check=False)

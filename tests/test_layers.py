@@ -22,6 +22,7 @@ FLOORS = [
     {"session"},
     {"commands"},
     {"cli"},
+    {"entry"},
     {"__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -9,8 +9,8 @@ from restart_guard.host import hook
 from restart_guard.host.hook import Hook
 from restart_guard.journal.record import Say
 from restart_guard.programs import actions, processes
-from restart_guard.programs.actions import ActionOptions
 from restart_guard.programs.lifecycle import Command
+from restart_guard.programs.results import ActionOptions
 from restart_guard.programs.target import target_of
 from restart_guard.refreshes import job, messages
 

@@ -2,8 +2,9 @@ import click
 
 from restart_guard.checks import job
 from restart_guard.checks.messages import summary
+from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.errors import ExitCode
-from restart_guard.session import Session, duration, pass_session
+from restart_guard.session import Session
 
 
 @click.command("check-redis")

@@ -1,8 +1,9 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.errors import BusyError, ExitCode
 from restart_guard.journal import delivery
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("deliver")

@@ -1,7 +1,8 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.demo import story
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("demo")

@@ -1,9 +1,10 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.doctor import examine
 from restart_guard.doctor.finding import Level, shown
 from restart_guard.errors import ExitCode
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("doctor")

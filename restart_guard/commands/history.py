@@ -2,11 +2,12 @@ from typing import Any
 
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.config.load import picked
 from restart_guard.config.values import printable
 from restart_guard.errors import UsageError
 from restart_guard.journal.journal import Journal
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("history")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.config import template
 from restart_guard.errors import GuardError
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("init")

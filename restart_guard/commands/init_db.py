@@ -1,8 +1,9 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.errors import DeliveryError, ExitCode, UsageError
 from restart_guard.mysql import task_monitor
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 _MODES = {
     "unique": "by its unique run_id.",

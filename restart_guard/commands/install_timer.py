@@ -1,8 +1,9 @@
 import click
 
 from restart_guard.commands.change_timer import change_timer
+from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.doctor.programs import missing_for_timer
-from restart_guard.session import Session, duration, pass_session
+from restart_guard.session import Session
 from restart_guard.timer import install
 
 

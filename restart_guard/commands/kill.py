@@ -1,8 +1,9 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.programs import operate
 from restart_guard.programs.lifecycle import Command
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("kill")

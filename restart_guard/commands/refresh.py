@@ -1,9 +1,10 @@
 import click
 
+from restart_guard.commands.parameters import pass_session
 from restart_guard.errors import ExitCode
 from restart_guard.refreshes import job
 from restart_guard.refreshes.messages import example
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("refresh")

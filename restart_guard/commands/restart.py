@@ -1,10 +1,12 @@
 import click
 
+from restart_guard.commands import plain
+from restart_guard.commands.parameters import pass_session
 from restart_guard.errors import UsageError
-from restart_guard.programs import operate, tick
+from restart_guard.programs import operate
 from restart_guard.programs.lifecycle import Command
 from restart_guard.programs.target import StopOptions
-from restart_guard.session import Session, pass_session
+from restart_guard.session import Session
 
 
 @click.command("restart")
@@ -19,8 +21,8 @@ def command(session: Session, *, names: tuple[str, ...], cold: bool, hot: bool) 
     """
     if cold and hot:
         raise UsageError("--cold and --hot exclude each other.")
-    targets = operate.chosen(session.config, names)
     if not cold and not hot:
-        return session.report_all(tick.tick(session.config, targets), tick=True)
+        return plain.restart(session, names)
+    targets = operate.chosen(session.config, names)
     stop = StopOptions(tell=session.terminal.countdown)
     return session.report_all(operate.run(session.config, targets, Command.COLD if cold else Command.HOT, stop))

@@ -1,7 +1,8 @@
 import click
 
+from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.errors import UsageError
-from restart_guard.session import Session, duration, pass_session
+from restart_guard.session import Session
 from restart_guard.standby import member, status
 
 

@@ -1,9 +1,10 @@
 import click
 
+from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.programs import operate
 from restart_guard.programs.lifecycle import Command
 from restart_guard.programs.target import StopOptions
-from restart_guard.session import Session, duration, pass_session
+from restart_guard.session import Session
 
 
 @click.command("stop")

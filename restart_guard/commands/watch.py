@@ -1,7 +1,8 @@
 import click
 
+from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.programs import operate, watch
-from restart_guard.session import Session, duration, pass_session
+from restart_guard.session import Session
 
 
 @click.command("watch")

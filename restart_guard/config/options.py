@@ -1,6 +1,5 @@
 """Every option: its name, type, default and expected value in words. Values only; ``load`` reads them."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -247,7 +246,12 @@ class Config(Struct, frozen=True, kw_only=True):
         """The name of the group's files: a group's name may hold anything, a file's name may not, and is limited to 255
         bytes."""
         group = quote(self.standby.group, safe="") if self.standby is not None else ""
-        return f"standby-{group if len(group) <= 100 else f'{group[:80]}-{zlib.crc32(group.encode()):08x}'}"
+        if len(group) > 100:
+            # Few groups have such a name.
+            from zlib import crc32
+
+            group = f"{group[:80]}-{crc32(group.encode()):08x}"
+        return f"standby-{group}"
 
     @property
     def standby_acks(self) -> int:

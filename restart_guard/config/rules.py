@@ -138,9 +138,10 @@ def _command_problems(where: str, command: str) -> Iterator[str]:
         if not words:
             yield f"{where}: expected a command, was {shown(command)}."
         for word in words:
-            near = suggestion(word[1:-1], ["python", "program"]) if word[:1] + word[-1:] == "{}" else ""
-            if near and word not in ("{python}", "{program}"):
-                yield f"{where}: there is no {word}{near}."
+            if word[:1] + word[-1:] == "{}" and word not in ("{python}", "{program}"):
+                near = suggestion(word[1:-1], ["python", "program"])
+                if near:
+                    yield f"{where}: there is no {word}{near}."
 
 
 def _backoff_problems(where: str, backoff: Backoff) -> Iterator[str]:

@@ -5,24 +5,27 @@ daemons end, and sees at once whether anything is left of a launch. It reaps the
 """
 
 import os
-import subprocess
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Lock
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from restart_guard.host import process_table
 
+if TYPE_CHECKING:
+    from subprocess import Popen
+
 _LOCK_S = 1.0
 
 # Weakly: whoever started a child holds it for as long as it matters, and a watch starts many.
-_started: "WeakValueDictionary[int, subprocess.Popen[bytes]]" = WeakValueDictionary()
+_started: "WeakValueDictionary[int, Popen[bytes]]" = WeakValueDictionary()
 _starting: list[None] = []  # one for each start under way; appending and popping are atomic, also between threads
 _starts = 0
 _one_start = Lock()
 
 
-def start(make: Callable[[], "subprocess.Popen[bytes]"], ticket: str = "") -> "subprocess.Popen[bytes]":
+def start(make: Callable[[], "Popen[bytes]"], ticket: str = "") -> "Popen[bytes]":
     """Start a child, and know it from an orphan. Its ticket, hexadecimal, is given to it and to all its descendants.
     Raises what ``make`` raises."""
     global _starts  # noqa: PLW0603 (there is one table of children in a process)

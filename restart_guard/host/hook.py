@@ -2,14 +2,16 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from restart_guard.durations import span
 from restart_guard.host import children
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 _READ_BYTES = 65536
 _TAIL_CHARACTERS = 500
@@ -52,17 +54,20 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
 
     Its output goes to a file and not to a pipe: a daemon that it starts may hold a pipe open for ever.
     """
+    # An idle tick runs no commands, and this is a twentieth of it.
+    from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
+
     uid, gid, groups = hook.user or (None, None, None)
     with _output() as output:
         try:
             child = children.start(
-                lambda: subprocess.Popen(
+                lambda: Popen(
                     hook.words,
                     cwd=hook.directory,
                     env=hook.environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stderr=STDOUT,
                     start_new_session=True,
                     user=uid,
                     group=gid,
@@ -75,7 +80,7 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
             return CommandResult("not_started", f"{Path(hook.words[0]).name}: {why}")
         try:
             status = child.wait(hook.timeout_s)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             _end(child)
             return CommandResult("timed_out", span(hook.timeout_s), _tail(output, redact))
         except KeyboardInterrupt:
@@ -100,11 +105,14 @@ def _output() -> IO[bytes]:
         return Path(os.devnull).open("r+b")
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _end(child: "Popen[bytes]") -> None:
     """Kill the command's process group. A group that became another user (sudo) cannot be killed and is left."""
+    # As in run().
+    from subprocess import TimeoutExpired
+
     with suppress(PermissionError, ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
+    with suppress(TimeoutExpired):
         child.wait(2)
 
 

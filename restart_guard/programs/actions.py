@@ -9,10 +9,8 @@ import errno
 import os
 import pwd
 import signal
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,44 +21,15 @@ from restart_guard.host import hook, process_table
 from restart_guard.host.family import Ending, Family, is_fence
 from restart_guard.host.identity import Identity
 from restart_guard.host.strangers import Likeness, Stranger
-from restart_guard.programs import crashes, health, launch, processes
+from restart_guard.programs import crashes, launch, processes
 from restart_guard.programs import stop as drain
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.launch import Launched, Spawned
 from restart_guard.programs.lifecycle import Action, Command, State, decide
 from restart_guard.programs.observe import observe
 from restart_guard.programs.pidlock import Record
+from restart_guard.programs.results import ActionOptions, ActionResult, is_settled
 from restart_guard.programs.target import Observation, StopOptions, Target, hook_of
-
-
-class ActionResult(NamedTuple):
-    """The result of an action on a target. ``event`` is the text for the journal, None if nothing happened.
-
-    ``crashes`` counts the relaunches in a row, this one included, 0 if it is none; ``child`` is the process if it was
-    launched here. ``is_stuck``: a tick can do nothing about it, and neither can the next one.
-    """
-
-    name: str
-    ok: bool
-    text: str
-    event: str | None = None
-    busy: bool = False
-    crashes: int = 0
-    process: Identity | None = None
-    child: "subprocess.Popen[bytes] | None" = None
-    is_stuck: bool = False
-
-
-class ActionOptions(NamedTuple):
-    """Options of an action: how to stop, how long to wait for the lock, the reason to report, whether to wait until a
-    launched program has stayed up, and how the program has just ended."""
-
-    stop: StopOptions = StopOptions()
-    wait_s: float = 0.0
-    why: str = ""
-    settle: bool = True
-    ending: Ending | None = None
-
 
 _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
 """The commands after which a target is to run."""
@@ -297,21 +266,6 @@ def _repair(target: Target, observed: Observation, process: Identity) -> ActionR
     )
 
 
-def is_settled(target: Target, observed: Observation) -> bool:
-    """Whether it has run long enough to clear its crash count."""
-    return observed.record.crashes != Crashes() and is_well(target, observed)
-
-
-def is_well(target: Target, observed: Observation) -> bool:
-    """Whether it has run long enough and, if it has a health check, passed it."""
-    if (
-        observed.process is None
-        or process_table.uptime_s(observed.process) < target.settings.restart_backoff.reset_after
-    ):
-        return False
-    return target.settings.health is None or health.is_good(observed.record.health, observed.process.started)
-
-
 def _waits(target: Target, record: Record) -> bool:
     """Whether a first death, noticed now, must wait before its relaunch; that is recorded."""
     noticed = crashes.died(record.crashes, target.settings.restart_backoff, at=clock.boottime())
@@ -395,17 +349,3 @@ def _reload(target: Target, process: Identity) -> ActionResult:
     return ActionResult(
         target.name, ok=True, text=f"reloaded, pid {process.pid}", event=f"reloaded, pid {process.pid}", process=process
     )
-
-
-def shown(target: Target, observed: Observation, restarts: int) -> Mapping[str, Any]:
-    """The object of ``status --json``."""
-    return {
-        "target": target.name,
-        "state": observed.state.value,
-        "pid": observed.process.pid if observed.process else None,
-        "uptime_s": round(process_table.uptime_s(observed.process), 1) if observed.process else None,
-        "pid_lock": str(target.lock.path) if target.lock.is_there() else None,
-        "restarts": restarts,
-        "next_try_s": round(observed.next_try_s, 1) if observed.next_try_s is not None else None,
-        "why": observed.why,
-    }

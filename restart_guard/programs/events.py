@@ -12,10 +12,10 @@ from restart_guard.ids import new_run_id
 from restart_guard.journal import events
 from restart_guard.journal.incident import Incident, Notice, advance
 from restart_guard.journal.journal import Journal
-from restart_guard.programs.actions import ActionResult, is_well
 from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, keeps_dying, well_again
 from restart_guard.programs.observe import observe
+from restart_guard.programs.results import ActionResult, is_well
 from restart_guard.programs.target import Target
 
 KIND = "target"

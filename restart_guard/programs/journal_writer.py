@@ -9,8 +9,8 @@ from restart_guard import clock
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.programs import events, tick
-from restart_guard.programs.actions import ActionResult
 from restart_guard.programs.crashes import KEEPS_DYING
+from restart_guard.programs.results import ActionResult
 from restart_guard.programs.target import Target
 
 _KEPT = 1000

@@ -1,9 +1,8 @@
 """Launches a program: start it, record its identity, see that it stays up, write the pid lock."""
 
 import os
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -19,6 +18,9 @@ from restart_guard.programs.health import HealthRecord
 from restart_guard.programs.pidlock import Record
 from restart_guard.programs.target import Target, launch_of
 
+if TYPE_CHECKING:
+    from subprocess import Popen
+
 _LOG_TAIL_BYTES = 2000
 
 
@@ -33,7 +35,7 @@ class Launched(NamedTuple):
     record: Record
     why: str = ""
     process: Identity | None = None
-    child: "subprocess.Popen[bytes] | None" = None
+    child: "Popen[bytes] | None" = None
 
     @property
     def crashes(self) -> int:
@@ -46,7 +48,7 @@ class Spawned(NamedTuple):
 
     record: Record
     ticket: str
-    child: "subprocess.Popen[bytes] | None"
+    child: "Popen[bytes] | None"
     why: str = ""
 
 
@@ -116,9 +118,7 @@ def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> La
     return result._replace(ok=not ill, text=ill, record=record, why=ill, process=process)
 
 
-def _settled(
-    target: Target, record: Record, child: "subprocess.Popen[bytes]"
-) -> tuple[Identity | None, Record, int | None]:
+def _settled(target: Target, record: Record, child: "Popen[bytes]") -> tuple[Identity | None, Record, int | None]:
     """Follow a launch until what runs the program has stayed up for ``min_uptime``: the launched process, or what goes
     on in its place. No process, and the last exit status, if nothing does.
 

@@ -9,10 +9,10 @@ from restart_guard.config.load import picked
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.journal.journal import Journal
-from restart_guard.programs import actions, events, processes
-from restart_guard.programs.actions import ActionOptions, ActionResult
+from restart_guard.programs import events, processes
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
+from restart_guard.programs.results import ActionOptions, ActionResult
 from restart_guard.programs.target import Observation, StopOptions, Target, target_of
 from restart_guard.threads import in_background
 
@@ -44,10 +44,13 @@ def run(
 
     Raises JournalError at the end.
     """
+    # An idle tick needs run_all only.
+    from restart_guard.programs.actions import act
+
     processes.prepare()
     gentle = StopOptions(timeout_s=0, force=True) if command is Command.KILL else StopOptions()
     options = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
-    yield from run_all(config, [partial(actions.act, target, command, options) for target in targets])
+    yield from run_all(config, [partial(act, target, command, options) for target in targets])
 
 
 def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -> Iterator[ActionResult]:

@@ -2,17 +2,19 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from restart_guard import clock
 from restart_guard.host import children, process_table
 from restart_guard.host.family import Family, is_fence, members
 from restart_guard.host.identity import Facts, Identity
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 
 def is_alive(process: Identity) -> bool:
@@ -98,11 +100,14 @@ def _become_subreaper() -> None:
     process_table.become_subreaper()
 
 
-def launch(spec: Launch) -> "subprocess.Popen[bytes]":
+def launch(spec: Launch) -> "Popen[bytes]":
     """Start a program in a session of its own that holds descriptors 0 to 2 only and nothing of ours.
 
     Raises OSError. ``prepare`` must have been called.
     """
+    # An idle tick launches nothing, and this is a twentieth of it.
+    from subprocess import DEVNULL, STDOUT, Popen
+
     output: int | None = None
     try:
         if spec.log_file is not None:
@@ -111,13 +116,13 @@ def launch(spec: Launch) -> "subprocess.Popen[bytes]":
         uid, gid, groups = spec.user or (None, None, None)
         _become_subreaper()
         return children.start(
-            lambda: subprocess.Popen(
+            lambda: Popen(
                 spec.argv,
                 cwd=spec.directory,
                 env=spec.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if output is None else output,
-                stderr=subprocess.STDOUT,
+                stdin=DEVNULL,
+                stdout=DEVNULL if output is None else output,
+                stderr=STDOUT,
                 close_fds=False,  # after prepare() there is nothing to close, and searching would take time
                 start_new_session=True,
                 umask=spec.umask,

@@ -12,13 +12,13 @@ from restart_guard.config.options import Config, Ping
 from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
 from restart_guard.host import process_table
 from restart_guard.journal.journal import DELIVERY_CAP_S, Journal
-from restart_guard.programs import actions, crashes, events, processes
-from restart_guard.programs.actions import ActionOptions, ActionResult
+from restart_guard.programs import crashes, events, processes
 from restart_guard.programs.health import hangs, judged
 from restart_guard.programs.health import is_due as probe_is_due
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.operate import run_all
+from restart_guard.programs.results import ActionOptions, ActionResult, is_settled
 from restart_guard.programs.target import Observation, StopOptions, Target
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
     start = _start_ping(config.ping) if config.ping is not None else None
     observed = observe(targets, search_stopped=False)
     jobs: list[Callable[[], ActionResult | None]] = [
-        partial(actions.act, target, Command.TICK) for target in targets if needs_care(target, observed[target.name])
+        partial(_act, target, Command.TICK) for target in targets if needs_care(target, observed[target.name])
     ]
     jobs += [partial(look_after, target, observed[target.name]) for target in targets if target.settings.health]
     well = True
@@ -110,11 +110,18 @@ def needs_care(target: Target, observed: Observation) -> bool:
         return False
     if observed.state is State.RUNNING and observed.process is not None:
         wrong = target.lock.read() != observed.process.pid or observed.record.process != observed.process
-        return wrong or observed.record.starting or actions.is_settled(target, observed)
+        return wrong or observed.record.starting or is_settled(target, observed)
     return observed.state not in (State.STOPPED, State.UNGUARDED, State.BACKOFF)
 
 
 _LOCK_WAIT_S = 1.0
+
+
+def _act(target: Target, command: Command, options: ActionOptions = ActionOptions()) -> ActionResult:  # noqa: B008 (immutable)
+    # An idle tick does nothing.
+    from restart_guard.programs.actions import act
+
+    return act(target, command, options)
 
 
 def look_after(target: Target, observed: Observation) -> ActionResult | None:
@@ -146,6 +153,4 @@ def look_after(target: Target, observed: Observation) -> ActionResult | None:
         return None
     times = f"{after.failures} times in a row" if after.failures > 1 else "once"
     # A program that hangs may ignore a gentle signal; after its time to drain it is killed.
-    return actions.act(
-        target, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})")
-    )
+    return _act(target, Command.HEAL, ActionOptions(StopOptions(force=True), why=f"hangs ({looked.why}, {times})"))

@@ -29,13 +29,13 @@ from restart_guard.host.family import Ending, Family, members
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
-from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.folder_events import FolderEvents
 from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
+from restart_guard.programs.results import ActionOptions, ActionResult
 from restart_guard.programs.target import Target
 from restart_guard.threads import BackgroundWriter, in_background
 

@@ -16,10 +16,10 @@ from restart_guard.config.options import Config
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.host import process_table
 from restart_guard.programs import actions, fence, processes
-from restart_guard.programs.actions import ActionOptions, ActionResult
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command
+from restart_guard.programs.results import ActionOptions, ActionResult
 from restart_guard.programs.target import StopOptions, Target
 from restart_guard.threads import in_background
 from restart_guard.timer.jobs import command

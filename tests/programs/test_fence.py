@@ -312,12 +312,12 @@ AT_ONCE = """\
 import os, sys, time
 from pathlib import Path
 from restart_guard.config import load
-from restart_guard.programs import actions, operate, processes
+from restart_guard.programs import actions, operate, processes, results
 from restart_guard.programs.lifecycle import Command
 processes.prepare()
 (one,) = operate.chosen(load.load(Path(sys.argv[1]), dict(os.environ)), [])
 for number in range(10):
-    actions.act(one, Command.START, actions.ActionOptions(settle=False))
+    actions.act(one, Command.START, results.ActionOptions(settle=False))
     time.sleep(0.02 * number)
     begun = time.monotonic()
     assert actions.act(one, Command.STOP).ok

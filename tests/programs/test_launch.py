@@ -283,12 +283,13 @@ def as_user(directory: Path, uid: int, *commands: str) -> "subprocess.Popen[str]
     config.chmod(0o600)
     os.chown(config, uid, uid)
     source = (
-        "import os, sys\nfrom restart_guard import cli\n"
+        "import os, sys\nfrom restart_guard import entry\n"
         "from restart_guard.programs import actions\nfrom restart_guard.journal import journal\n"
         "from restart_guard.commands import start, restart, stop, status\n"
-        "import ctypes, difflib, resource, encodings.idna, ipaddress, sqlite3, traceback\n"
+        "from restart_guard import cli\nfrom restart_guard.standby import memory\n"
+        "import ctypes, difflib, resource, encodings.idna, ipaddress, sqlite3, subprocess, traceback\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
-        f"sys.exit(max(cli.run(['-c', {str(config)!r}, *words.split()]) for words in sys.argv[1:]))\n"
+        f"sys.exit(max(entry.run(['-c', {str(config)!r}, *words.split()]) for words in sys.argv[1:]))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", source, *commands],

@@ -358,14 +358,14 @@ def test_two_hundred_rounds_of_everything_at_once(service: Service, tmp_path: Pa
     other.chmod(0o600)
     source = (
         "import os, sys\n"
-        "from restart_guard import cli\nfrom restart_guard.programs import watch\n"
+        "from restart_guard import entry\nfrom restart_guard.programs import watch\n"
         "from restart_guard.commands import restart, start, watch as w\n"
         "config, rounds = sys.argv[1], int(sys.argv[2])\n"
         "command = sys.argv[3:]\n"
         "for _ in range(rounds):\n"
         "    pid = os.fork()\n"
         "    if pid == 0:\n"
-        "        os._exit(cli.run(['-q', '-c', config, *command]))\n"
+        "        os._exit(entry.run(['-q', '-c', config, *command]))\n"
         "    os.waitpid(pid, 0)\n"
     )
     rounds = int(os.environ.get("RG_ROUNDS", "50"))  # of twenty commands each; 200 by hand
