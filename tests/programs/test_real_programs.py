@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,12 @@ def test_a_killed_nginx_master_is_relaunched_and_its_workers_ended_first(real: R
 
 
 def test_nginx_by_nohup_is_back_at_once_each_time(real: Real) -> None:
-    """The line that people have, under watch, killed again and again, the master or all of it."""
+    """The line that people have, under watch, killed thirty times, the master or all of it."""
     real.nginx()
     guard = real.configure("nginx", NOHUP, f"{QUICK}shell = true\n")
     guard("start")
     with watching(guard):
-        for number in range(10):
+        for number in range(30):
             master = master_of(real)
             for pid in [master, *(children_of(master) if number % 3 == 0 else [])]:
                 os.kill(pid, signal.SIGKILL)
@@ -189,6 +190,32 @@ def test_a_celery_worker_finishes_its_task_before_it_stops(real: Real, redis_ser
     stopped = guard("stop")
     assert stopped.code == 0, stopped
     assert done.exists()
+    assert real.processes() == []
+
+
+def test_a_node_cluster_answers_what_it_has_begun(real: Real) -> None:
+    """Its primary waits for the end of its workers; TERM to all at once would cut a request in two."""
+    (real.folder / "serve.js").write_text(
+        "const cluster = require('cluster'), http = require('http');\n"
+        "if (cluster.isMaster) {\n"
+        "  for (let i = 0; i < 2; i++) cluster.fork();\n"
+        "  cluster.on('exit', () => { if (!Object.keys(cluster.workers).length) process.exit(0); });\n"
+        "  process.on('SIGTERM', () => Object.values(cluster.workers).forEach((one) => one.send('stop')));\n"
+        "} else {\n"
+        "  process.on('message', () => server.close(() => process.exit(0)));\n"
+        "  const server = http.createServer((q, r) => { console.log('begun'); setTimeout(() => r.end('ok'), 1500); })"
+        f".listen({real.port}, '127.0.0.1');\n"
+        "}\n"
+    )
+    real.copy("/usr/bin/node")
+    guard = real.configure("node", "{program} serve.js", QUICK)
+    assert guard("start").code == 0
+    wait_until(lambda: len(real.processes()) == 3 and is_listening(real.port), what="the cluster")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(real.get)
+        wait_until(lambda: "begun" in (real.folder / "app.log").read_text(), what="the request")
+        assert guard("stop").code == 0
+        assert answer.result() == "ok"
     assert real.processes() == []
 
 
