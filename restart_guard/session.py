@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from restart_guard.config import load as config_file
 from restart_guard.config.options import Config
 from restart_guard.errors import ExitCode
+from restart_guard.programs import trust
 from restart_guard.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class Session:
         """Raises ConfigError with every problem."""
         if self._config is None:
             path = self.path
-            self._config = config_file.load(path, os.environ)
+            config = config_file.load(path, os.environ)
+            is_named = self.config_option is not None or bool(os.environ.get("RESTART_GUARD_CONFIG"))
+            trust.check(config, is_named=is_named)
+            self._config = config
             self.terminal.redact = self._config.redact
             self.terminal.detail(f"config: {path}")
             for warning in self._config.warnings:

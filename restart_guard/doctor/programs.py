@@ -12,7 +12,7 @@ from restart_guard.host import process_table
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.target import Target, account, command_words, environment, target_of
+from restart_guard.programs.target import Target, command_words, environment, launch_account, target_of
 from restart_guard.standby.memory import in_group
 from restart_guard.timer import install
 
@@ -72,7 +72,7 @@ def _missing(target: Target) -> Iterator[str]:
     try:
         with suppress(BusyError), target.lock.held(wait_s=0):
             pass  # on some file systems it cannot be locked
-        account(settings.user)
+        launch_account(target)
         environment(target)
     except GuardError as error:
         yield str(error).rstrip(".")

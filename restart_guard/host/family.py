@@ -34,12 +34,14 @@ class Family(NamedTuple):
     """What tells the processes of a launch from all others.
 
     ``leader`` is the launched process, which leads a session, or the adopted one; ``sessions`` are those that its
-    processes have made since.
+    processes have made since. ``uid`` is the account: processes of other users do not belong to it. Those of root's
+    program may have changed to any user, but then a ticket, which everybody could show, is no evidence.
     """
 
     leader: Identity
     ticket: str = ""
     sessions: tuple[Session, ...] = ()
+    uid: int = -1
 
     def followed_by(self, process: Facts) -> "Family":
         """Now that this member of it runs the program. A launched family has made all its sessions; an adopted process
@@ -71,6 +73,7 @@ class Snapshot:
             self._children.setdefault(process.parent, []).append(process)
         self._entries: dict[int, Mapping[str, str]] = {}
         self._tickets: dict[int, str | None] = {}
+        self._owners: dict[int, int | None] = {}
 
     def entry(self, process: Facts, name: str) -> str | None:
         """A variable of ours in the environment of a process."""
@@ -102,10 +105,24 @@ class Snapshot:
                 process
                 for process in self._with_descendants(roots[key], family.ticket)
                 if process.pid not in callers
+                and self._is_of(process, family)
                 and (process.pid == family.leader.pid or self.entry(process, FENCE) is None)
             ]
             for key, family in families.items()
         }
+
+    def _is_of(self, process: Facts, family: Family) -> bool:
+        """Whether the account allows a process in the family. The launched process itself may have become another
+        user's (sudo)."""
+        if family.uid == 0 or (process.pid, process.started) == (family.leader.pid, family.leader.started):
+            return True
+        return self.owner(process) == family.uid
+
+    def owner(self, process: Facts) -> int | None:
+        """The real uid of a process."""
+        if process.pid not in self._owners:
+            self._owners[process.pid] = process_table.owner(process.pid)
+        return self._owners[process.pid]
 
     def _roots(self, families: Mapping[str, Family]) -> dict[str, list[Facts]]:
         """The leaders, and the members by session or by ticket."""
@@ -120,6 +137,8 @@ class Snapshot:
             key = sessions.get(process.session, leaders.get((process.pid, process.started)))
             if key is None and tickets:
                 key = tickets.get(self.ticket(process) or "")
+                if key is not None and self.owner(process) != families[key].uid:
+                    key = None
             if key is not None and process.started >= families[key].leader.started:
                 roots[key].append(process)
         return roots
@@ -158,22 +177,24 @@ class Snapshot:
             pid = process.parent if process is not None else 0
         return pids
 
-    def launched(self, *, ticket: str = "", program: str = "") -> Family | None:
-        """The family of a launch that is not on record: its processes have this ticket, or the mark of their program.
-        None if none of them lives."""
+    def launched(self, uid: int, *, ticket: str = "", program: str = "") -> Family | None:
+        """The family of a launch that is not on record: processes of this user that have this ticket, or the mark of
+        their program. None if none of them lives."""
         callers = self._callers()
         carriers = [
             process
             for process in self.processes
             if process.pid not in callers
             and (self.ticket(process) == ticket if ticket else self.entry(process, MARK) == program)
+            and self.owner(process) == uid
         ]
         first = oldest_top(carriers)
         if first is None:
             return None
         # Its session is only ours if its leader is: a login's is not.
         leader = next((process for process in carriers if process.pid == first.session), first)
-        return Family(Identity(leader.pid, leader.started, process_table.boot_id()), self.ticket(first) or "")
+        identity = Identity(leader.pid, leader.started, process_table.boot_id())
+        return Family(identity, self.ticket(first) or "", uid=uid)
 
 
 def members(families: Mapping[str, Family], snapshot: Snapshot | None = None) -> dict[str, list[Facts]]:

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from restart_guard.durations import span
 from restart_guard.host import children
+from restart_guard.host.files import Account
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -40,13 +41,13 @@ class CommandResult(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """A command and where it runs. ``user`` is (uid, gid, other groups) of another user, for root only."""
+    """A command and where it runs. ``user`` is another account, for root only."""
 
     words: Sequence[str]
     directory: Path
     environment: Mapping[str, str]
     timeout_s: float
-    user: tuple[int, int, Sequence[int]] | None = None
+    user: Account | None = None
 
 
 def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:

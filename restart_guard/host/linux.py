@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from restart_guard import clock
 from restart_guard.errors import GuardError
+from restart_guard.host.files import user_name
 from restart_guard.host.identity import Facts, Identity, Look
 
 assert sys.platform == "linux"  # noqa: S101 (tells type checkers of other platforms to skip this file)
@@ -260,11 +261,27 @@ def become_subreaper() -> None:
 
 
 def owner(pid: int) -> int | None:
-    """The uid that a process runs as; None if there is no such process."""
-    try:
-        return os.stat(f"{_PROC}/{pid}").st_uid  # noqa: PTH116
-    except OSError:
-        return None
+    """The real uid of a process, which a program that is set-user-ID does not change; None if there is no such process,
+    or if we may not look."""
+    with suppress(OSError):
+        for line in _read(f"{pid}/status").splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1])
+    return None
+
+
+def lock_holder(fd: int) -> str:
+    """`` (pid N of user NAME)``: who has locked the file behind a descriptor, if the kernel shows it (proc(5),
+    /proc/locks)."""
+    with suppress(OSError, ValueError, IndexError):
+        inode = os.fstat(fd).st_ino
+        for line in _read("locks").decode().splitlines():
+            word = line.split()
+            if word[1] == "FLOCK" and int(word[5].rpartition(":")[2]) == inode and int(word[4]) > 0:
+                uid = owner(int(word[4]))
+                of = "" if uid is None else f" of user {user_name(uid)}"
+                return f" (pid {word[4]}{of})"
+    return ""
 
 
 def survives(pid: int, number: int) -> bool:
@@ -322,11 +339,13 @@ def _lives(fd: int, process: Identity) -> bool:
     return facts_now.started == process.started and not facts_now.dead
 
 
-def send(process: Identity, number: int) -> bool:
-    """Signal exactly this process; False if it has ended. Raises PermissionError."""
+def send(process: Identity, number: int, uids: Collection[int] | None = None) -> bool:
+    """Signal exactly this process; False if it has ended. Raises PermissionError, also if it is of no user of these."""
     with _opened(process) as fd:
         if fd is None:
             return False
+        if uids is not None and owner(process.pid) not in (*uids, None):
+            raise PermissionError(errno.EPERM, "it belongs to another user")
         with suppress(ProcessLookupError):
             if has_pidfds():
                 _pidfd_send_signal(fd, number)

@@ -7,7 +7,6 @@ program that runs without a record is searched for.
 
 import errno
 import os
-import pwd
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -19,6 +18,7 @@ from restart_guard.durations import span
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.host import hook, process_table
 from restart_guard.host.family import Ending, Family, is_fence
+from restart_guard.host.files import user_name
 from restart_guard.host.identity import Identity
 from restart_guard.host.strangers import Likeness, Stranger
 from restart_guard.programs import crashes, launch, processes
@@ -52,10 +52,12 @@ def _act(target: Target, command: Command, options: ActionOptions) -> ActionResu
         with nullcontext() if is_gone else target.lock.held(wait_s=options.wait_s):
             observed = _observe(target, command, options.ending)
             if observed.process is not None and command in _RUNNING and _is_unfenced(target, observed):
-                drain.drain(target, observed.process, _family(observed), StopOptions(force=True))
+                drain.drain(target, observed.process, _family(target, observed), StopOptions(force=True))
                 observed = _observe(target, command, None)
-            if command is Command.STOP and target.permit is not None and not target.lock.record_path.exists():
+            if command is Command.STOP and target.permit is not None and not target.lock.has_record():
                 target.lock.record(Record(process_table.boot_id()))  # becoming the leader must not start it here
+            if observed.runs_as:
+                return _leave(target, observed, command)
             if observed.stranger is not None and observed.stranger.likeness is not Likeness.ARGUMENTS:
                 return _meet(target, observed.stranger, observed)
             return _do(target, observed, command, options)
@@ -81,9 +83,9 @@ def _observe(target: Target, command: Command, ending: Ending | None) -> Observa
     )[target.name]
 
 
-def _family(observed: Observation) -> Family:
+def _family(target: Target, observed: Observation) -> Family:
     assert observed.process is not None  # noqa: S101 (the caller's guard)
-    return observed.family or Family(observed.process)
+    return observed.family or Family(observed.process, uid=target.uid)
 
 
 def _is_unfenced(target: Target, observed: Observation) -> bool:
@@ -170,20 +172,14 @@ def _meet(target: Target, stranger: Stranger, observed: Observation) -> ActionRe
     if stranger.likeness is Likeness.SAME and target.permit is None:
         launch.adopt(target, stranger.process, None, observed.record)
         return ActionResult(target.name, ok=True, text=f"already runs, pid {pid}", process=stranger.process)
-    why = "it cannot be fenced" if stranger.likeness is Likeness.SAME else f"it runs as {_account(stranger.owner)}"
+    is_same = stranger.likeness is Likeness.SAME
+    why = "it cannot be fenced" if is_same else f"it runs as user {user_name(stranger.owner)}"
     return ActionResult(
         target.name,
         ok=False,
         text=f"already runs as pid {pid}, which restart-guard did not start and may not take over: {why}. "
         "Nothing was started. Stop that process first, by hand.",
     )
-
-
-def _account(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"uid {uid}"
 
 
 def _stand_by(target: Target, observed: Observation, command: Command) -> ActionResult:
@@ -197,7 +193,7 @@ def _stand_by(target: Target, observed: Observation, command: Command) -> Action
 def _end(target: Target, action: Action, observed: Observation, options: ActionOptions) -> ActionResult:
     """End a program, or the orphans of a dead one."""
     if action is Action.KILL and observed.process is not None:
-        ended = drain.kill(observed.process, _family(observed))
+        ended = drain.kill(observed.process, _family(target, observed))
         target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
         again = "; the next tick relaunches it" if ended.ok and target.lock.is_there() else ""
         return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
@@ -233,6 +229,14 @@ def _sweep(target: Target, observed: Observation, stop: StopOptions) -> ActionRe
         return None
     advice = "" if ended.ok else "; stop --force kills it"
     return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=ended.text)
+
+
+def _leave(target: Target, observed: Observation, command: Command) -> ActionResult:
+    """What another user runs who may act on the program: it is neither doubled nor signalled."""
+    assert observed.process is not None  # noqa: S101 (the caller's guard)
+    text = f"runs as user {observed.runs_as}, pid {observed.process.pid}; only that user and root can stop or reload it"
+    is_fine = command in (Command.START, Command.TICK, Command.HEAL)
+    return ActionResult(target.name, ok=is_fine, text="" if command is Command.TICK else text)
 
 
 def _refuse(target: Target, observed: Observation, command: Command) -> ActionResult:
@@ -312,7 +316,7 @@ def _launch_result(target: Target, result: Launched, words: str) -> ActionResult
 
 def _stopped(target: Target, observed: Observation, options: ActionOptions) -> ActionResult:
     assert observed.process is not None  # noqa: S101 (the caller's guard)
-    ended = drain.drain(target, observed.process, _family(observed), options.stop)
+    ended = drain.drain(target, observed.process, _family(target, observed), options.stop)
     advice = "" if ended.ok else "; stop --force kills it"
     event = ended.text if ended.ok else f"did not stop: {ended.text}"
     return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{advice}", event=event)
@@ -342,7 +346,7 @@ def _reload(target: Target, process: Identity) -> ActionResult:
         if not process_table.survives(program.pid, number):
             text = f"{number.name} would end it, because it does not handle that signal; nothing was sent"
             return ActionResult(target.name, ok=False, text=text)
-        process_table.send(program, number)
+        processes.send(program, number, target.uid)
     if process_table.wait(process, settings.min_uptime):
         text = f"ended within {span(settings.min_uptime)} of the reload"
         return ActionResult(target.name, ok=False, text=text, event=f"failed to reload: {text}")

@@ -51,7 +51,7 @@ def main() -> None:
     if own is None or not (permitted.starts and permitted.holds()):
         sys.exit("This host does not lead: the program was not started.")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | {signal.SIGCHLD})
-    family = Family(own, os.environ.get(TICKET, ""))
+    family = Family(own, os.environ.get(TICKET, ""), uid=os.getuid())
     _kill(partial(_marked, own, os.environ.get(MARK, "")), own.boot)  # left by a launch whose fences were killed
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that a daemon becomes our child and is fenced too
     again = partial(_second, path, own)
@@ -175,7 +175,7 @@ def _second(path: Path, own: Identity) -> int:
             if permit.read(path).until + LATE_S < clock.boottime():
                 process_table.send(own, signal.SIGKILL)  # it hangs, or was stopped
                 break
-        left = partial(_left, Family(own, os.environ.get(TICKET, "")), os.getpid())
+        left = partial(_left, Family(own, os.environ.get(TICKET, ""), uid=os.getuid()), os.getpid())
         while permit.read(path).holds() and left():
             clock.sleep(LATE_S)
         _kill(left, own.boot)

@@ -1,7 +1,6 @@
 """Launches a program: start it, record its identity, see that it stays up, write the pid lock."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -91,7 +90,8 @@ def remember(target: Target, spawned: Spawned) -> Launched:
     facts = process_table.facts(spawned.child.pid)
     started = 0 if facts is None else facts.started
     process = Identity(spawned.child.pid, started, process_table.boot_id())
-    record = msgspec.structs.replace(spawned.record, process=process, family=Family(process, spawned.ticket))
+    family = Family(process, spawned.ticket, uid=target.uid)
+    record = msgspec.structs.replace(spawned.record, process=process, family=family)
     target.lock.record(record)
     if target.lock.is_there() and target.lock.read() != process.pid:
         target.lock.write(process.pid, sync=False)
@@ -103,7 +103,7 @@ def launch(target: Target, before: Record, *, by_hand: bool, settle: bool) -> La
 
     Without ``settle`` the result comes as soon as it runs, for a caller that will itself notice if it ends early.
     """
-    log_size = _size(target.settings.log_file)
+    log_size = _size(target)
     was_locked = target.lock.is_there()
     result = remember(target, spawn(target, before, by_hand=by_hand))
     if result.child is None or not settle:
@@ -180,7 +180,7 @@ def adopt(target: Target, process: Identity, family: Family | None, before: Reco
     """Guard a process that runs already. Raises GuardError."""
     if before.process != process:
         before = msgspec.structs.replace(before, process=process, health=HealthRecord())
-    guard(target, msgspec.structs.replace(before, family=family or Family(process)))
+    guard(target, msgspec.structs.replace(before, family=family or Family(process, uid=target.uid)))
 
 
 def _ended_early(target: Target, status: int | None, record: Record, log_size: int) -> Launched:
@@ -189,7 +189,7 @@ def _ended_early(target: Target, status: int | None, record: Record, log_size: i
     target.lock.record(msgspec.structs.replace(record, starting=False))
     how = f" with {how_it_ended(status)}" if status is not None else ""
     why = f"{cleared}ended within {span(target.settings.min_uptime)}{how}"
-    return Launched(ok=False, text=f"{why}{_tail(target.settings.log_file, log_size)}", record=record, why=why)
+    return Launched(ok=False, text=f"{why}{_tail(target, log_size)}", record=record, why=why)
 
 
 def _wait_until_well(target: Target, process: Identity) -> str:
@@ -220,21 +220,18 @@ def _why(error: Exception) -> str:
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
 
 
-def _size(path: Path | None) -> int:
-    try:
-        return path.stat().st_size if path is not None else 0
-    except OSError:
-        return 0
+def _size(target: Target) -> int:
+    path = target.settings.log_file
+    return 0 if path is None else target.files(path).size(path)
 
 
-def _tail(path: Path | None, start: int) -> str:
+def _tail(target: Target, start: int) -> str:
     """The output of a program before it ended, from its log."""
+    path = target.settings.log_file
     if path is None:
         return "; set log_file to see its output"
     try:
-        with path.open("rb") as file:
-            file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))
-            said = file.read().decode(errors="replace").strip()
+        said = target.files(path).read_end(path, _LOG_TAIL_BYTES, start=start).decode(errors="replace").strip()
     except OSError as error:
         return f"; its log {path} cannot be read: {error.strerror}"
     return f"; the end of {path}:\n{said}" if said else f"; it wrote nothing to {path}"

@@ -6,22 +6,19 @@ docs/lineage.md has the rule.
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
-
-import msgspec
 
 from restart_guard import clock
 from restart_guard.counts import counted
-from restart_guard.errors import GuardError
 from restart_guard.host import process_table, strangers
 from restart_guard.host.family import MARK, TICKET, Ending, Family, Snapshot, members, successor
+from restart_guard.host.files import user_name
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.host.strangers import Likeness, Wanted
 from restart_guard.programs import crashes, processes
 from restart_guard.programs.lifecycle import State, state_of
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.target import Observation, Target, uid_of
+from restart_guard.programs.target import Observation, Target
 
 _NONE: Mapping[str, Ending] = MappingProxyType({})
 
@@ -41,9 +38,9 @@ def observe(
     observed: dict[str, Observation] = {}
     unknown: dict[str, tuple[Target, Record]] = {}
     for target in targets:
-        record = remembered(target)
+        record = target.lock.recorded(process_table.boot_id())
         wanted = record.starting or target.lock.is_there()
-        known = _by_record(record, wanted=wanted)
+        known = _by_record(target, record, wanted=wanted)
         if known is not None:
             observed[target.name] = known
         elif wanted or search_stopped:
@@ -53,17 +50,6 @@ def observe(
     if unknown:
         observed |= _by_family(unknown, endings, search_strangers=search_strangers)
     return observed
-
-
-def remembered(target: Target) -> Record:
-    """The record. Root does not act on a record that another user could write, except for a process of that user: the
-    record could name any process."""
-    record = target.lock.recorded(process_table.boot_id())
-    if record.process is not None and os.geteuid() == 0:
-        writer = target.lock.recorded_by()
-        if writer not in (0, None, process_table.owner(record.process.pid)):
-            return msgspec.structs.replace(record, process=None, family=None)
-    return record
 
 
 def dead(target: Target, record: Record) -> Observation:
@@ -77,20 +63,20 @@ def dead(target: Target, record: Record) -> Observation:
     return Observation(state, None, record, why, wait, family=record.family)
 
 
-def _by_record(record: Record, *, wanted: bool) -> Observation | None:
+def _by_record(target: Target, record: Record, *, wanted: bool) -> Observation | None:
     """The observation from the record, if it names a process that lives or may not be looked at."""
     try:
         if record.process is not None and processes.is_alive(record.process):
-            family = record.family or _family_of_launch(record.process)
+            family = record.family or _family_of_launch(target, record.process)
             return Observation(state_of(locked=wanted, alive=True), record.process, record, family=family)
     except PermissionError:
         return Observation(State.UNKNOWN, None, record, "its process may not be examined")
     return None
 
 
-def _family_of_launch(process: Identity) -> Family:
+def _family_of_launch(target: Target, process: Identity) -> Family:
     """Of a process whose launch was recorded without its family, or not at all: its environment has the ticket."""
-    return Family(process, process_table.environment_entry(process.pid, TICKET) or "")
+    return Family(process, process_table.environment_entry(process.pid, TICKET) or "", uid=target.uid)
 
 
 def _by_family(
@@ -119,12 +105,12 @@ def _by_family(
 def _family(target: Target, record: Record, snapshot: Snapshot) -> Family | None:
     """The family of a target's last launch: one that was interrupted before it was recorded, or the recorded one, or
     where the record was lost one that carries the program's mark."""
-    found = snapshot.launched(ticket=record.ticket) if record.ticket else None
+    found = snapshot.launched(target.uid, ticket=record.ticket) if record.ticket else None
     if found is not None or record.family is not None:
         return found or record.family
     if record.process is not None:
-        return Family(record.process)
-    return snapshot.launched(program=str(target.program.path))
+        return Family(record.process, uid=target.uid)
+    return snapshot.launched(target.uid, program=str(target.program.path))
 
 
 def _of_family(
@@ -136,6 +122,12 @@ def _of_family(
     except PermissionError:
         why = f"pid {target.lock.read()} may not be examined"
         return Observation(State.UNKNOWN, None, record, why, family=family)
+    if process is not None and process not in left:
+        owner = process_table.owner(process.pid)
+        if owner not in (target.uid, None):
+            who = user_name(owner)
+            why = f"it runs as user {who}, who wrote the pid lock"
+            return Observation(State.RUNNING, processes.identity_of(process), record, why, runs_as=who)
     if process is None and family is not None:
         process = _goes_on(target, family, left, ending)
     if process is None:
@@ -144,19 +136,23 @@ def _of_family(
     if family is not None and process in left:
         family = family if identity == family.leader else family.followed_by(process)
     else:
-        family = _family_of_launch(identity)
+        family = _family_of_launch(target, identity)
     state = state_of(locked=record.starting or target.lock.is_there(), alive=True)
     return Observation(state, identity, record, family=family)
 
 
 def _named_by_lock(target: Target, record: Record, left: Sequence[Facts]) -> Facts | None:
-    """The living process that the pid lock names, if it is the program and the record does not have it yet. Raises
+    """The living process that the pid lock names, if it is the program and the record does not have it yet. It must be
+    of the account, or of whoever wrote the pid lock: in a group's folder that may be another member. Raises
     PermissionError."""
     pid = target.lock.read()
     if pid is None or (record.process is not None and record.process.pid == pid):
         return None
     process = process_table.facts(pid)
     if process is None or process.dead:
+        return None
+    owner = process_table.owner(pid)
+    if owner not in (target.uid, None) and (os.geteuid() == 0 or owner != target.lock.owner()):
         return None
     is_ours = process in left or process_table.environment_entry(pid, MARK) == str(target.program.path)
     # Its title may hide the mark. The pid lock is ours alone, so for the pid that it names likeness is enough.
@@ -188,8 +184,7 @@ def _with_strangers(
     """The observations of targets that are not alive, with the processes that are like them."""
     wanted = {}
     for target in targets:
-        with suppress(GuardError):  # an account that does not exist: nothing runs as that
-            wanted[target.name] = Wanted(target.program, uid_of(target))
+        wanted[target.name] = Wanted(target.program, target.uid)
     found = {}
     for name, stranger in strangers.search(wanted, others).items():
         seen = observed[name]._replace(stranger=stranger)

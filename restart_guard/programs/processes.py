@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from restart_guard import clock
 from restart_guard.host import children, process_table
 from restart_guard.host.family import Family, is_fence, members
+from restart_guard.host.files import Account, Files
 from restart_guard.host.identity import Facts, Identity
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def behind_fence(process: Identity) -> Identity:
 class Launch(NamedTuple):
     """Options of a launch; ``directory`` is its working directory, ``umask`` is -1 for ours.
 
-    ``user`` is (uid, gid, other groups) of another user, for root only. ``ticket`` is handed on to all its descendants.
+    ``user`` is another account, for root only. ``ticket`` is handed on to all its descendants. ``files`` opens the log.
     """
 
     argv: Sequence[str]
@@ -69,8 +70,9 @@ class Launch(NamedTuple):
     environment: Mapping[str, str]
     log_file: Path | None
     umask: int = -1
-    user: tuple[int, int, Sequence[int]] | None = None
+    user: Account | None = None
     ticket: str = ""
+    files: Files = Files()
 
 
 def prepare() -> None:
@@ -111,7 +113,7 @@ def launch(spec: Launch) -> "Popen[bytes]":
     output: int | None = None
     try:
         if spec.log_file is not None:
-            output = _open_log(spec.log_file)
+            output = spec.files.append(spec.log_file)
             os.set_blocking(output, True)
         uid, gid, groups = spec.user or (None, None, None)
         _become_subreaper()
@@ -137,28 +139,20 @@ def launch(spec: Launch) -> "Popen[bytes]":
             os.close(output)
 
 
-def _open_log(path: Path) -> int:
-    # Non-blocking while it is opened: a FIFO that nobody reads would hold us up for ever.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
-    try:
-        return os.open(path, flags, 0o644)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o644)
-
-
-def signal_all(processes: Collection[Facts], number: int) -> None:
-    """Signal these processes, also stopped ones, but for those that we may not signal."""
+def signal_all(processes: Collection[Facts], number: int, family: Family) -> None:
+    """Signal these processes of a family, also stopped ones, but for those that we may not signal."""
     for process in processes:
         with suppress(PermissionError):
-            send(identity_of(process), number)
+            send(identity_of(process), number, family.uid)
 
 
-def send(process: Identity, number: int) -> None:
-    """Signal a process, also a stopped one. Raises PermissionError."""
+def send(process: Identity, number: int, uid: int) -> None:
+    """Signal a process of this account, also a stopped one. Raises PermissionError, also if it is another user's."""
+    # A program that was launched may have become root (sudo); root's may have become any user.
+    uids = (uid, 0) if uid > 0 else None
     # A stopped process (SIGSTOP, Ctrl-Z) receives only KILL before it is continued (signal(7)).
-    if process_table.send(process, number) and number != signal.SIGKILL:
-        process_table.send(process, signal.SIGCONT)
+    if process_table.send(process, number, uids) and number != signal.SIGKILL:
+        process_table.send(process, signal.SIGCONT, uids)
 
 
 def identity_of(process: Facts) -> Identity:

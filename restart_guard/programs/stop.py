@@ -66,15 +66,17 @@ class _Wait(NamedTuple):
 def _drained(target: Target, process: Identity, family: Family, known: Sequence[Facts], until: _Wait) -> list[Facts]:
     number = signal.Signals[f"SIG{target.settings.stop_signal.removeprefix('SIG')}"]
     program = processes.behind_fence(process)
-    process_table.send(process, signal.SIGCONT)  # also a fence, which would not see the end of its program else
-    processes.send(program, number)
+    process_table.send(
+        process, signal.SIGCONT, (family.uid, 0) if family.uid > 0 else None
+    )  # also a fence, which would not see the end of its program else
+    processes.send(program, number, family.uid)
     if target.settings.stop_mode == "group":
-        processes.signal_all(_others(known, program), number)
+        processes.signal_all(_others(known, program), number, family)
     else:
         _wait(until, lambda seconds: process_table.wait(program, seconds), lambda: len(known))
         if process_table.wait(program, 0):
             known = processes.left_of(family, known)
-            processes.signal_all(_others(known, program), number)
+            processes.signal_all(_others(known, program), number, family)
     left: list[Facts] = []
 
     def is_done(seconds: float) -> bool:
@@ -117,7 +119,7 @@ def _pre_stop(target: Target, process: Identity) -> str:
 
 def kill(process: Identity, family: Family) -> Ended:
     """KILL to a program and its family. Raises PermissionError."""
-    processes.send(process, signal.SIGKILL)
+    processes.send(process, signal.SIGKILL, family.uid)
     left = _kill_all(family, processes.family_of(family))
     if left:
         return Ended(f"{_names(left)} cannot be killed: it hangs in the kernel", tuple(left))
@@ -127,7 +129,7 @@ def kill(process: Identity, family: Family) -> Ended:
 def _kill_all(family: Family, known: Sequence[Facts]) -> list[Facts]:
     left = list(known)
     for _ in range(3):  # a process may fork while it is being killed
-        processes.signal_all(left, signal.SIGKILL)
+        processes.signal_all(left, signal.SIGKILL, family)
         left = processes.wait_for_all(family, left, _KILL_S / 3)
         if not left:
             break
@@ -156,7 +158,7 @@ def sweep(target: Target, family: Family, stop: StopOptions) -> Ended | None:
 
 def _end_orphans(target: Target, family: Family, orphans: Sequence[Facts], stop: StopOptions) -> list[Facts]:
     settings = target.settings
-    processes.signal_all(orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"])
+    processes.signal_all(orphans, signal.Signals[f"SIG{settings.stop_signal.removeprefix('SIG')}"], family)
     timeout = settings.stop_timeout if stop.timeout_s is None else stop.timeout_s
     left = processes.wait_for_all(family, orphans, timeout)
     return _kill_all(family, left) if left and stop.force else left

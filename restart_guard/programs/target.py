@@ -18,19 +18,23 @@ from restart_guard.config.values import parse_environment
 from restart_guard.errors import GuardError
 from restart_guard.host import permit
 from restart_guard.host.family import FENCE, MARK, TARGET, TICKET, Family
+from restart_guard.host.files import Account, Files
 from restart_guard.host.hook import Hook
 from restart_guard.host.identity import Identity, ProcessMatcher, unversioned
 from restart_guard.host.strangers import Stranger
+from restart_guard.host.trust import weakness
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.pidlock import PidLock, Record
 from restart_guard.programs.processes import Launch
 
+_LARGEST_ENVIRONMENT = 1 << 20
+_NOBODY = Account(65534, 65534)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Target(NamedTuple):
-    """A target with its files and how it is recognised."""
+    """A target with its files and how it is recognised. ``account`` is another user's, which only root has."""
 
     name: str
     settings: TargetOptions
@@ -38,6 +42,16 @@ class Target(NamedTuple):
     lock: PidLock
     redis: Redis
     permit: Path | None = None
+    account: Account | None = None
+
+    @property
+    def uid(self) -> int:
+        """The account that it runs as."""
+        return os.geteuid() if self.account is None else self.account.uid
+
+    def files(self, path: Path) -> Files:
+        """Who does the work on a file of the target: the account, unless the way to it is root's alone."""
+        return _files(self.account, path)
 
     @property
     def directory(self) -> Path:
@@ -57,7 +71,8 @@ class Observation(NamedTuple):
     """A target's state and process. ``why`` explains the state if that is needed.
 
     ``family`` is what ``process`` belongs to, or what is left of the last launch. ``stranger`` is a process like the
-    target that no launch of ours started; it has been looked for only if that was asked.
+    target that no launch of ours started; it has been looked for only if that was asked. ``runs_as``: another user who
+    may act on the program runs it, in a group's folder: it is left alone.
     """
 
     state: State
@@ -67,6 +82,7 @@ class Observation(NamedTuple):
     next_try_s: float | None = None
     family: Family | None = None
     stranger: Stranger | None = None
+    runs_as: str = ""
 
 
 class StopOptions(NamedTuple):
@@ -83,26 +99,40 @@ class StopOptions(NamedTuple):
 def target_of(config: Config, name: str) -> Target:
     settings = config.targets[name]
     path = Path(os.path.realpath(settings.program))
+    who = _account(settings.user)
+    files = _files(who, settings.program)
     words = command_words(settings, settings.command, path)
     place = words.index(str(path)) if str(path) in words else len(words)
     # Computed only if a search needs it: a tick over many healthy targets must not open their files.
-    runners = cache(partial(_runners, settings, path, words[:place]))
+    runners = cache(partial(_runners, settings, path, words[:place], files))
     directory = settings.directory or path.parent
     arguments = cache(partial(_arguments, words, path, directory, shell=settings.shell))
     before, alias = tuple(words[1:place]), settings.program.name
     program = ProcessMatcher(path, runners, settings.identify, before, alias, arguments, directory)
     only_leading = config.permit if name in config.standby_targets else None
-    return Target(name, settings, program, PidLock(path, settings.pid_file), config.redis, only_leading)
+    lock = PidLock(
+        path,
+        settings.pid_file,
+        memory=config.state_dir / "targets",
+        uid=os.geteuid() if who is None else who.uid,
+        files=files,
+        pid_files=None if settings.pid_file is None else _files(who, settings.pid_file),
+    )
+    return Target(name, settings, program, lock, config.redis, only_leading, who)
 
 
-def _runners(settings: TargetOptions, path: Path, words: Sequence[str]) -> frozenset[str]:
+def _files(account: Account | None, path: Path) -> Files:
+    return Files() if account is None or weakness(path) is None else Files(account)
+
+
+def _runners(settings: TargetOptions, path: Path, words: Sequence[str], files: Files) -> frozenset[str]:
     """The names under which the program may run: of each word before it (a wrapper, its interpreter), as it stands and
     as the file behind it (sh may be dash), of its #! line, and its own."""
     if settings.shell:
         with suppress(ValueError):
             words = [word for part in words for word in shlex.split(part)]
-    with suppress(OSError), path.open("rb") as file:
-        first = file.readline(256)
+    with suppress(OSError):
+        first = files.read(path, 256).partition(b"\n")[0]
         if first.startswith(b"#!"):
             words = [*words, *os.fsdecode(first[2:]).split()]
     names = {path.name}
@@ -184,8 +214,9 @@ def launch_of(target: Target, ticket: str) -> Launch:
         around,
         settings.log_file,
         umask=int(settings.umask, 8) if settings.umask is not None else -1,
-        user=account(settings.user),
+        user=launch_account(target),
         ticket=ticket,
+        files=Files() if settings.log_file is None else target.files(settings.log_file),
     )
 
 
@@ -218,7 +249,7 @@ def hook_of(target: Target, command: str, process: Identity | None, timeout_s: f
     # Processes that the hook starts do not belong to the target: they must not carry its mark.
     plain = {name: value for name, value in environment(target).items() if name != MARK}
     words = command_words(target.settings, command, target.program.path)
-    return Hook(words, target.directory, plain | more, timeout_s, account(target.settings.user))
+    return Hook(words, target.directory, plain | more, timeout_s, launch_account(target))
 
 
 def environment(target: Target) -> dict[str, str]:
@@ -230,7 +261,8 @@ def environment(target: Target) -> dict[str, str]:
         variables |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
     if settings.environment_file is not None:
         try:
-            variables |= parse_environment(settings.environment_file.read_text(encoding="utf-8"))
+            path = settings.environment_file
+            variables |= parse_environment(target.files(path).read_text(path, _LARGEST_ENVIRONMENT))
         except OSError as error:
             why = error.strerror
             raise GuardError(f"environment_file {settings.environment_file} cannot be read: {why}.") from error
@@ -252,22 +284,28 @@ def _ours() -> dict[str, str]:
     return dict(os.environ)
 
 
-def account(user: str | None) -> tuple[int, int, Sequence[int]] | None:
-    """(uid, gid, other groups) of a user, None if it is our own. Raises GuardError."""
+def launch_account(target: Target) -> Account | None:
+    """The account to start something as; None if it is our own. Raises GuardError."""
+    if target.settings.user is None:
+        return None
+    _entry(target.settings.user)
+    if target.account is not None and os.geteuid() != 0:
+        raise GuardError(f"only root can start it as user {target.settings.user}.")
+    return target.account
+
+
+@cache
+def _account(user: str | None) -> Account | None:
+    """None if it is our own. A user who does not exist owns nothing, and nothing is started as that."""
     if user is None:
         return None
-    entry = _entry(user)
+    try:
+        entry = _entry(user)
+    except GuardError:
+        return _NOBODY
     if os.geteuid() == entry.pw_uid:
         return None
-    if os.geteuid() != 0:
-        raise GuardError(f"only root can start it as user {user}.")
-    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
-
-
-def uid_of(target: Target) -> int:
-    """The uid of the account that a target runs as. Raises GuardError."""
-    user = target.settings.user
-    return os.geteuid() if user is None else _entry(user).pw_uid
+    return Account(entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)))
 
 
 def _entry(user: str) -> pwd.struct_passwd:

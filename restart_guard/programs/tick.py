@@ -106,7 +106,7 @@ def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
 
 def needs_care(target: Target, observed: Observation) -> bool:
     """Whether a tick has anything to do or to repair."""
-    if observed.process is None and not target.may_run:
+    if observed.runs_as or (observed.process is None and not target.may_run):
         return False
     if observed.state is State.RUNNING and observed.process is not None:
         wrong = target.lock.read() != observed.process.pid or observed.record.process != observed.process

@@ -30,7 +30,7 @@ from restart_guard.host.identity import Facts, Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
 from restart_guard.programs.crashes import Crashes
-from restart_guard.programs.folder_events import FolderEvents
+from restart_guard.host.folder_events import FolderEvents
 from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
@@ -408,7 +408,7 @@ def _left_behind(targets: Sequence[Target]) -> dict[str, Sequence[Facts]]:
     families: dict[str, Family] = {}
     for target in targets:
         record = target.lock.recorded(process_table.boot_id())
-        family = record.family or (Family(record.process) if record.process is not None else None)
+        family = record.family or (Family(record.process, uid=target.uid) if record.process is not None else None)
         if family is not None:
             families[target.name] = family
     left = members(families)

@@ -159,7 +159,7 @@ def _intend(targets: Iterable[Target]) -> None:
     for target in targets:
         with suppress(GuardError, PermissionError), target.lock.held(wait_s=_AGAIN_S):
             record = target.lock.recorded(process_table.boot_id())
-            was_stopped = not target.lock.is_there() and target.lock.record_path.exists()
+            was_stopped = not target.lock.is_there() and target.lock.has_record()
             if not was_stopped and (record.process is None or not processes.is_alive(record.process)):
                 target.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
                 target.lock.write(target.lock.read() or os.getpid())
