@@ -48,7 +48,7 @@ class Files:
     """File work as an account; as ourselves if there is none."""
 
     def __init__(self, account: Account | None = None) -> None:
-        self._account = account
+        self.account = account
         self._trusted = {0, os.geteuid()} | ({account.uid} if account is not None else set())
 
     def open(self, path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -73,7 +73,8 @@ class Files:
         fd = self.open(path)
         try:
             status = os.fstat(fd)
-            if status.st_uid not in self._trusted or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            is_theirs = status.st_uid in self._trusted and status.st_nlink == 1
+            if not is_theirs or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise PermissionError(errno.EPERM, "somebody else may have written it", str(path))
             return _read(fd, limit), status
         finally:
@@ -209,7 +210,7 @@ class Files:
 
         No thread or process may be started meanwhile: it would inherit that.
         """
-        account = self._account
+        account = self.account
         if account is None or os.geteuid() != 0 or account.uid == 0:
             yield
             return

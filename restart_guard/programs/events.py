@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from restart_guard import clock
 from restart_guard.config.options import Config
 from restart_guard.host import process_table
@@ -15,7 +17,7 @@ from restart_guard.journal.journal import Journal
 from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, keeps_dying, well_again
 from restart_guard.programs.observe import observe
-from restart_guard.programs.results import ActionResult, is_well
+from restart_guard.programs.results import ActionResult, held_up, is_well, longest_s
 from restart_guard.programs.target import Target
 
 KIND = "target"
@@ -71,6 +73,29 @@ def _alert(config: Config, result: ActionResult, detail: str, incident: Incident
     options = config.targets.get(result.name)
     loop = CrashLoop(result.name, result.crashes, detail, str(options.log_file or "") if options else "")
     return keeps_dying(loop, incident, language=config.language, host=here, at=at)
+
+
+_HELD_UP = "held_up"
+"""The journal's fact about targets on which somebody else acts: since when, in seconds since boot."""
+
+
+def tell_held_up(
+    config: Config, journal: Journal, targets: Sequence[Target], busy: Sequence[ActionResult]
+) -> list[ActionResult]:
+    """Notice for how long somebody else has been acting on targets; longer than that may take is news. Only inside a
+    transaction."""
+    now = clock.boottime()
+    known: dict[str, float] = msgspec.json.decode(journal.recall(_HELD_UP) or "{}")
+    by_name = {target.name: target for target in targets}
+    since = {name: at for name, at in known.items() if name not in by_name}
+    since |= {result.name: min(known.get(result.name, now), now) for result in busy}
+    if since != known:
+        journal.remember(_HELD_UP, msgspec.json.encode(since).decode())
+    waited = [(result, now - since[result.name]) for result in busy]
+    stuck = [held_up(result, for_s) for result, for_s in waited if for_s > longest_s(by_name[result.name])]
+    for result in stuck:
+        _append(config, journal, result, clock.now())
+    return stuck
 
 
 def settle(config: Config, journal: Journal, targets: Sequence[Target]) -> list[ActionResult]:

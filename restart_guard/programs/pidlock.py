@@ -179,8 +179,8 @@ class PidLock:
         return msgspec.structs.replace(record, crashes=kept.crashes)
 
     def record(self, record: Record) -> bool:
-        """Write the record; only while the lock is held. False if it could not be written: then the program is searched
-        for.
+        """Write the record; only while the lock is held. False if neither file could be written: then the program is
+        searched for.
 
         Never synced: after a power cut it would belong to another boot anyway. On a full disk the old one is
         overwritten in place, which needs no space.
@@ -188,12 +188,8 @@ class PidLock:
         content = msgspec.json.encode(record) + b"\n"
         with suppress(OSError):
             self._make_folder()
-        if self._kept is not None and not self._kept.write(content):
-            with suppress(OSError):
-                self._kept.path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._kept.path.parent.mkdir(mode=0o700, exist_ok=True)
-                self._kept.write(content)
-        return self._shared.write(content)
+        is_kept = self._kept is not None and self._kept.write(content, folder_mode=0o700)
+        return self._shared.write(content) or is_kept
 
     def forget(self) -> None:
         """Remove the record. Raises GuardError."""
@@ -226,25 +222,33 @@ class _RecordFile:
             version = _version(os.lstat(self.path))
             if self._last is None or self._last[0] != version:
                 content, status = self._files.read_trusted(self.path, _LARGEST_RECORD)
-                self._last = (_version(status), self._checked(_DECODER.decode(content), status.st_uid))
+                self._last = (_version(status), self._checked(_DECODER.decode(content)))
             record = self._last[1]
             if record.boot == boot and (record.process is None or _is_sane(record.process, boot)):
                 return record
         return None
 
-    def _checked(self, record: Record, writer: int) -> Record:
+    def _checked(self, record: Record) -> Record:
         if record.family is not None:
             record = msgspec.structs.replace(record, family=record.family._replace(uid=self._uid))
-        if writer == 0 or os.geteuid() != 0:
+        if self._files.account is None or os.geteuid() != 0:
             return record
         named = [one.pid for one in (record.process, record.family and record.family.leader) if one is not None]
-        if all(process_table.owner(pid) in (None, writer) for pid in named):
+        if all(process_table.owner(pid) in (None, self._uid) for pid in named):
             return record
         return msgspec.structs.replace(record, process=None, family=None)
 
-    def write(self, content: bytes) -> bool:
+    def write(self, content: bytes, *, folder_mode: int | None = None) -> bool:
+        """Whether it could be written; with ``folder_mode`` two missing folders are made."""
         try:
-            self._files.replace(self.path, content, mode=0o600, sync=False)
+            try:
+                self._files.replace(self.path, content, mode=0o600, sync=False)
+            except FileNotFoundError:
+                if folder_mode is None:
+                    raise
+                for folder in (self.path.parent.parent, self.path.parent):
+                    folder.mkdir(mode=folder_mode, parents=True, exist_ok=True)
+                self._files.replace(self.path, content, mode=0o600, sync=False)
         except OSError:
             with suppress(OSError):
                 self._files.overwrite(self.path, content)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from restart_guard.durations import span
 from restart_guard.host import process_table
 from restart_guard.host.family import Ending
 from restart_guard.host.identity import Identity
@@ -41,6 +42,19 @@ class ActionOptions(NamedTuple):
     why: str = ""
     settle: bool = True
     ending: Ending | None = None
+
+
+def longest_s(target: Target) -> float:
+    """How long an action on it may take."""
+    settings = target.settings
+    before = settings.pre_stop_timeout if settings.pre_stop is not None else 0.0
+    return before + settings.stop_timeout + settings.start_timeout + settings.min_uptime
+
+
+def held_up(busy: ActionResult, for_s: float) -> ActionResult:
+    """The news that somebody else has been acting on a target for longer than that may take."""
+    text = f"{busy.text.partition(';')[0]}, for {span(for_s)} already: it is not looked after."
+    return ActionResult(busy.name, ok=False, text=text, event=text, is_stuck=True)
 
 
 def is_settled(target: Target, observed: Observation) -> bool:

@@ -42,10 +42,15 @@ def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
     ]
     jobs += [partial(look_after, target, observed[target.name]) for target in targets if target.settings.health]
     well = True
+    busy = []
     for result in run_all(config, jobs):
         well = well and result.ok
+        if result.busy:
+            busy.append(result)
         yield result
-    yield from keep_house(config, targets)
+    for result in keep_house(config, targets, busy):
+        well = well and result.ok
+        yield result
     if start is not None:
         error = start.wait()
         if error is None:
@@ -87,12 +92,17 @@ def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
             journal.remember(PING_ERROR, "")
 
 
-def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
-    """Record the heartbeat, end incidents, and deliver what is due. Raises JournalError."""
+def keep_house(
+    config: Config, targets: Sequence[Target], busy: Sequence[ActionResult] | None = None
+) -> list[ActionResult]:
+    """Record the heartbeat, end incidents, and deliver what is due. ``busy`` are the results of a tick on targets on
+    which somebody else acts. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
             journal.remember("tick", clock.stamp(clock.now()))
-            settled = events.settle(config, journal, targets)
+            news = events.settle(config, journal, targets)
+            if busy is not None:
+                news += events.tell_held_up(config, journal, targets, busy)
         now = clock.now()
         # Blocked deliveries count too: the delivery finds out whether the config has changed.
         due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
@@ -101,7 +111,7 @@ def keep_house(config: Config, targets: Sequence[Target]) -> list[ActionResult]:
         from restart_guard.journal import delivery
 
         delivery.deliver(config, delivery.Which.DUE)
-    return settled
+    return news
 
 
 def needs_care(target: Target, observed: Observation) -> bool:

@@ -26,16 +26,16 @@ from restart_guard.config.options import Config
 from restart_guard.durations import span
 from restart_guard.host import children, process_table
 from restart_guard.host.family import Ending, Family, members
+from restart_guard.host.folder_events import FolderEvents
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
 from restart_guard.programs.crashes import Crashes
-from restart_guard.host.folder_events import FolderEvents
 from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
 from restart_guard.programs.observe import observe
-from restart_guard.programs.results import ActionOptions, ActionResult
+from restart_guard.programs.results import ActionOptions, ActionResult, held_up, longest_s
 from restart_guard.programs.target import Target
 from restart_guard.threads import BackgroundWriter, in_background
 
@@ -112,6 +112,7 @@ class _Watched:
         self.is_busy = False  # a thread acts on it
         self.is_without_room = False  # there are not enough descriptors to wait for its end
         self.tries = 0  # unfinished tries in a row
+        self.busy_since: float | None = None  # somebody else acts on it
         self.last: tuple[int | None, float] | None = None  # exit status and uptime, until it is relaunched
 
     @property
@@ -284,6 +285,7 @@ class _Watch:
             ended, watched.last = watched.ended, None
         if result.child is not None:
             watched.child = result.child
+        self._notice_busy(watched, result)
         if result.busy or (not result.ok and result.process is None and not result.is_stuck):
             self._try_again(watched)
         elif result.process is not None:
@@ -301,6 +303,18 @@ class _Watch:
                 result = result._replace(text=f"{ended}: {result.text}")
         if not result.busy:
             self._tell(result)
+
+    def _notice_busy(self, watched: _Watched, result: ActionResult) -> None:
+        """If somebody else acts on it for longer than that may take, it is news."""
+        if not result.busy:
+            watched.busy_since = None
+            return
+        now = clock.monotonic()
+        watched.busy_since = now if watched.busy_since is None else watched.busy_since
+        if now - watched.busy_since > longest_s(watched.target):
+            news = held_up(result, now - watched.busy_since)
+            self._writer.put(news)
+            self._tell(news)
 
     def _tell(self, result: ActionResult) -> None:
         """Say it, but say an error that comes again and again only once."""
