@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -107,7 +108,8 @@ def as_user(
     uid: int, source: str, *words: str, environ: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
     """A script of a user's, which says ``ready``. The interpreter may be unreadable for that user."""
-    become = f"import fcntl, os, resource, signal, sys, time\nos.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
+    modules = "import fcntl, os, random, resource, shutil, signal, sys, time"
+    become = f"{modules}\nos.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
     command = [sys.executable, "-c", become + source, *words]
     with subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.PIPE, text=True, cwd="/", env=environ
@@ -454,3 +456,107 @@ def test_a_record_that_a_member_of_the_group_writes_is_no_record(home: Home) -> 
             assert bystander.poll() is None, words
         assert home.pids() == []
         assert pid
+
+
+VANDAL = """
+folder, secret, seed, program = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+chance = random.Random(seed)
+os.chdir(folder)
+names = 'run.sh run.sh.pid run.sh.pid.new .run.sh.lock .run.sh.state .run.sh.state.new app.log env'.split()
+texts = ['', '1\\n', str(os.getppid()) + '\\n', str(os.getpid()) + '\\n', program, '{}', 'A=b\\n', '\\0' * 5000]
+records = ['']
+
+def remove(name):
+    if os.path.isdir(name) and not os.path.islink(name):
+        shutil.rmtree(name)
+    elif os.path.lexists(name):
+        os.unlink(name)
+
+def write(name):
+    with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o600), 'w') as file:
+        file.write(chance.choice(texts + records))
+
+def replace(name):
+    remove(name)
+    how = chance.randrange(8)
+    if how == 0: os.symlink(secret, name)
+    elif how == 1: os.symlink(os.path.dirname(secret) + '/new-' + str(chance.random()), name)
+    elif how == 2: os.mkfifo(name)
+    elif how == 3: os.mkdir(name)
+    elif how == 4: os.symlink(chance.choice(names), name)
+    elif how == 5: os.symlink('/dev/zero', name)
+    elif how == 6: os.link(chance.choice(names), name)
+    else: write(name)
+    if chance.random() < 0.2: os.chmod(name, chance.choice([0, 0o600, 0o644, 0o666, 0o4755]))
+
+print('ready', flush=True)
+while True:
+    name = chance.choice(names)
+    try:
+        chance.choice([remove, write, replace, replace])(name)
+        if chance.random() < 0.3:
+            remove('run.sh'); open('run.sh', 'w').write(program)
+        if chance.random() < 0.1:
+            records.append(open(os.open('.run.sh.state', os.O_RDONLY | os.O_NONBLOCK)).read())
+    except (OSError, shutil.Error):
+        pass
+    time.sleep(chance.random() * 0.01)
+"""
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Owner, group, mode and content of all below a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        found[str(path)] = (status.st_uid, status.st_gid, status.st_mode, content)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_at_random_a_user_who_replaces_everything_gains_nothing(home: Home) -> None:
+    """Twenty seconds, or as long as RANDOM_SECONDS says: nothing of root's changes, nobody else's process ends, no
+    command takes longer than ten seconds."""
+    seed = time.time_ns()
+    print("seed", seed)
+    chance = random.Random(seed)
+    for name, mode in {"a": 0o600, "b": 0o644, "c": 0o755}.items():
+        path = home.root / name
+        path.write_text(name * 100)
+        path.chmod(mode)
+    home.root.chmod(0o755)
+    home.write("env", "NAME=value\n")
+    before = tree(home.root)
+    guard = home.configure(f'log_file = "{home.folder}/app.log"\nenvironment_file = "{home.folder}/env"\n')
+    deadline = time.monotonic() + float(os.environ.get("RANDOM_SECONDS", "20"))
+    commands = [
+        ["start"],
+        ["stop", "--force"],
+        ["kill"],
+        ["restart", "--cold"],
+        ["status"],
+        ["doctor"],
+        *[["restart"]] * 4,
+    ]
+    with (
+        as_user(NEIGHBOUR, "print('ready', flush=True)\ntime.sleep(900)\n", str(home.program)) as neighbour,
+        as_user(0, "print('ready', flush=True)\ntime.sleep(900)\n", str(home.program)) as root,
+        as_user(HIM, VANDAL, str(home.folder), str(home.secret), str(seed), LOOP),
+    ):
+        launched = 0
+        while time.monotonic() < deadline:
+            words = chance.choice(commands)
+            begun = time.monotonic()
+            done = guard(*words)
+            took = time.monotonic() - begun
+            assert took < 10, (words, took)
+            assert done.code in (0, 1, 3, 4, 75), (words, done)
+            assert SECRET.strip() not in done.out + done.err
+            launched += "started" in done.out or "relaunched" in done.out
+            assert tree(home.root) == before, words
+            assert neighbour.poll() is None
+            assert root.poll() is None
+    assert launched > 0
+    assert guard("stop", "--force").code in (0, 1)
