@@ -498,6 +498,12 @@ while True:
             remove('run.sh'); open('run.sh', 'w').write(program)
         if chance.random() < 0.1:
             records.append(open(os.open('.run.sh.state', os.O_RDONLY | os.O_NONBLOCK)).read())
+        if chance.random() < 0.02:  # now and then all is as it should be
+            for name in names:
+                remove(name)
+            open('run.sh', 'w').write(program)
+            open('env', 'w').write('A=b\\n')
+            time.sleep(1.5 * chance.random())
     except (OSError, shutil.Error):
         pass
     time.sleep(chance.random() * 0.01)
@@ -558,5 +564,6 @@ def test_at_random_a_user_who_replaces_everything_gains_nothing(home: Home) -> N
             assert tree(home.root) == before, words
             assert neighbour.poll() is None
             assert root.poll() is None
+    print("launched", launched)
     assert launched > 0
     assert guard("stop", "--force").code in (0, 1)
