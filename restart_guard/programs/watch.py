@@ -42,6 +42,7 @@ from restart_guard.threads import BackgroundWriter, in_background
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
 _SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
 _NOT_WELL_S = 5.0
+_PERMIT_S = 0.5  # a target of a group may be started as soon as its host leads
 _STUCK_S = 60.0  # as a tick would look
 _OTHER_FILES = 24  # descriptors for the journal, locks, probes and one action
 _FILES_OF_AN_ACTION = 8
@@ -367,6 +368,8 @@ class _Watch:
                 if watched.ended:
                     text = f"{watched.ended}; next try in {span(observed.next_try_s)} ({observed.why})"
                     self._say(ActionResult(watched.name, ok=True, text=text))
+            if observed.process is None and observed.state is not State.STOPPED and not target.may_run:
+                watched.look_by(now + _PERMIT_S)
             if tick.needs_care(target, observed):
                 self._act(watched)
 

@@ -108,7 +108,7 @@ def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: 
         old = crontab.read()
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s)
         return _changed([Change(None, old, with_block(old, block_name(config.path), lines))])
-    _require_own(config, backend)
+    _require_root(backend)
     if backend == "cron.d":
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s, user="root")
         text = "\n".join([f"# restart-guard {block_name(config.path)}; see restart-guard install-timer", *lines, ""])
@@ -157,15 +157,9 @@ def _replaced(path: Path, new: bytes) -> Change:
         raise GuardError(f"{path} cannot be read: {error.strerror}; nothing was changed.") from error
 
 
-def _require_own(config: Config, backend: str) -> None:
-    """A config that root runs must belong to root: whoever can write it can make root run anything."""
+def _require_root(backend: str) -> None:
     if backend == "cron.d" and os.geteuid() != 0:
         raise GuardError("Only root can write to /etc/cron.d; --backend cron needs no root.")
-    if os.geteuid() == 0 and config.path.stat().st_uid != 0:
-        raise GuardError(
-            f"{config.path} belongs to another user, and root would run its commands: install the timer as that user, "
-            "or make root the owner of the config (a target may still have its own user)."
-        )
 
 
 def installed(config: Config) -> dict[str, list[str]]:

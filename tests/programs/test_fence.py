@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from restart_guard.host import process_table
+from restart_guard import clock
+from restart_guard.host import permit, process_table
+from tests.conftest import Guard
 from tests.support.faults import fence_of
 from tests.support.hosts import STAMPER, Group
 from tests.support.servers import RedisServer, wait_until
+from tests.support.services import watching
 
 WORKER = (
     STAMPER
@@ -339,3 +342,23 @@ def test_what_starts_can_be_stopped_at_once(tmp_path: Path, redis_server: RedisS
         assert (done.returncode, done.stderr) == (0, "")
     finally:
         group.end()
+
+
+@pytest.mark.process
+def test_a_watch_starts_it_as_soon_as_its_host_leads(guard: Guard) -> None:
+    """A watch that has seen it down while there was no permit must not wait for the next sweep."""
+    tmp_path = guard.directory
+    (tmp_path / "run.py").write_text("import time\nopen('ready', 'w').close()\ntime.sleep(600)\n")
+    guard.configure(
+        '[targets.web]\nprogram = "run.py"\nmin_uptime = "100ms"\n[redis]\nurl = "redis://127.0.0.1:1"\n'
+        '[standby]\ngroup = "g"\nlease = "10s"\nfence_store = "none"\n'
+    )
+    (tmp_path / "run.py.pid").write_text("1\n")
+    with watching(guard):
+        assert "this host is a standby" in guard("status").out
+        assert not (tmp_path / "ready").exists()
+        guard.state.mkdir(exist_ok=True)
+        permit.write(guard.state / "standby-g.permit", permit.Permit(clock.boottime() + 4.0))
+        wait_until((tmp_path / "ready").exists, what="the program", timeout=4)
+        pid = int((tmp_path / "run.py.pid").read_text())
+        wait_until(lambda: not living(pid), what="the end of the permit")
