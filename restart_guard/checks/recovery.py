@@ -46,7 +46,8 @@ def _restart(config: Config, name: str) -> Attempt:
 
 def _command(config: Config, name: str, check: Check, command: str) -> Attempt:
     """Run a command in the config's directory."""
-    environment = os.environ | {"RESTART_GUARD_CHECK": name}
+    passed = {key: value for key, value in os.environ.items() if key not in config.secret_variables}
+    environment = passed | {"RESTART_GUARD_CHECK": name}
     try:
         words = shlex.split(command)
     except ValueError as error:

@@ -86,6 +86,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
             f"{path} can be read by others and holds {secret!r} in plain text: chmod 600 {path}" for secret in exposed
         ),
         redact=Redactor(reader.secrets),
+        secret_variables=frozenset(secret.variable for secret in reader.secrets if secret.variable is not None),
     )
 
 

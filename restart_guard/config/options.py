@@ -71,6 +71,7 @@ class TargetOptions(Struct, frozen=True, kw_only=True):
     health: Health | None = None
     environment: Annotated[Mapping[str, str], Meta(description="a table of texts")] = MappingProxyType({})
     environment_file: Path | None = None
+    pass_environment: Texts = ()
     umask: Annotated[str, Meta(pattern=r"^0?[0-7]{3}\Z", description='an octal mask such as "027"')] | None = None
     user: Text | None = None
 
@@ -218,7 +219,8 @@ class Timer(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """The whole config. ``redact`` removes every secret of this config from a text."""
+    """The whole config. ``redact`` removes every secret of this config from a text; ``secret_variables`` are the
+    environment variables that hold one."""
 
     path: Path
     state_dir: Path
@@ -233,6 +235,7 @@ class Config(Struct, frozen=True, kw_only=True):
     standby: Standby | None
     warnings: tuple[str, ...]
     redact: Callable[[str], str]
+    secret_variables: frozenset[str] = frozenset()
 
     @property
     def standby_targets(self) -> tuple[str, ...]:

@@ -55,6 +55,11 @@ class Secret:
         return self._key
 
     @property
+    def variable(self) -> str | None:
+        """The environment variable that holds it."""
+        return self._env
+
+    @property
     def file(self) -> Path | None:
         return self._file
 

@@ -29,6 +29,7 @@ from restart_guard.programs.pidlock import PidLock, Record
 from restart_guard.programs.processes import Launch
 
 _LARGEST_ENVIRONMENT = 1 << 20
+_OF_ANY_LOGIN = ("PATH", "LANG", "LC_*", "TZ")
 _NOBODY = Account(65534, 65534)
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +44,7 @@ class Target(NamedTuple):
     redis: Redis
     permit: Path | None = None
     account: Account | None = None
+    secret_variables: frozenset[str] = frozenset()
 
     @property
     def uid(self) -> int:
@@ -118,7 +120,7 @@ def target_of(config: Config, name: str) -> Target:
         files=files,
         pid_files=None if settings.pid_file is None else _files(who, settings.pid_file),
     )
-    return Target(name, settings, program, lock, config.redis, only_leading, who)
+    return Target(name, settings, program, lock, config.redis, only_leading, who, config.secret_variables)
 
 
 def _files(account: Account | None, path: Path) -> Files:
@@ -253,10 +255,19 @@ def hook_of(target: Target, command: str, process: Identity | None, timeout_s: f
 
 
 def environment(target: Target) -> dict[str, str]:
-    """Our environment, the user's, the file's, the config's; later ones win. Raises GuardError."""
+    """Of our environment what the target may have, then the file's, then the config's; later ones win. Raises
+    GuardError.
+
+    Nothing that the config names as a secret, and for another user only what any login has, unless it is to be passed.
+    """
     settings = target.settings
-    variables = dict(_ours())
-    if settings.user is not None and os.geteuid() == 0:
+    ours = _ours()
+    if target.account is None:
+        secret = target.secret_variables
+        variables = {name: ours[name] for name in ours if name not in secret or _is_passed(name, settings)}
+    else:
+        variables = {name: ours[name] for name in ours if _is_passed(name, settings, _OF_ANY_LOGIN)}
+    if target.account is not None and settings.user is not None:
         entry = _entry(settings.user)
         variables |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
     if settings.environment_file is not None:
@@ -277,6 +288,12 @@ def environment(target: Target) -> dict[str, str]:
         TARGET: target.name,
         MARK: str(target.program.path),
     }
+
+
+def _is_passed(name: str, settings: TargetOptions, more: Sequence[str] = ()) -> bool:
+    """Whether a variable is one of those to be passed: ``NAME``, or by its beginning ``PREFIX*``."""
+    patterns = (*more, *settings.pass_environment)
+    return any(name == one or (one[-1] == "*" and name.startswith(one[:-1])) for one in patterns)
 
 
 @cache

@@ -17,6 +17,24 @@ from tests.support.services import PROGRAMS, Service
 SHOW = "import os, time\nprint('ready', {value}, flush=True)\nwhile True:\n    time.sleep(60)\n"
 
 
+@pytest.mark.parametrize("passed", [False, True])
+def test_a_secret_of_the_config_is_not_in_the_programs_environment(service: Service, passed: bool) -> None:
+    """Nor in that of its hooks; unless it is to be passed."""
+    folder = service.guard.directory
+    options = f"pre_stop = \"sh -c 'env > {folder}/hook'\"\n"
+    if passed:
+        options += 'pass_environment = ["REDIS_PASS*"]\n'
+    service.write("import os, sys\nprint(dict(os.environ), 'ready', flush=True)\nimport time\ntime.sleep(600)\n")
+    service.configure("", f'{options}[redis]\npassword = {{ env = "REDIS_PASSWORD" }}\n')
+    service.guard.environ |= {"REDIS_PASSWORD": "secret-of-redis", "OTHER": "harmless"}
+    assert service.guard("start").code == 0
+    service.ready()
+    assert service.guard("stop").code == 0
+    for said in (service.log.read_text(), (folder / "hook").read_text()):
+        assert ("secret-of-redis" in said) is passed
+        assert "harmless" in said
+
+
 def test_the_environment_file_is_read_afresh_at_each_start(service: Service) -> None:
     """Quotes and comments as a shell has them; a name that is gone from the file is gone from the program."""
     file = service.guard.directory / "web.env"

@@ -198,6 +198,29 @@ def test_root_starts_it_as_another_user_and_others_cannot(shared: Path) -> None:
     assert "there is no user nobody-here on this host" in guard("start").err
 
 
+def test_another_user_gets_a_clean_environment(shared: Path) -> None:
+    """What any login has, and what is to be passed; nothing else of root's."""
+    guard = Guard(shared)
+    guard.environ |= {"ROOTS_TOKEN": "roots-secret", "LC_TIME": "C", "APP_NAME": "app", "TZ": "Asia/Shanghai"}
+    guard.configure(
+        '[targets.loop]\nprogram = "loop.sh"\ncommand = "/bin/sh {program}"\nmin_uptime = "100ms"\nuser = "nobody"\n'
+        'pass_environment = ["APP_*"]\nenvironment = { PORT = "1" }\n'
+    )
+    try:
+        assert guard("start").code == 0
+        (pid,) = loops(shared)
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        names = {entry.partition("=")[0] for entry in entries if entry}
+        assert {"PATH", "HOME", "USER", "LC_TIME", "TZ", "APP_NAME", "PORT"} <= names
+        ours = {name for name in names if name.startswith("RESTART_GUARD_")}
+        assert names - ours <= {
+            *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_TIME", "LC_ALL", "TZ", "APP_NAME", "PORT")
+        }
+        assert guard("stop").code == 0
+    finally:
+        kill_loops(shared)
+
+
 def test_another_users_program_is_neither_signalled_nor_doubled(shared: Path) -> None:
     """Root's instance of a program that others may run too: they are told, and start no second one beside it."""
     try:
