@@ -12,6 +12,7 @@ from restart_guard.config.options import Check, Config, Timer
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
 from restart_guard.errors import DeliveryError, StoreError
+from restart_guard.mysql import client as mysql_client
 from restart_guard.mysql import task_monitor
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
@@ -98,6 +99,9 @@ def mysql_findings(config: Config) -> Iterator[Finding]:
         yield Finding(Level.FAIL, config.redact(str(error)), "see [mysql] in the config; rows wait in the journal")
         return
     monitor.close()
+    if config.mysql.tls == "preferred" and not mysql_client.is_here(config.mysql):
+        what = f"MySQL {where}: tls = preferred does not verify the server, so that others in between could pose as it"
+        yield Finding(Level.WARN, what, 'set [mysql] tls = "verify", with ca_file for a CA of your own')
     good, bad = monitor.table.labels
     yield Finding(Level.OK, f"MySQL {where}: status {good}/{bad}, rows arrive once ({monitor.mode})")
     if monitor.table.missing:

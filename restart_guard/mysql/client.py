@@ -3,15 +3,18 @@
 import os
 import ssl
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pymysql
 from pymysql.constants import CR, ER
 
+from restart_guard import clock
 from restart_guard.config.options import MySql
+from restart_guard.durations import span
 from restart_guard.errors import DeliveryError, SecretError
+from restart_guard.threads import within
 
 # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html; these need a person.
 DENIED = {
@@ -34,10 +37,12 @@ _DATA = {
     4025,
     3819,
 }
-_TLS = {CR.CR_SSL_CONNECTION_ERROR}
+_TLS = {CR.CR_SSL_CONNECTION_ERROR, CR.CR_AUTH_PLUGIN_ERR}
+_LARGEST_PACKET = 256 << 20
+_CHAINED = 0xFFFFFF  # a part of this size is followed by another one
 _ADVICE: dict[int, str] = {
     ER.BAD_DB_ERROR: ": create the database, or fix [mysql] database.",
-    **dict.fromkeys(_TLS, ": check [mysql] tls and ca_file."),
+    CR.CR_SSL_CONNECTION_ERROR: ": check [mysql] tls and ca_file.",
 }
 # The driver's exceptions if the server does not speak MySQL's protocol.
 _GARBAGE = (struct.error, IndexError, ValueError, AssertionError, KeyError, TypeError)
@@ -60,7 +65,7 @@ def connect(
     except SecretError as error:
         raise DeliveryError(str(error), code="secret", permanent=True) from error
     with translate_errors(what, advice):
-        return pymysql.connect(
+        connection = _Connection(
             host=settings.host,
             port=settings.port,
             unix_socket=str(settings.socket) if settings.socket else None,
@@ -71,8 +76,96 @@ def connect(
             connect_timeout=max(1, round(settings.timeout)),
             read_timeout=float(max(settings.timeout, read_timeout_s or 0)),
             write_timeout=float(settings.timeout),
+            defer_connect=True,
+            auth_plugin_map={} if _is_safe(settings) else dict.fromkeys(_PLAIN, _Refusal),
+            server_public_key=None if _is_safe(settings) or is_here(settings) else _NoKey(),  # type: ignore[arg-type]
             **_tls(settings),
         )
+        try:
+            # A server may answer byte by byte, also in the TLS handshake, where no time limit of the driver's holds.
+            within(3 * settings.timeout, connection.connect)
+        except TimeoutError as error:
+            connection.give_up()
+            text = f"MySQL {what}: it does not finish its greeting within {span(3 * settings.timeout)}"
+            raise DeliveryError(text, code="timeout") from error
+        return connection
+
+
+class _Connection(pymysql.Connection):
+    """A connection that reads no packet without end, and none that takes longer than the time for an answer."""
+
+    _chained = 0
+    # Private parts of PyMySQL's; tests/mysql/test_rows.py sees that they are there.
+    _read_timeout: float
+    _rfile: Any
+    _force_close: Callable[[], None]
+
+    def give_up(self) -> None:
+        self._force_close()
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        if num_bytes != 4:  # the head of a part
+            self._chained = self._chained + num_bytes if num_bytes == _CHAINED else 0
+        if self._chained > _LARGEST_PACKET:
+            self._force_close()
+            raise pymysql.err.OperationalError(
+                CR.CR_NET_PACKET_TOO_LARGE, f"an answer of more than {_LARGEST_PACKET >> 20} MiB"
+            )
+        deadline = clock.monotonic() + self._read_timeout
+        parts: list[bytes] = []
+        left = num_bytes
+        try:
+            while left and (part := self._rfile.read1(left)):
+                parts.append(part)
+                left -= len(part)
+                if left and clock.monotonic() > deadline:
+                    raise TimeoutError("timed out")  # noqa: TRY301
+        except OSError as error:
+            self._force_close()
+            raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, f"the connection was lost ({error})") from error
+        except BaseException:
+            self._force_close()
+            raise
+        if left:
+            self._force_close()
+            raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "the connection was lost")
+        return b"".join(parts)
+
+
+def is_here(settings: MySql) -> bool:
+    """Whether the server is reached by a socket or through loopback."""
+    return settings.socket is not None or settings.host in ("localhost", "127.0.0.1", "::1")
+
+
+def _is_safe(settings: MySql) -> bool:
+    """Whether nobody but the right server can be at the other end."""
+    return settings.tls == "verify" or settings.socket is not None
+
+
+# Authentication plugins that get the password itself.
+_PLAIN = ("mysql_clear_password", "dialog")
+_REFUSED = (
+    "the server asks for the password itself, and anybody could be at the other end: it was not sent. "
+    "Set [mysql] tls = verify, or use a socket"
+)
+
+
+class _Refusal:
+    """Stands in for an authentication plugin that must not be used."""
+
+    def __init__(self, connection: object) -> None:
+        """The driver makes one for each connection."""
+
+    def authenticate(self, _packet: object) -> None:
+        raise pymysql.err.OperationalError(CR.CR_AUTH_PLUGIN_ERR, _REFUSED)
+
+
+class _NoKey:
+    """Stands in for the server's RSA key. Without TLS the driver would take whatever key the other end sends, and
+    encrypt the password with that; it asks for one if this is false, so that question is the moment to refuse."""
+
+    def __bool__(self) -> bool:
+        raise pymysql.err.OperationalError(CR.CR_AUTH_PLUGIN_ERR, _REFUSED)
 
 
 def _tls(settings: MySql) -> Mapping[str, Any]:

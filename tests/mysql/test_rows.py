@@ -110,6 +110,8 @@ def test_the_private_parts_of_pymysql_that_we_use_are_there() -> None:
     connection: Any = pymysql.Connection(defer_connect=True)
     assert connection._result is None
     assert connection._rfile is None
+    assert callable(connection._read_bytes)
+    assert connection._read_timeout is None
     assert "unbuffered" in inspect.signature(connection.query).parameters
     connection._force_close()
     result = MySQLResult(connection)

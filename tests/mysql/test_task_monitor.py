@@ -5,11 +5,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from restart_guard.config.options import MySql
 from restart_guard.config.secrets import Secret
@@ -20,7 +24,7 @@ from restart_guard.mysql.table import Row
 from restart_guard.mysql.task_monitor import TaskMonitor
 from tests.conftest import Database
 from tests.support.proxy import Proxy
-from tests.support.servers import MariaDb, free_port, resume
+from tests.support.servers import MariaDb, free_port, resume, wait_until
 
 ROW = Row(
     run_id="1a2b3c4d-0000-4000-8000-000000000001",
@@ -315,3 +319,98 @@ def test_a_server_of_another_protocol_is_told(answer: bytes) -> None:
             host="127.0.0.1", port=listener.getsockname()[1], user="u", database="d", timeout=Duration(0.5)
         )
         assert not refused(settings).permanent
+
+
+def greeting(plugin: str) -> bytes:
+    """Of a MySQL server without TLS, protocol 10 (Protocol::HandshakeV10)."""
+    flags = 0x0008_0000 | 0x8000 | 0x0200 | 0x0008  # PLUGIN_AUTH, SECURE_CONNECTION, PROTOCOL_41, CONNECT_WITH_DB
+    body = b"\x0a8.0.0\0" + (1).to_bytes(4, "little") + b"12345678\0" + (flags & 0xFFFF).to_bytes(2, "little")
+    body += b"\x2d\x02\x00" + (flags >> 16).to_bytes(2, "little") + b"\x15" + bytes(10) + b"123456789012\0"
+    return packet(0, body + plugin.encode() + b"\0")
+
+
+def packet(number: int, body: bytes) -> bytes:
+    return len(body).to_bytes(3, "little") + bytes([number]) + body
+
+
+@contextmanager
+def rogue(answer: Callable[[socket.socket], None]) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that answers as it likes; its port, and all that it was told."""
+    told: list[bytes] = []
+    with socket.create_server(("", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                client, _ = listener.accept()
+                with client:
+                    threading.Thread(target=hear, args=(client,), daemon=True).start()
+                    answer(client)
+
+        def hear(client: socket.socket) -> None:
+            with suppress(OSError):
+                while part := client.recv(65536):
+                    told.append(part)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1], told
+
+
+SWITCHES = {
+    "clear": b"\xfemysql_clear_password\0",
+    "dialog": b"\xfedialog\0\x02Password: ",
+    "rsa": b"\xfecaching_sha2_password\x0012345678901234567890\0",
+    "sha256": b"\xfesha256_password\x0012345678901234567890\0",
+}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("what", SWITCHES)
+def test_a_rogue_server_does_not_get_the_password(what: str) -> None:
+    """One that asks for it in plain text, or encrypted with a key of its own; with the default tls."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    asked = threading.Event()
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(greeting("mysql_native_password"))
+        wait_until(lambda: told, what="its answer")
+        client.sendall(packet(2, SWITCHES[what]))
+        if what == "rsa":
+            wait_until(lambda: len(told) > 1, what="the quick proof")
+            client.sendall(packet(4, b"\x01\x04"))
+        asked.wait(2)
+        client.sendall(packet(6 if what == "rsa" else 4, b"\x01" + public))
+        asked.wait(1)
+
+    with rogue(answer) as (port, told):
+        password = Secret(key="mysql.password", text="the-password")
+        # Not by the name of loopback: as if it stood elsewhere.
+        error = refused(
+            MySql(host="127.0.0.2", port=port, user="u", database="d", timeout=Duration(2), password=password)
+        )
+        asked.set()
+    said = b"".join(told)
+    assert b"the-password" not in said
+    assert len(said) < 256, "an RSA block is that long"
+    assert "it was not sent" in str(error)
+    assert error.permanent
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("what", ["drips", "endless"])
+def test_a_server_whose_answer_has_no_end_is_told(what: str) -> None:
+    """Byte by byte, or by the megabyte: a sentence, in time, and without filling the memory."""
+
+    def answer(client: socket.socket) -> None:
+        if what == "drips":
+            for byte in greeting("mysql_native_password") * 10:
+                client.sendall(bytes([byte]))
+                time.sleep(0.2)
+        for number in count():
+            client.sendall(b"\xff\xff\xff" + bytes([number % 256]) + b"x" * 0xFFFFFF)
+
+    with rogue(answer) as (port, _):
+        begun = time.monotonic()
+        error = refused(MySql(host="127.0.0.1", port=port, user="u", database="d", timeout=Duration(2)))
+        assert time.monotonic() - begun < 15
+    assert not error.permanent
