@@ -14,11 +14,13 @@ from typing import IO
 import msgspec
 
 from restart_guard import clock
-from restart_guard.config.values import printable, printable_all
+from restart_guard.config.values import DIRECTIONS, printable, printable_all
 
 _LINE_EACH_S = 60.0
-# Otherwise a server's error text could control the operator's terminal.
-_CONTROLS = {code: " " for code in [*range(32), 127, *range(128, 160)] if code not in (9, 10)}
+# Otherwise a key's name or a server's error text could control the operator's terminal.
+_CONTROLS = {code: " " for code in [*range(32), 127, *range(128, 160), *DIRECTIONS] if code not in (9, 10)}
+# JSON escapes the lower ones itself.
+_IN_JSON = {code: f"\\u{code:04x}" for code in [127, *range(128, 160), *DIRECTIONS]}
 
 
 class Terminal:
@@ -67,7 +69,8 @@ class Terminal:
         clean = printable_all(value, lambda text: self.redact(printable(text)))
         try:
             sys.stdout.flush()
-            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(clean), indent=2) + b"\n")
+            text = msgspec.json.format(msgspec.json.encode(clean), indent=2).decode().translate(_IN_JSON)
+            sys.stdout.buffer.write(text.encode() + b"\n")
             sys.stdout.flush()
         except OSError as error:
             self.write_error = error
@@ -78,7 +81,7 @@ class Terminal:
             # rich costs five times a bare start: here and below it is loaded only where a person looks at its output.
             from restart_guard import terminal_rich
 
-            terminal_rich.table(heads, [[self.redact(cell) for cell in row] for row in rows])
+            terminal_rich.table(heads, [[self.redact(cell).translate(_CONTROLS) for cell in row] for row in rows])
             return
         for row in rows:
             self.report("\t".join(" ".join(cell.split()) for cell in row))

@@ -130,6 +130,24 @@ def test_a_terminal_gets_a_table_and_no_stamps(guard: Guard, redis_server: Redis
 AS_INSTALLED = "import sys; sys.modules['typing_extensions'] = None; from restart_guard.__main__ import main; main()"
 # What an idle tick and status have no use for: without it they take 5.3 times a bare start instead of 7.1.
 NOT_IDLE = {"click", "inspect", "dataclasses", "subprocess", "difflib", "traceback", "tempfile", "random"}
+HOSTILE = "k\x1b]0;title\x07\x1b[2J\x9b2J\x9d52;c;eA==\x9c\u202eevil"
+
+
+@pytest.mark.parametrize("command", ["check-redis", "history", "status"])
+def test_a_terminal_gets_no_control_sequences_of_others(guard: Guard, redis_server: RedisServer, command: str) -> None:
+    """Not from a key's name: titles, the clipboard, the screen and the direction of text are the operator's."""
+    with redis_server.client() as client:
+        client.set(HOSTILE, "no JSON")
+    checks = '[checks.a]\nretries = 0\npatterns = ["k*"]\nformat = "json"\n'
+    guard.configure(f'[redis]\nurl = "{redis_server.url}"\n{checks}')
+    guard("check-redis")
+    shown = on_a_terminal(guard, command)
+    for sequence in ("\x1b]", "\x1b[2J", "\x9b", "\x9d", "\x07", "\u202e"):
+        assert sequence not in shown
+    assert "\u202e" not in guard("history", "--json").out
+    assert "evil" in str(guard("history", "--json").json[0])
+
+
 HEAVY = {"redis", "pymysql", "requests", "rich", "cryptography", "urllib3"}
 
 

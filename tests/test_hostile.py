@@ -1,5 +1,6 @@
 """What a hostile or broken world does: servers that answer nonsense, names that are no UTF-8, users without rights."""
 
+import json
 import os
 import socket
 import subprocess
@@ -216,3 +217,25 @@ def test_problems_of_every_section_are_told_together(guard: Guard) -> None:
     assert [line.split("config.toml: ")[1].split(":")[0] for line in done.err.splitlines()] == [
         "foo", "redis.timeout", "redis.url", "checks.a.keys"
     ]  # fmt: skip
+
+
+def test_the_output_of_a_recovery_is_bounded(guard: Guard, redis_server: RedisServer) -> None:
+    """One that talks without end fills no disk, and the end of what it said is told."""
+    text = job(redis_server, None, None, 'retries = 1\nrecover = "command:sh say.sh"\nrecover_timeout = "4s"')
+    guard.configure(text)
+    (guard.directory / "say.sh").write_text("while :; do head -c 1000000 /dev/zero | tr '\\0' x; echo the-end; done\n")
+    folder = guard.directory / "tmp"
+    folder.mkdir()
+    with guard.popen("check-redis", "--json", environ={"TMPDIR": str(folder)}) as process:
+        most = 0
+        while process.poll() is None:
+            for fd in Path(f"/proc/{process.pid}/fd").glob("*"):
+                with suppress(OSError):
+                    if str(fd.readlink()).startswith(str(folder)):
+                        most = max(most, fd.stat().st_size)
+            time.sleep(0.02)
+        out = process.communicate()[0]
+    said = json.loads(out)[0]["recoveries"][0]
+    assert said["how"] == "timed_out"
+    assert said["said"].endswith(("x", "the-end"))
+    assert 1_000_000 < most < 300_000_000

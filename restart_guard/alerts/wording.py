@@ -1,7 +1,10 @@
 """What all messages to people share: language, length, shortening, times. Pure."""
 
+import re
 from datetime import datetime
 from typing import Literal
+
+from restart_guard.config.values import DIRECTIONS
 
 Language = Literal["zh", "en"]
 
@@ -9,6 +12,8 @@ TEXT_LIMIT = 2048
 """Bytes of UTF-8 in a WeCom text, of a group robot (document 99110) and of an app message (document 90236) alike."""
 
 _CUT = "…"
+_LINK = re.compile(r"<(?=[@/A-Za-z])")  # <@userid> mentions somebody, <a href=…> is a link (document 90236)
+_DROPPED = dict.fromkeys((0, *DIRECTIONS))
 
 _WORDS: dict[str, tuple[str, str]] = {
     "test": ("【测试】", "[TEST] "),
@@ -52,7 +57,8 @@ def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
     """The three parts as one text of at most ``limit`` bytes of UTF-8. Only the variable part is cut, and the cut is
     visible.
 
-    Text from outside must not mention anybody (``<@userid>`` does) and must be valid UTF-8.
+    Text from outside must not mention anybody, be a link, or turn the direction of what follows, and must be valid
+    UTF-8.
     """
     # A mention must not come into being where two parts meet, either.
     parts = [_harmless(part) for part in (head, variable, tail)]
@@ -64,7 +70,7 @@ def fit(head: str, variable: str, tail: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def _harmless(text: str) -> str:
-    return text.encode(errors="replace").decode().replace("\0", "").replace("<@", "< @")
+    return _LINK.sub("< ", text.encode(errors="replace").decode().translate(_DROPPED))
 
 
 def _cut(text: str, limit: int) -> str:

@@ -241,6 +241,8 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
     if not ping.url.text.startswith(("http://", "https://")):
         yield "ping.url: expected an address such as https://hc-ping.com/KEY/{job}."
         return
+    if not is_private(ping.url.text):
+        yield "ping.url: expected https://, since the address holds the key; plain http needs a loopback address."
     rest = ping.url.text.replace("{job}", "")
     if "{" in rest or "}" in rest:
         yield "ping.url: expected no other braces than {job} in it."
@@ -253,6 +255,11 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
 def http_is_allowed(url: str, wecom: WeCom) -> bool:
     """Plain http would show the key on the network: it is allowed for a loopback address, elsewhere only if
     configured."""
+    return wecom.allow_http or is_private(url)
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the network sees what is sent there: https, or a loopback address."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -264,7 +271,7 @@ def http_is_allowed(url: str, wecom: WeCom) -> bool:
         loopback = host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    return url.startswith("https://") or wecom.allow_http or loopback
+    return url.startswith("https://") or loopback
 
 
 def _check_problems(where: str, check: Check, named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -25,6 +25,10 @@ class Percent(float):
         return cls(float(text[:-1]) / 100)
 
 
+DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Characters that change the direction of text, so that it reads as something else (Unicode UAX 9, UTR 36)."""
+
+
 def printable(text: str) -> str:
     r"""Text that UTF-8 can hold: a byte of a file name that is not UTF-8 is shown as ``\udcNN``."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,6 @@
 """Runs the operator's commands to their end: recoveries, pre_stop, reload_command and health commands."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from restart_guard import clock
 from restart_guard.durations import span
 from restart_guard.host import children
 from restart_guard.host.files import Account
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 _READ_BYTES = 65536
+_MOST_BYTES = 1 << 20
+_LOOK_S = 0.1
 _TAIL_CHARACTERS = 500
 
 
@@ -79,15 +83,22 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
             why = error.strerror if isinstance(error, OSError) else str(error)
             # Only the program: arguments may hold a secret.
             return CommandResult("not_started", f"{Path(hook.words[0]).name}: {why}")
+        before = b""
+        deadline = clock.monotonic() + hook.timeout_s
         try:
-            status = child.wait(hook.timeout_s)
-        except TimeoutExpired:
-            _end(child)
-            return CommandResult("timed_out", span(hook.timeout_s), _tail(output, redact))
+            while True:
+                left_s = max(0.0, deadline - clock.monotonic())
+                with suppress(TimeoutExpired):
+                    status = child.wait(min(_LOOK_S, left_s))
+                    break
+                if left_s <= 0:
+                    _end(child)
+                    return CommandResult("timed_out", span(hook.timeout_s), _tail(output, before, redact))
+                before = _bounded(output, before)
         except KeyboardInterrupt:
             _end(child)
             raise
-        said = _tail(output, redact)
+        said = _tail(output, before, redact)
         return (
             CommandResult("signalled", signal_name(-status), said)
             if status < 0
@@ -101,9 +112,11 @@ def _output() -> IO[bytes]:
     from tempfile import TemporaryFile
 
     try:
-        return TemporaryFile()
+        file: IO[bytes] = TemporaryFile()  # noqa: SIM115 (the caller closes it)
     except OSError:
         return Path(os.devnull).open("r+b")
+    fcntl.fcntl(file, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # after it was cut short the command writes at its end
+    return file
 
 
 def _end(child: "Popen[bytes]") -> None:
@@ -124,12 +137,28 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _tail(output: IO[bytes], redact: Callable[[str], str]) -> str:
+def _bounded(output: IO[bytes], before: bytes) -> bytes:
+    """Keep the file of the output small, so that a command that talks for hours fills no disk. Returns the end of what
+    was in it, or ``before`` if it is still small."""
+    try:
+        if os.fstat(output.fileno()).st_size <= _MOST_BYTES:
+            return before
+        kept = _end_of(output)
+        os.ftruncate(output.fileno(), 0)
+    except OSError:
+        return before
+    return kept
+
+
+def _end_of(output: IO[bytes]) -> bytes:
+    size = os.fstat(output.fileno()).st_size
+    return os.pread(output.fileno(), _READ_BYTES, max(0, size - _READ_BYTES))
+
+
+def _tail(output: IO[bytes], before: bytes, redact: Callable[[str], str]) -> str:
     """The end of the output. It is redacted before it is cut, so that no part of a secret is left."""
     try:
-        size = output.seek(0, os.SEEK_END)
-        output.seek(max(0, size - _READ_BYTES))
-        said = redact(output.read().decode(errors="replace"))
+        said = redact((before + _end_of(output))[-_READ_BYTES:].decode(errors="replace"))
     except OSError:
         return ""
     return " ".join(said[-_TAIL_CHARACTERS:].split())
