@@ -239,3 +239,65 @@ def test_the_output_of_a_recovery_is_bounded(guard: Guard, redis_server: RedisSe
     assert said["how"] == "timed_out"
     assert said["said"].endswith(("x", "the-end"))
     assert 1_000_000 < most < 300_000_000
+
+
+LENGTHS = {
+    "a line without end": b"",
+    "a gigantic text": b"$99999999999\r\n",
+    "a gigantic array": b"*999999999\r\n",
+    "arrays in arrays": b"*1\r\n" * 100_000,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LENGTHS)
+def test_an_answer_of_redis_without_end_is_told(guard: Guard, what: str) -> None:
+    """The check and the doctor end with a sentence, in time, and with 1.5 GB of memory."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                client.recv(65536)
+                client.sendall(b"+" if not LENGTHS[what] else LENGTHS[what])
+                while True:
+                    client.sendall(b"x" * (1 << 20))
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        guard.configure(f'[redis]\nurl = "{url}"\ntimeout = "2s"\n[checks.a]\nkeys = ["k"]\nretries = 0\n')
+        for words in (["check-redis"], ["doctor"]):
+            begun = time.monotonic()
+            done = limited(guard, *words)
+            assert done.returncode == 1, done
+            assert "redis 127.0.0.1" in done.stdout
+            assert time.monotonic() - begun < 40
+
+
+def limited(guard: Guard, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command that may have 1.5 GB of memory."""
+    return subprocess.run(
+        ["prlimit", "--as=1500000000", *guard.command(*words)],
+        env=guard.environ, cwd=guard.directory, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_json_that_is_too_large_is_told_and_large_json_is_checked(guard: Guard, redis_server: RedisServer) -> None:
+    """Without an object for each of its values: 60 MB of empty lists are 20 million of them."""
+    with redis_server.client() as client:
+        client.set("large", "[" + "[]," * 20_000_000 + "1]")
+        client.set("bad", b'"' + b"x" * 20_000_000 + b'\xff"')
+        client.setrange("huge", 300 << 20, "1")
+    check = '[checks.a]\nkeys = ["large", "bad", "huge"]\nformat = "json"\nretries = 0\n'
+    guard.configure(f'[redis]\nurl = "{redis_server.url}"\n{check}')
+    done = limited(guard, "check-redis", "--json")
+    assert done.returncode == 1, done.stderr
+    bad = {problem["key"]: problem["reason"] for problem in json.loads(done.stdout)[0]["bad"]}
+    assert set(bad) == {"bad", "huge"}
+    assert "more than the 256 MiB" in bad["huge"]

@@ -25,6 +25,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         "数据已有 {found}，不应超过 {wanted}；{left} 后过期",
         "is {found} old, expected at most {wanted}; it expires in {left}",
     ),
+    "huge": ("有 {found}，超过可检查的 {wanted}", "has {found}, more than the {wanted} that can be checked"),
     "json": ("不是有效的 JSON（{found}）", "is not JSON ({found})"),
     "persistence": ("{found}", "{found}"),
     "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {found} keys, expected at least {wanted}"),

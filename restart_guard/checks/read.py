@@ -1,5 +1,6 @@
 """Reads a check's keys from Redis in batches, in limited memory, and judges them."""
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from restart_guard.config.options import Check, Redis
 from restart_guard.durations import span
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.redis_server import persistence
-from restart_guard.redis_server.client import connected, cut_after, error_word
+from restart_guard.redis_server.client import connected, error_word
 
 BATCH = 1000
 """Keys in one pipeline: larger ones are no faster and hold more memory."""
@@ -23,6 +24,9 @@ EXAMPLES = 100
 """Bad keys that are kept with their reason; of the rest only the number is."""
 
 _VALUE_BYTES = 8 * 2**20
+_LARGEST_JSON = 256 * 2**20
+_PART_BYTES = 2**20
+_JSON = msgspec.json.Decoder(msgspec.Raw)
 _SIZE_COMMANDS = {
     "string": "STRLEN",
     "hash": "HLEN",
@@ -40,7 +44,7 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     """Read everything that a check names and judge it. Errors of the server are in the result, never raised."""
     tally = _Tally(check, progress)
     try:
-        with connected(settings) as client, cut_after(client, check.timeout + settings.timeout):
+        with connected(settings, whole_s=check.timeout + settings.timeout) as client:
             for problem in persistence.problems(client) if settings.require_persistence else ():
                 tally.note(KeyProblem("redis", "persistence", problem))
             _read_keys(client, check, tally)
@@ -154,7 +158,11 @@ def _judge(client: redis.Redis, keys: list[bytes], tally: _Tally, *, must_exist:
         code = verdict(kind, pttl, size)
         if code is None:
             if check.format == "json":
-                strings.append((key, size or 0))
+                if (size or 0) <= _LARGEST_JSON:
+                    strings.append((key, size or 0))
+                else:
+                    largest = f"{_LARGEST_JSON >> 20} MiB"
+                    tally.note(KeyProblem(_shown(key), "huge", f"{(size or 0) >> 20} MiB", largest))
         elif code == "missing" and not must_exist:
             present -= 1
         else:
@@ -232,10 +240,19 @@ def _judge_json(client: redis.Redis, keys: list[bytes], tally: _Tally) -> None:
             tally.note(KeyProblem(_shown(key), "missing"))
         else:
             try:
-                msgspec.json.decode(value)
+                _check_json(value)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
                 tally.note(KeyProblem(_shown(key), "json", reason))
+
+
+def _check_json(value: bytes) -> None:
+    """Without an object for each value in it: of a large one these would take many times its size. Raises what the
+    decoder raises."""
+    _JSON.decode(value)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(value), _PART_BYTES):
+        decoder.decode(value[start : start + _PART_BYTES], final=start + _PART_BYTES >= len(value))
 
 
 def _size(answer: Any) -> int | None:

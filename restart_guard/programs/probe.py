@@ -84,7 +84,7 @@ def _heartbeat(target: Target, name: str, timeout_s: float, beat: str) -> ProbeR
     # A target whose health asks no Redis must not pay for its driver.
     from restart_guard.redis_server.client import connected
 
-    with connected(target.redis) as client:
+    with connected(target.redis, whole_s=timeout_s + 2 * target.redis.timeout) as client:
         if name.startswith(_CHANNEL):
             return _listen(client, name.removeprefix(_CHANNEL), timeout_s)
         value, ttl = client.dump(name), client.pttl(name)

@@ -6,6 +6,7 @@ a connection of its own, so that after a failover the next one asks the Sentinel
 """
 
 import errno
+import math
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -42,6 +44,9 @@ REMEDIES = {
     "ERR": Remedy.PERSON,
     "DENIED": Remedy.PERSON,
 }
+_LARGEST_ANSWER = 300 << 20
+_LONGEST_LINE = 1 << 20  # the parser looks through the whole line at each part of it
+_WHOLE_S = 10.0
 _CLUSTER_WORDS = {"MOVED", "ASK", "CROSSSLOT"}
 
 
@@ -58,19 +63,26 @@ def name(settings: Redis) -> str:
 
 
 @contextmanager
-def connected(settings: Redis) -> Iterator[redis.Redis]:
-    """A client of the server, or of the service's current master. Driver errors are raised as StoreError."""
+def connected(settings: Redis, *, whole_s: float | None = None) -> Iterator[redis.Redis]:
+    """A client of the server, or of the service's current master. Driver errors are raised as StoreError.
+
+    The whole may take ``whole_s``; without it, for a few small questions, twice the time for an answer and ten seconds.
+    """
     with _translate_errors():
         client = _client(settings)
         try:
-            yield client
+            with _cut_after(client, 2 * settings.timeout + _WHOLE_S if whole_s is None else whole_s):
+                yield client
         finally:
             client.close()
 
 
 @contextmanager
-def cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
+def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
     """Close the connection after a time: a server that sends a byte now and then keeps every single wait short."""
+    if math.isinf(seconds):
+        yield
+        return
     timer = threading.Timer(seconds, client.connection_pool.disconnect)
     timer.daemon = True
     timer.start()
@@ -143,12 +155,59 @@ def _client(settings: Redis) -> redis.Redis:
         places = [parse_place(place) for place in settings.sentinels]
         login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
         sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
+        for one in sentinel.sentinels:
+            _bound(one)
         host, port = _master(sentinel, settings.service or "")
         address = address._replace(host=host, port=port)
     where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
     if address.socket:
         where = {"unix_socket_path": address.socket}
-    return redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
+    return _bound(
+        redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
+    )
+
+
+def _bound(client: redis.Redis) -> redis.Redis:
+    client.connection_pool.connection_kwargs["parser_class"] = _Parser
+    return client
+
+
+class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    """Reads no answer without end: the largest value that is asked for is smaller (see checks/read.py)."""
+
+    _sock: Any
+
+    def on_connect(self, connection: Any, **options: Any) -> None:
+        super().on_connect(connection, **options)
+        self._sock = _Counted(self._sock)
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        if self._sock is not None:
+            self._sock.count = 0
+        return super().read_response(*arguments, **options)
+
+
+class _Counted:
+    """A socket that counts what is read from it, and reads no more than an answer may have."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._is_line = False
+        self.count = 0
+
+    def recv_into(self, buffer: bytearray) -> int:
+        read: int = self._sock.recv_into(buffer)
+        if self.count == 0:
+            self._is_line = bytes(buffer[:1]) in (b"+", b"-", b":")
+        self.count += read
+        if self._is_line and self.count > _LONGEST_LINE:
+            raise redis.exceptions.InvalidResponse(f"a line of more than {_LONGEST_LINE >> 10} KiB")
+        if self.count > _LARGEST_ANSWER:
+            raise redis.exceptions.InvalidResponse(f"an answer of more than {_LARGEST_ANSWER >> 20} MiB")
+        return read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
 
 
 def _master(sentinel: Sentinel, service: str) -> tuple[str, int]:
@@ -214,6 +273,10 @@ def _translate_errors() -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        raise StoreError(
+            "this host has too little memory for its answer", code="memory", remedy=Remedy.PERSON
+        ) from error
     except redis.AuthenticationError as error:
         word = error_word(error) if error_word(error) in REMEDIES else "WRONGPASS"
         raise StoreError(str(error), code="WRONGPASS" if word == "ERR" else word, remedy=Remedy.PERSON) from error

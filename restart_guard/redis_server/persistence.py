@@ -47,7 +47,7 @@ def save(settings: Redis, seconds: float) -> None:
     BGSAVE's own answer only means that the save has begun (redis.io/docs, BGSAVE): the status says how it ended.
     """
     deadline = clock.monotonic() + seconds
-    with connected(settings) as client:
+    with connected(settings, whole_s=seconds + 2 * settings.timeout) as client:
         before = client.info("persistence")
         while True:
             try:

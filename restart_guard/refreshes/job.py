@@ -17,7 +17,7 @@ from restart_guard.mysql import rows as mysql_rows
 from restart_guard.mysql.rows import Rows
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
-from restart_guard.redis_server.client import connected, cut_after
+from restart_guard.redis_server.client import connected
 from restart_guard.refreshes import mapping, messages, per_key
 from restart_guard.refreshes.collection import CollectionSwap
 from restart_guard.refreshes.keys import KeyedRefresh, scratch_of
@@ -206,7 +206,7 @@ class RefreshRun:
             work = self._keys if single else self._collection
             seconds = refresh.timeout + config.redis.timeout
             if self._dry_run:
-                with connected(config.redis) as client, cut_after(client, seconds):
+                with connected(config.redis, whole_s=seconds) as client:
                     work(client, None, ask, rows)
             else:
                 with owned(config.redis, scratch_of(self._name, refresh), seconds) as (client, token):

@@ -10,7 +10,7 @@ import redis
 
 from restart_guard.config.options import Redis
 from restart_guard.errors import RefreshError, StoreError
-from restart_guard.redis_server.client import connected, cut_after
+from restart_guard.redis_server.client import connected
 from restart_guard.refreshes import mapping
 from restart_guard.refreshes.mapping import Values
 
@@ -88,7 +88,7 @@ def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[r
         client.unlink(scratch.building, scratch.leaving)
         client.set(scratch.token, token, px=SCRATCH_MS)
     try:
-        with connected(settings) as client, cut_after(client, seconds):
+        with connected(settings, whole_s=seconds) as client:
             yield client, token
     finally:
         with suppress(StoreError), connected(settings) as client:

@@ -5,6 +5,7 @@ Every beat opens its own connection, so that after a failover the Sentinels are 
 goes on writing to a demoted master for seconds. All waits are shorter than a beat.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn
@@ -101,7 +102,11 @@ def listen(settings: Redis, channel: str, *, silence_s: float, hear: Callable[[d
     failover. Messages in between are missed, and nothing depends on them."""
     brief = msgspec.structs.replace(settings, timeout=Duration(silence_s))
     while True:
-        with suppress(StoreError), connected(brief) as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        with (
+            suppress(StoreError),
+            connected(brief, whole_s=math.inf) as client,
+            client.pubsub(ignore_subscribe_messages=True) as pubsub,
+        ):
             subscription: Any = pubsub
             subscription.subscribe(news_channel(channel))
             heard_at = clock.monotonic()
