@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Config, Redis
 from restart_guard.config.rules import cross_checks
-from restart_guard.config.secrets import Redactor, Secret
+from restart_guard.config.secrets import SECRET_NAME, Redactor, Secret
 from restart_guard.config.values import Percent, parse_path
 from restart_guard.config.wording import key, quoted, shown, suggestion
 from restart_guard.durations import Duration
@@ -69,7 +69,15 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
     reader.problems += [f"{path}: {problem}" for problem in cross_checks(sections, named)]
     if reader.problems:
         raise ConfigError(*reader.problems)
-    exposed = [secret for secret in reader.secrets if secret.is_plain] if mode & (stat.S_IRGRP | stat.S_IROTH) else []
+    exposed: list[str] = []
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        exposed = [repr(secret) for secret in reader.secrets if secret.is_plain]
+        exposed += [
+            f"targets.{key(name)}.environment.{key(variable)}"
+            for name, target in named["targets"].items()
+            for variable in target.environment
+            if SECRET_NAME.search(variable)
+        ]
     return Config(
         path=path,
         state_dir=state_dir or default_state_dir(environ),
@@ -83,7 +91,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
         timer=sections.get("timer"),
         standby=sections.get("standby"),
         warnings=tuple(
-            f"{path} can be read by others and holds {secret!r} in plain text: chmod 600 {path}" for secret in exposed
+            f"{path} can be read by others and holds {what} in plain text: chmod 600 {path}" for what in exposed
         ),
         redact=Redactor(reader.secrets),
         secret_variables=frozenset(secret.variable for secret in reader.secrets if secret.variable is not None),

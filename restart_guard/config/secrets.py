@@ -9,6 +9,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from restart_guard.config.values import parse_path, printable
 from restart_guard.errors import SecretError
 
+SECRET_NAME = re.compile(r"PASS(WORD|WD)?(_|$)|SECRET|TOKEN|CREDENTIAL|(^|_)(API_?)?KEY$", re.IGNORECASE)
+"""Names of environment variables that hold secrets."""
+
 _KEY_LENGTH = 16  # of a part of a path: keys of hc-ping.com have 22 and 36 characters
 
 

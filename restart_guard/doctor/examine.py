@@ -79,6 +79,8 @@ def _state(config: Config) -> Iterator[Finding]:
             damage = journal.check_integrity()
             journal.probe()
             disk = os.statvfs(config.state_dir)
+            if config.state_dir.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                yield Finding(Level.WARN, f"{config.state_dir} can be read by others", f"chmod 700 {config.state_dir}")
             if damage != "ok":
                 yield Finding(Level.FAIL, f"journal {journal.path}: {damage}", "move it away to start a new one")
             elif disk.f_bavail * disk.f_frsize < _FREE_BYTES:

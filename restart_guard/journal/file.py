@@ -72,6 +72,8 @@ def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             path.touch(mode=0o600)
+        else:
+            _narrow(path)
         connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
         on_error.callback(connection.close)
         connection.execute("PRAGMA synchronous = EXTRA")
@@ -81,6 +83,13 @@ def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
         _make_schema(connection, path)
         on_error.pop_all()
     return path, connection
+
+
+def _narrow(path: Path) -> None:
+    """A journal of our own that others can read was made by hand, copied or restored."""
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def open_file_to_read(state_dir: Path) -> tuple[Path, sqlite3.Connection] | None:

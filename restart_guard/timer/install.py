@@ -15,6 +15,7 @@ from restart_guard.config.load import default_state_dir
 from restart_guard.config.options import Config
 from restart_guard.errors import GuardError, UsageError
 from restart_guard.host import process_table
+from restart_guard.host.files import Files
 from restart_guard.lock import held
 from restart_guard.timer import crontab, systemd
 from restart_guard.timer.crontab_block import beside_block, bites, line, lines_of, path_above, with_block, without_block
@@ -284,7 +285,7 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if plan.logs is not None:
-                plan.logs.mkdir(parents=True, exist_ok=True)
+                Files().make_folder(plan.logs)
             for path, old, new in plan.changes:
                 if path is not None:
                     _write(path, new)

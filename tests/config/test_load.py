@@ -300,3 +300,17 @@ def test_any_text_gives_a_config_or_sentences(tmp_path_factory: pytest.TempPathF
         assert error.problems
     else:
         tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_secret_in_an_environment_is_told_like_any_other(tmp_path: Path) -> None:
+    """A config that others can read; by the name, never with the value."""
+    text = '[targets.a]\nprogram = "a"\nenvironment = { DB_PASSWORD = "hunter2", PORT = "1", API_KEY = "k" }\n'
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    path.chmod(0o644)
+    warnings = config_file.load(path, {}).warnings
+    assert len(warnings) == 2
+    assert "targets.a.environment.DB_PASSWORD" in warnings[0]
+    assert "hunter2" not in str(warnings)
+    path.chmod(0o600)
+    assert config_file.load(path, {}).warnings == ()
