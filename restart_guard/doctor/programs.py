@@ -79,8 +79,8 @@ def _missing(target: Target) -> Iterator[str]:
     log = settings.log_file
     if log is not None:
         place = next(part for part in (log, *log.parents) if part.exists())
-        if not os.access(place, os.W_OK) or log.is_dir():
-            yield f"its log_file {log} cannot be written"
+        if not target.files(log).may_write(place) or log.is_dir():
+            yield f"its log_file {log} cannot be written by the user it runs as"
 
 
 def _is_found(word: str, folder: Path, search_path: str | None = None) -> bool:

@@ -154,7 +154,21 @@ class Files:
             except FileNotFoundError:
                 _make_folder(Path(place).parent)
                 fd = os.open(place, flags, 0o644)
+            except PermissionError as error:
+                raise PermissionError(error.errno, f"{error.strerror}{self._whose(place)}", str(path)) from error
         return fd
+
+    def _whose(self, path: str) -> str:
+        """Of a file that may not be written: whose it is, and who wanted to."""
+        with suppress(OSError):
+            who = user_name(os.geteuid() if self.account is None else self.account.uid)
+            return f" (it belongs to {user_name(os.lstat(path).st_uid)}, and the program runs as {who})"
+        return ""
+
+    def may_write(self, path: Path) -> bool:
+        """Whether a file or folder may be written."""
+        with self._hand():
+            return os.access(path, os.W_OK, effective_ids=True)  # by the ids of this thread, which _hand has changed
 
     def read_text(self, path: Path, limit: int) -> str:
         """A whole regular file in UTF-8; a link must be of the account or root. Raises OSError, EFBIG if it is larger,

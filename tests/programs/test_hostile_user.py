@@ -22,7 +22,7 @@ from tests.support.services import watching
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
 HIM, NEIGHBOUR = 65534, 12345
-LOOP = "while :; do sleep 0.05; done\n"
+LOOP = "echo hello; while :; do sleep 0.05; done\n"
 SECRET = "root:only:secret\n"
 QUICK = 'restart_backoff = { base = "10ms", max = "50ms" }\nmin_uptime = "100ms"\nstop_timeout = "2s"\n'
 
@@ -139,6 +139,22 @@ def test_honest_use_of_a_users_folder(home: Home) -> None:
         wait_until(lambda: home.pids() not in ([], [pid]), what="another instance")
     assert guard("stop").code == 0
     assert home.pids() == []
+
+
+def test_files_of_root_from_before_are_told_or_taken(home: Home) -> None:
+    """An older version made lock, record and log there as root."""
+    for name in (".run.sh.lock", ".run.sh.state", "run.sh.pid", "app.log"):
+        (home.folder / name).write_text("1\n")
+        (home.folder / name).chmod(0o644)
+    guard = home.configure(f'log_file = "{home.folder}/app.log"\n')
+    done = guard("start")
+    assert done.code == 1
+    assert "it belongs to root, and the program runs as nobody" in done.err
+    assert "cannot be written by the user it runs as" in guard("doctor").out
+    os.chown(home.folder / "app.log", HIM, HIM)
+    assert guard("start").code == 0
+    assert "cannot be written" not in guard("doctor").out
+    assert guard("stop").code == 0
 
 
 def place_log_link(home: Home) -> None:
