@@ -9,7 +9,6 @@ import os
 import platform
 import pwd
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -252,8 +251,8 @@ def _libc() -> Any:
     # Only root on behalf of somebody else pays for it.
     import ctypes
 
-    if sys.platform != "linux" or platform.machine() not in _SETGROUPS:
-        here = f"{sys.platform}, {platform.machine()}"
+    if platform.system() != "Linux" or platform.machine() not in _SETGROUPS:
+        here = f"{platform.system()}, {platform.machine()}"
         raise GuardError(f"As root, programs of other users can be guarded on Linux only, not on {here}.")
     _own_groups()
     return ctypes.CDLL(None, use_errno=True)
