@@ -11,7 +11,20 @@ gc.set_threshold(20_000)  # imports make no garbage, but many objects: to look t
 from restart_guard.entry import run  # noqa: E402
 
 
+def _complete_streams() -> None:
+    """Open /dev/null where descriptor 0, 1 or 2 is missing (``>&-``): the first file that is opened would take its
+    place, and what is written for a reader would go there."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free one: those below are there
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
+    _complete_streams()
     if "_RESTART_GUARD_COMPLETE" in os.environ:
         # Click's own answer to a shell that completes.
         from restart_guard.cli import cli

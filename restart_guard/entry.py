@@ -1,9 +1,8 @@
 """The one place where a command line begins, and where errors become texts and exit codes."""
 
-import sys
 from collections.abc import Sequence
 
-from restart_guard import __version__, clock
+from restart_guard import bug_log
 from restart_guard.commands import plain
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
@@ -22,7 +21,8 @@ def run(arguments: Sequence[str]) -> int:
         session.terminal.error(str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 (the edge: a bug gets a line, its traceback goes to the log)
-        return _bug(session, error)
+        session.terminal.error(bug_log.write(session.state_dir, error, session.terminal.redact))
+        return ExitCode.BUG
 
 
 def _invoke(arguments: Sequence[str], session: Session) -> int:
@@ -43,21 +43,3 @@ def _finish(terminal: Terminal, code: int) -> int:
     terminal.error(f"The output could not be written: {terminal.write_error.strerror}.")
     terminal.close()
     return code or ExitCode.FAILED
-
-
-def _bug(session: Session, error: Exception) -> int:
-    """Report a bug: one line for the operator, the traceback in the log."""
-    log = session.state_dir / "restart-guard.log"
-    # Only a bug needs it.
-    from traceback import format_exception
-
-    text = session.terminal.redact("".join(format_exception(error)))
-    try:
-        session.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{clock.stamp(clock.now())} restart-guard {__version__} {sys.argv[1:2]}\n{text}\n")
-        where = f"the traceback is in {log}"
-    except OSError:
-        where = f"and it could not be logged:\n{text}"
-    session.terminal.error(f"This is a bug in restart-guard ({type(error).__name__}); {where}")
-    return ExitCode.BUG

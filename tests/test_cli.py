@@ -130,6 +130,46 @@ def test_a_terminal_gets_a_table_and_no_stamps(guard: Guard, redis_server: Redis
 AS_INSTALLED = "import sys; sys.modules['typing_extensions'] = None; from restart_guard.__main__ import main; main()"
 # What an idle tick and status have no use for: without it they take 5.3 times a bare start instead of 7.1.
 NOT_IDLE = {"click", "inspect", "dataclasses", "subprocess", "difflib", "traceback", "tempfile", "random"}
+CLOSED = {"stdout": ">&-", "stderr": "2>&-", "stdin": "<&-", "all": "<&- >&- 2>&-"}
+
+
+@pytest.mark.parametrize("which", CLOSED)
+def test_a_stream_that_is_closed_stops_no_job(guard: Guard, redis_server: RedisServer, which: str) -> None:
+    """All checks are done, and no file of ours is taken for the stream."""
+    checks = "".join(f'[checks.c{number}]\nkeys = ["k"]\nretries = 0\n' for number in range(3))
+    guard.configure(f'[redis]\nurl = "{redis_server.url}"\n{checks}')
+    for words in (["check-redis"], ["history"], ["doctor"], ["restart"]):
+        command = f'exec "$@" {CLOSED[which]}'
+        done = subprocess.run(
+            ["sh", "-c", command, "sh", *guard.command(*words)],
+            env=guard.environ, cwd=guard.directory, capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+        assert done.returncode in (0, 1), (words, done)
+    assert len(guard("history", "--json").json) == 3
+    assert not (guard.state / "restart-guard.log").exists()
+
+
+def test_a_bug_in_a_check_is_an_outcome(guard: Guard, redis_server: RedisServer) -> None:
+    """A row, an alert and a line in the log, as for any failure; the next check is done."""
+    checks = "".join(f'[checks.{name}]\nkeys = ["k"]\nretries = 0\n' for name in "ab")
+    guard.configure(f'[redis]\nurl = "{redis_server.url}"\n{checks}')
+    script = (
+        "import sys\nfrom restart_guard import entry\nfrom restart_guard.checks import read\nreal = read.read\n"
+        "def broken(settings, check, **more):\n    read.read = real\n    raise ZeroDivisionError('oops')\n"
+        "read.read = broken\nsys.exit(entry.run(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *guard.command("check-redis", "--json")[3:]],
+        env=guard.environ, cwd=guard.directory, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done
+    first, second = json.loads(done.stdout)
+    assert (first["error"], second["error"]) == ("bug", None)
+    assert "This is a bug in restart-guard (ZeroDivisionError)" in done.stderr
+    assert "oops" in (guard.state / "restart-guard.log").read_text()
+    assert [event["status"] for event in guard("history", "--json").json] == ["failure", "failure"]
+
+
 HOSTILE = "k\x1b]0;title\x07\x1b[2J\x9b2J\x9d52;c;eA==\x9c\u202eevil"
 
 

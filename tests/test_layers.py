@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 # From the ground up; a name is a package, or a file that stands at the top.
 FLOORS = [
     {"errors", "clock", "durations", "counts", "backoff", "ids"},
+    {"bug_log"},
     {"threads", "lock", "config", "host"},
     {"alerts", "mysql", "timer"},
     {"redis_server", "journal"},

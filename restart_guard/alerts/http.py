@@ -99,6 +99,9 @@ def _translated(error: Exception) -> HttpError:
     cause: BaseException | None = error
     while cause is not None:
         match cause:
+            case ssl.SSLCertVerificationError(verify_code=9 | 10):  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
+                why = f"its certificate is not valid now ({cause.verify_message}), or this host's clock is wrong"
+                return HttpError(why, code="tls")
             case ssl.SSLCertVerificationError():
                 return HttpError(f"its certificate is not trusted ({cause.verify_message})", code="tls", permanent=True)
             case requests.Timeout() | TimeoutError():

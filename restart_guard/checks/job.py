@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from restart_guard import clock
+from restart_guard import bug_log, clock
 from restart_guard.checks import messages, read
 from restart_guard.checks.outcome import Attempt, Outcome, Reading
 from restart_guard.checks.recovery import recover
@@ -16,7 +16,7 @@ from restart_guard.config.options import Check, Config, Timer
 from restart_guard.durations import span
 from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
 from restart_guard.ids import new_run_id
-from restart_guard.journal.journal import Journal
+from restart_guard.journal.journal import Journal, Wanted
 from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
 from restart_guard.lock import held
 from restart_guard.redis_server import client as redis_client
@@ -80,7 +80,7 @@ def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dic
     journal = Journal.open_to_read(config.state_dir)
     due_checks = {}
     for name, check in checks.items():
-        events = journal.history(kind=KIND, subject=name, limit=1) if journal is not None else []
+        events = journal.history(Wanted(kind=KIND, subject=name), limit=1) if journal is not None else []
         if not events or datetime.fromisoformat(events[0]["at"]) < slot:
             due_checks[name] = check
     return due_checks
@@ -103,12 +103,23 @@ def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, sa
         for name, check in checks.items():
             run_id = new_run_id()
             start = start_ping(config, KIND, name, run_id)
-            outcome = _heal(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
+            outcome = _healed_or_failed(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
             if start is not None:
                 start.wait()
             data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
             entry = JournalEntry(KIND, name, outcome, messages, data, "get_redis_data.log")
             yield Result(outcome, finish(config, entry, down, say))
+
+
+def _healed_or_failed(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:
+    """The outcome of the job. A bug of ours is a failure like any other: recorded, and told to a person."""
+    start = _Start.now()
+    try:
+        return _heal(config, name, check, progress=progress, say=say)
+    except Exception as error:  # noqa: BLE001 (nobody looks at the exit code of a job at 2 a.m.)
+        say(f"{name}: {bug_log.write(config.state_dir, error, config.redact)}")
+        trouble = StoreError(type(error).__name__, code="bug", remedy=Remedy.PERSON)
+        return _outcome(config, name, start, Reading(0, (), 0, trouble))
 
 
 def _heal(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:

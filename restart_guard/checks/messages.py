@@ -50,7 +50,11 @@ _ATTEMPTS: dict[str, tuple[str, str]] = {
     ),
 }
 
-_NOUNS = {"key": ("个键", "key", "keys"), "attempt": ("次重启尝试", "restart attempt", "restart attempts")}
+_NOUNS = {
+    "key": ("个键", "key", "keys"),
+    "pattern": ("个模式", "pattern", "patterns"),
+    "attempt": ("次重启尝试", "restart attempt", "restart attempts"),
+}
 
 _WORDS: dict[str, tuple[str, str]] = {
     "first": ("【故障】", "[DOWN] "),
@@ -58,6 +62,15 @@ _WORDS: dict[str, tuple[str, str]] = {
     "recovered": ("【恢复】", "[UP] "),
     "subject": ("Redis 数据 {check}", "Redis data {check}"),
     "bad_keys": ("{keys}中 {total} 个异常（{example}）", "{total} of {keys} bad ({example})"),
+    "bad_both": (
+        "{keys}中 {total} 个异常，另有 {patterns}异常（{example}）",
+        "{total} of {keys} and {patterns} bad ({example})",
+    ),
+    "bad_patterns": ("{patterns}异常（{example}）", "{patterns} bad ({example})"),
+    "read_again_failed": (
+        "又重新读取 {count} 次仍异常，未配置恢复动作",
+        "still bad when read again ({count} times); no recovery is configured",
+    ),
     "attempts_failed": ("{attempts}均失败", "{attempts} failed"),
     "not_attempted": ("未尝试重启", "no restart was attempted"),
     "good": ("{keys}正常，用时 {took}", "{keys} good, read in {took}"),
@@ -93,9 +106,13 @@ def summary(outcome: Outcome, language: Language) -> str:
         word = "good_again" if count else "good"
         keys = _counted(outcome.reading.keys, "key", language)
         return say(_WORDS, word, language, keys=keys, took=took, attempts=_counted(count, "attempt", language))
-    done = "attempts_failed" if count else "not_attempted"
-    failed = say(_WORDS, done, language, attempts=_counted(count, "attempt", language))
+    done = "not_attempted" if not count else "read_again_failed" if _only_read_again(outcome) else "attempts_failed"
+    failed = say(_WORDS, done, language, count=count, attempts=_counted(count, "attempt", language))
     return what_is_wrong(outcome, language) + ("，" if language == "zh" else "; ") + failed
+
+
+def _only_read_again(outcome: Outcome) -> bool:
+    return all(attempt.how == "read_again" for attempt in outcome.attempts)
 
 
 def what_is_wrong(outcome: Outcome, language: Language) -> str:
@@ -105,8 +122,10 @@ def what_is_wrong(outcome: Outcome, language: Language) -> str:
         return trouble(reading.trouble, outcome.server, language)
     first = reading.bad[0]
     example = f"{clip(first.key, 80)} {reason(first, language)}"
+    bad_keys, patterns = reading.bad_total - reading.bad_patterns, _counted(reading.bad_patterns, "pattern", language)
     keys = _counted(reading.keys, "key", language)
-    return say(_WORDS, "bad_keys", language, total=reading.bad_total, keys=keys, example=example)
+    word = "bad_keys" if not reading.bad_patterns else "bad_both" if bad_keys else "bad_patterns"
+    return say(_WORDS, word, language, total=bad_keys, keys=keys, patterns=patterns, example=example)
 
 
 def attempt_text(attempt: Attempt, language: Language) -> str:
@@ -177,7 +196,7 @@ def _particulars(outcome: Outcome, language: Language) -> list[str]:
         lines += [f"- {clip(bad.key, _FIELD_LIMIT)} {reason(bad, language)}" for bad in shown]
         if outcome.reading.bad_total > len(shown):
             lines.append(say(_WORDS, "more", language, total=outcome.reading.bad_total))
-    if outcome.attempts:
+    if outcome.attempts and not _only_read_again(outcome):
         lines.append(say(_WORDS, "tried", language))
         lines += [
             f"{number}. {clip(attempt_text(done, language), 300)}" for number, done in enumerate(outcome.attempts, 1)

@@ -21,7 +21,7 @@ class Reading(NamedTuple):
     """One read of a check's data.
 
     ``bad`` holds the first of ``bad_total`` problems, ``codes`` all their kinds, ``trouble`` the error that ended the
-    read.
+    read. Of the problems ``bad_patterns`` are patterns that match too little, the others are keys.
     """
 
     keys: int
@@ -29,6 +29,7 @@ class Reading(NamedTuple):
     bad_total: int = 0
     trouble: StoreError | None = None
     codes: frozenset[str] = frozenset()
+    bad_patterns: int = 0
 
     @property
     def good(self) -> bool:

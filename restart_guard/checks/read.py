@@ -52,7 +52,9 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
                 _read_pattern(client, check, pattern, tally)
     except StoreError as error:
         tally.trouble = error if clock.monotonic() <= tally.deadline else tally.slow()
-    return Reading(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes))
+    return Reading(
+        tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes), tally.bad_patterns
+    )
 
 
 class _Tally:
@@ -67,6 +69,7 @@ class _Tally:
         self.bad: list[KeyProblem] = []
         self.bad_total = 0
         self.codes: set[str] = set()
+        self.bad_patterns = 0
         self.trouble: StoreError | None = None
 
     def count(self, keys: int) -> None:
@@ -85,6 +88,7 @@ class _Tally:
     def note(self, bad: KeyProblem) -> None:
         self.bad_total += 1
         self.codes.add(bad.code)
+        self.bad_patterns += bad.code == "few"
         if len(self.bad) < EXAMPLES:
             self.bad.append(bad)
 

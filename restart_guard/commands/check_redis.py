@@ -22,7 +22,8 @@ def command(
     A bad read is followed by up to `retries` restart attempts, each followed by a new read. The outcome goes to the
     journal, to the MySQL table task_monitor and, if the data stays bad, to a person over WeCom.
 
-    Exit code: 0 all data is good, 1 some data stayed bad, 75 another check-redis is running.
+    Exit code: 0 all data is good and all was delivered, 1 some data stayed bad or something waits for its delivery,
+    75 another check-redis is running.
     """
     config, terminal = session.config, session.terminal
     checks = job.chosen(config, names)
@@ -42,5 +43,5 @@ def command(
                 terminal.error(result.recorded.journal_error)
     if as_json:
         terminal.document([result.shown() for result in results])
-    good = all(result.outcome.ok and result.recorded.journal_error is None for result in results)
+    good = all(result.outcome.ok and result.recorded.is_complete for result in results)
     return ExitCode.DONE if good else ExitCode.FAILED

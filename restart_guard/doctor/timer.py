@@ -15,7 +15,7 @@ from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, JournalError
-from restart_guard.journal.journal import Journal
+from restart_guard.journal.journal import Journal, Wanted
 from restart_guard.timer import crontab, install, systemd
 from restart_guard.timer.crontab_block import beside_block, bites
 from restart_guard.timer.jobs import jobs, log_dir
@@ -135,7 +135,7 @@ def _checks(config: Config) -> Iterator[Finding]:
     except (GuardError, JournalError):
         return  # reported in another section
     for name in config.checks:
-        events = journal.history(kind="check", subject=name, limit=1) if journal is not None else []
+        events = journal.history(Wanted(kind="check", subject=name), limit=1) if journal is not None else []
         ran = datetime.fromisoformat(events[0]["at"]) if events else None
         due = f"next due {next_due:%Y-%m-%d %H:%M}"
         if ran is None:

@@ -25,6 +25,7 @@ from restart_guard.journal.incident import Incident
 KEEP_DAYS = 400
 KEEP_EVENTS = 10_000
 KEEP_ANYWAY = 1_000
+_NO_END = 2**63 - 1
 
 
 class Event(NamedTuple):
@@ -35,6 +36,16 @@ class Event(NamedTuple):
     status: str
     detail: str
     data: Mapping[str, Any]
+
+
+class Wanted(NamedTuple):
+    """Which events are wanted; None: any. ``incident`` is the number in an alert."""
+
+    kind: str | None = None
+    subject: str | None = None
+    status: str | None = None
+    since: datetime | None = None
+    incident: str | None = None
 
 
 class Delivery(NamedTuple):
@@ -190,15 +201,43 @@ class Journal:
                 *(int(tried), error, code, config_mark, delivery_id),
             )
 
-    def history(self, *, kind: str | None, subject: str | None, limit: int) -> list[dict[str, Any]]:
+    def history(self, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
         """Events, newest first, each with its deliveries, as ``history --json`` shows them."""
+        first, last = 0, _NO_END
+        if wanted.incident is not None:
+            found = self._incident_events(wanted.incident)
+            if found is None:
+                return []
+            first, last, kind, subject = found
+            wanted = wanted._replace(kind=kind, subject=subject)
         rows = self._run(
             "SELECT id, run_id, at, kind, subject, status, detail, data FROM events "
-            "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3",
-            *(kind, subject, limit),
+            "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR status = ?3) "
+            "AND (?4 IS NULL OR at >= ?4) AND id BETWEEN ?5 AND ?6 ORDER BY id DESC LIMIT ?7",
+            *(wanted.kind, wanted.subject, wanted.status, stamp(wanted.since) if wanted.since else None),
+            *(first, last, limit),
         ).fetchall()
         with readable(self.path):
             return [self._shown(*row) for row in rows]
+
+    def _incident_events(self, number: str) -> tuple[int, int, str, str] | None:
+        """The first and the last event of an incident, with its kind and subject. Its number is the beginning of the
+        run_id of its first event; it ends when all is well again."""
+        begin = self._run(
+            "SELECT id, kind, subject FROM events WHERE substr(run_id, 1, 8) = ? AND status = 'failure' "
+            "OR substr(run_id, 1, 8) = ? AND kind = 'target' ORDER BY id LIMIT 1",
+            *(number.lower(), number.lower()),
+        ).fetchone()
+        if begin is None:
+            return None
+        first, kind, subject = begin
+        # A relaunch of a program that keeps dying is a success too.
+        well = "AND detail = 'is well again'" if kind == "target" else ""
+        (last,) = self._run(
+            f"SELECT min(id) FROM events WHERE id > ? AND kind = ? AND subject = ? AND status = 'success' {well}",  # noqa: S608
+            *(first, kind, subject),
+        ).fetchone()
+        return first, last or _NO_END, kind, subject
 
     def event(self, run_id: str) -> dict[str, Any] | None:
         row = self._run(

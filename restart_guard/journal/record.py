@@ -62,6 +62,12 @@ class Recorded(NamedTuple):
     delivered: dict[str, bool]
     journal_error: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is in the journal, and its row and alert have arrived. A monitor that is away fails no job."""
+        arrived = (is_there for destination, is_there in self.delivered.items() if destination != delivery.PING)
+        return self.journal_error is None and all(arrived)
+
 
 def start_ping(config: Config, kind: str, name: str, run_id: str) -> ping.Start | None:
     """Tell the monitor, if there is one, that a job begins."""

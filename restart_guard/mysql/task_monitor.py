@@ -10,7 +10,8 @@ How a row arrives once depends on the existing table, and is decided on every co
 The user's table is never altered; columns that it does not have are left out.
 """
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +25,20 @@ from restart_guard.mysql.table import Row, Table, read_table
 
 SIDECAR = "restart_guard_applied"
 _LOCK_WAIT_S = 3
+# Numbers of the driver's own and of the client library; the others are the server's.
+_CLIENT = range(2000, 3000)
+# What an INSERT may raise that is not about its row: a lock, a limit, a full disk, a server that stops or only reads, a
+# right that is missing, a table that is not as it was.
+_OF_ANY_ROW = {
+    *(ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, ER.LOCK_TABLE_FULL, ER.CANT_UPDATE_WITH_READLOCK),
+    *(ER.OPTION_PREVENTS_STATEMENT, ER.OPEN_AS_READONLY, 1792, 1836, 3100, 3101),
+    *(ER.DISK_FULL, ER.RECORD_FILE_FULL, ER.GET_ERRNO, ER.ERROR_DURING_COMMIT),
+    *(ER.OUTOFMEMORY, ER.OUT_OF_SORTMEMORY, ER.OUT_OF_RESOURCES, ER.CON_COUNT_ERROR, ER.USER_LIMIT_REACHED),
+    *(ER.SERVER_SHUTDOWN, ER.QUERY_INTERRUPTED, ER.UNKNOWN_COM_ERROR),
+    *(1158, 1159, 1160, 1161, 1927, 1969, 3024, 3168, 3169),
+    *(ER.DUP_ENTRY, ER.NO_SUCH_TABLE, ER.BAD_DB_ERROR, ER.BAD_FIELD_ERROR, ER.PARSE_ERROR, ER.NO_DEFAULT_FOR_FIELD),
+    *mysql_client.DENIED,
+}
 _ADVICE = {
     **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and the user's INSERT and SELECT grants."),
     ER.NO_SUCH_TABLE: ": create it with restart-guard init-db.",
@@ -87,7 +102,21 @@ class TaskMonitor:
         columns = ", ".join(f"`{column}`" for column in values)
         marks = ", ".join(["%s"] * len(values))
         table = f"`{self._settings.table}`"
-        cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+        with self._about_row():
+            cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+
+    @contextmanager
+    def _about_row(self) -> Iterator[None]:
+        """What the INSERT itself raises is about this row: a trigger, a constraint, a time that does not exist. The row
+        waits for a person, and the others pass; unless the server could not do it at this moment, or for any row."""
+        try:
+            yield
+        except pymysql.err.MySQLError as error:
+            number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+            if number == 0 or number in _CLIENT or number in _OF_ANY_ROW:
+                raise
+            text = f"MySQL {name(self._settings)} refuses the row: {error.args[1]} ({number})"
+            raise DeliveryError(text, code=str(number), permanent=True, whole_destination=False) from error
 
     def _is_there(self, cursor: Any, row: Row) -> bool:
         """Whether this row has arrived before."""

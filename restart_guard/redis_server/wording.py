@@ -34,6 +34,7 @@ _TROUBLES: dict[str, tuple[str, str]] = {
     "protocol": ("的应答无法理解：{text}", "sent an answer that cannot be understood: {text}"),
     "sentinel": ("无法通过 Sentinel 访问：{text}", "cannot be reached through its Sentinels: {text}"),
     "secret": ("的密码无法读取：{text}", "cannot be used, because its password cannot be read: {text}"),
+    "bug": ("没有检查完：restart-guard 内部错误（{text}）", "was not checked to the end: a bug of ours ({text})"),
     "memory": ("的值太大：本机内存不足", "holds values for which this host has too little memory"),
     "slow": ("读取未能在限定时间内完成：{text}", "could not be read within the check's timeout: {text}"),
 }

@@ -121,3 +121,24 @@ def test_a_row_is_in_local_time_and_quotes_its_command() -> None:
     assert row.task_execution_time == "2026-11-23 02:00:15"
     assert row.task_command == "restart-guard check-redis '文章 统计'"
     assert row.task_description == "Redis 数据检查 文章 统计"
+
+
+def test_keys_and_patterns_are_counted_apart() -> None:
+    """A pattern that matches too little is no key."""
+    few = KeyProblem("irm:*", "few", "0", "1")
+    both = Reading(2, (KeyProblem("a", "missing"), KeyProblem("b", "missing"), few), 3, bad_patterns=1)
+    assert "2 of 2 keys and 1 pattern bad" in messages.summary(outcome(both), "en")
+    assert "2 个键中 2 个异常，另有 1 个模式异常" in messages.summary(outcome(both), "zh")
+    only = Reading(5, (few,), 1, bad_patterns=1)
+    assert messages.summary(outcome(only), "en").startswith("1 pattern bad (irm:* matches 0 keys")
+
+
+def test_without_a_recovery_no_attempt_is_claimed() -> None:
+    """The data was read again, and that is said, once."""
+    again = outcome(Reading(1, (KeyProblem("a", "missing"),), 1), 0)._replace(
+        attempts=(Attempt("none", "read_again"),) * 3
+    )
+    assert messages.summary(again, "en").endswith("still bad when read again (3 times); no recovery is configured")
+    assert "重启尝试" not in messages.summary(again, "zh")
+    text = messages.notice(again, INCIDENT, Notice.FIRST, language="en", at=AT)
+    assert text.count("no recovery is configured") == 1

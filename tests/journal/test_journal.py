@@ -11,7 +11,9 @@ import pytest
 
 from restart_guard.errors import JournalError
 from restart_guard.journal.incident import Incident
-from restart_guard.journal.journal import KEEP_ANYWAY, KEEP_EVENTS, Event, Journal
+from restart_guard.journal.journal import KEEP_ANYWAY, KEEP_EVENTS, Event, Journal, Wanted
+from tests.conftest import Guard, job
+from tests.support.servers import RedisServer
 
 NOW = datetime(2026, 11, 23, 2, tzinfo=UTC)
 
@@ -29,7 +31,7 @@ def test_an_event_and_its_deliveries_come_together(tmp_path: Path) -> None:
     """One transaction writes both, and history shows what has arrived."""
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql", "wecom")
-        (shown,) = journal.history(kind="check", subject="metadata", limit=5)
+        (shown,) = journal.history(Wanted(kind="check", subject="metadata"), limit=5)
     assert shown["run_id"] == "run-1"
     assert shown["check"] == "metadata"
     assert shown["delivered"] == {"mysql": False, "wecom": False}
@@ -41,7 +43,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as journal:
         with pytest.raises(TypeError), journal.transaction():
             journal.append(event(1), [("mysql", {}), ("wecom", object())])
-        assert journal.history(kind=None, subject=None, limit=5) == []
+        assert journal.history(Wanted(), limit=5) == []
         assert journal.undelivered() == []
 
 
@@ -89,7 +91,7 @@ def test_old_delivered_events_are_pruned_and_pending_ones_never(tmp_path: Path) 
     """Beyond the newest 10,000, or older than 400 days beyond the newest 1,000, unless something is pending."""
 
     def kept(journal: Journal) -> list[str]:
-        return [found["run_id"] for found in journal.history(kind=None, subject=None, limit=KEEP_EVENTS + 9)]
+        return [found["run_id"] for found in journal.history(Wanted(), limit=KEEP_EVENTS + 9)]
 
     with Journal.open(tmp_path) as journal:
         add(journal, 1, "mysql", at=NOW - timedelta(days=500))
@@ -178,7 +180,7 @@ def test_a_writer_waits_for_another(tmp_path: Path) -> None:
             assert not done.wait(0.2)
             journal.append(event(1), [])
         thread.join()
-        assert len(journal.history(kind=None, subject=None, limit=9)) == 2
+        assert len(journal.history(Wanted(), limit=9)) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,3 +218,24 @@ def test_it_is_private(tmp_path: Path) -> None:
         pass
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state/journal.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_history_by_incident_time_and_failure(guard: Guard, redis_server: RedisServer) -> None:
+    """The number that stands in an alert finds all its events, to the one that ended it."""
+    guard.configure(job(redis_server, None, None, "retries = 0"))
+    for value in (None, None, "[1]", None):
+        with redis_server.client() as client:
+            client.delete("your_data_key")
+            if value is not None:
+                client.set("your_data_key", value)
+        guard("check-redis")
+    events = guard.history()
+    assert [event["status"] for event in events] == ["failure", "success", "failure", "failure"]
+    number = events[-1]["run_id"][:8]
+    found = guard("history", "--incident", number, "--json").json
+    assert [event["run_id"] for event in found] == [event["run_id"] for event in events[1:]]
+    assert [event["status"] for event in guard("history", "--failed", "--json").json] == ["failure"] * 3
+    assert len(guard("history", "--since", "1h", "--json").json) == 4
+    assert guard("history", "--since", "1ms", "--json").json == []
+    assert guard("history", "--incident", "00000000").err.endswith("no events that are wanted here.\n")
+    assert guard("history", "--since", "soon").code == 2

@@ -248,6 +248,40 @@ def test_what_a_person_has_to_mend_is_permanent(
     assert "密码 pw" not in str(error)
 
 
+TRIGGER = """CREATE TRIGGER t BEFORE INSERT ON task_monitor FOR EACH ROW
+IF NEW.run_id = 'bad' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"""
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "code"),
+    [
+        (TRIGGER, "1644"),
+        ("ALTER TABLE task_monitor ADD CONSTRAINT c CHECK (run_id <> 'bad')", "4025"),
+        ("ALTER TABLE task_monitor MODIFY task_execution_time TIMESTAMP NULL", "1292"),
+        ("ALTER TABLE task_monitor PARTITION BY LIST (attempts) (PARTITION p VALUES IN (1))", "1526"),
+    ],
+    ids=["trigger", "check", "time that does not exist", "partition"],
+)
+def test_a_row_that_the_server_refuses_is_its_own_trouble(database: Database, spoilt: str, code: str) -> None:
+    """It waits for a person, and the next row passes."""
+    settings = where(database)
+    task_monitor.create(settings)
+    if code == "1526":  # a partitioned table has no unique key without the column that it is parted by
+        database.run("ALTER TABLE task_monitor MODIFY task_id INT NOT NULL DEFAULT 0, DROP PRIMARY KEY")
+        keys = "SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()"
+        for (key,) in database.run(keys):
+            database.run(f"ALTER TABLE task_monitor DROP KEY `{key}`")
+    database.run(spoilt)
+    bad = ROW._replace(run_id="bad")
+    if code == "1292":
+        bad = bad._replace(task_execution_time="2026-02-30 02:30:00")
+    elif code == "1526":
+        bad = bad._replace(attempts=9)
+    error = refused(settings, bad)
+    assert (error.code, error.permanent, error.whole_destination) == (code, True, False)
+    insert(settings, ROW._replace(run_id="good", attempts=1))
+
+
 def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
     """A replica during a failover: tried again, not given up."""
     settings = MySql(
