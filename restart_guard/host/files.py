@@ -10,7 +10,7 @@ import platform
 import pwd
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,28 +217,34 @@ class Files:
             path = os.path.join(os.path.dirname(path), to)  # noqa: PTH118, PTH120
         raise OSError(errno.ELOOP, "it is a link of another user", path)
 
-    @contextmanager
-    def _hand(self) -> Iterator[None]:
-        """This thread does its file work as the account, others go on as root (credentials(7), setfsuid(2)).
+    def _hand(self) -> AbstractContextManager[None]:
+        """Does the file work of this thread as the account."""
+        if self.account is None or self.account.uid == 0 or os.geteuid() != 0:
+            return _OWN_HAND
+        return _acting_as(self.account)
 
-        No thread or process may be started meanwhile: it would inherit that.
-        """
-        account = self.account
-        if account is None or os.geteuid() != 0 or account.uid == 0:
-            yield
-            return
-        libc = _libc()
-        _set_groups(libc, account.groups)
-        libc.setfsgid(account.gid)
-        libc.setfsuid(account.uid)
-        try:
-            if libc.setfsuid(-1) != account.uid:
-                raise OSError(errno.EPERM, f"root may not act as uid {account.uid} here")
-            yield
-        finally:
-            libc.setfsuid(0)
-            libc.setfsgid(os.getegid())
-            _set_groups(libc, _own_groups())
+
+_OWN_HAND = nullcontext()
+
+
+@contextmanager
+def _acting_as(account: Account) -> Iterator[None]:
+    """This thread does its file work as the account, others go on as root (credentials(7), setfsuid(2)).
+
+    No thread or process may be started meanwhile: it would inherit that.
+    """
+    libc = _libc()
+    _set_groups(libc, account.groups)
+    libc.setfsgid(account.gid)
+    libc.setfsuid(account.uid)
+    try:
+        if libc.setfsuid(-1) != account.uid:
+            raise OSError(errno.EPERM, f"root may not act as uid {account.uid} here")
+        yield
+    finally:
+        libc.setfsuid(0)
+        libc.setfsgid(os.getegid())
+        _set_groups(libc, _own_groups())
 
 
 @cache

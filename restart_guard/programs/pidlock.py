@@ -188,8 +188,8 @@ class PidLock:
         content = msgspec.json.encode(record) + b"\n"
         with suppress(OSError):
             self._make_folder()
-        is_kept = self._kept is not None and self._kept.write(content, folder_mode=0o700)
-        return self._shared.write(content) or is_kept
+        is_kept = self._kept is not None and self._kept.write(record, content, folder_mode=0o700)
+        return self._shared.write(record, content) or is_kept
 
     def forget(self) -> None:
         """Remove the record. Raises GuardError."""
@@ -238,8 +238,9 @@ class _RecordFile:
             return record
         return msgspec.structs.replace(record, process=None, family=None)
 
-    def write(self, content: bytes, *, folder_mode: int | None = None) -> bool:
-        """Whether it could be written; with ``folder_mode`` two missing folders are made."""
+    def write(self, record: Record, content: bytes, *, folder_mode: int | None = None) -> bool:
+        """Whether it could be written; with ``folder_mode`` two missing folders are made. It is known then, and need
+        not be read before the next launch."""
         try:
             try:
                 self._files.replace(self.path, content, mode=0o600, sync=False)
@@ -249,7 +250,9 @@ class _RecordFile:
                 for folder in (self.path.parent.parent, self.path.parent):
                     folder.mkdir(mode=folder_mode, parents=True, exist_ok=True)
                 self._files.replace(self.path, content, mode=0o600, sync=False)
+            self._last = (_version(os.lstat(self.path)), record)
         except OSError:
+            self._last = None
             with suppress(OSError):
                 self._files.overwrite(self.path, content)
                 return True
