@@ -484,6 +484,7 @@ records = ['']
 
 def remove(name):
     if os.path.isdir(name) and not os.path.islink(name):
+        os.chmod(name, 0o700)
         shutil.rmtree(name)
     elif os.path.lexists(name):
         os.unlink(name)
@@ -513,14 +514,14 @@ while True:
         if chance.random() < 0.3:
             remove('run.sh'); open('run.sh', 'w').write(program)
         if chance.random() < 0.1:
-            records.append(open(os.open('.run.sh.state', os.O_RDONLY | os.O_NONBLOCK)).read())
+            records.append(os.read(os.open('.run.sh.state', os.O_RDONLY | os.O_NONBLOCK), 5000).decode())
         if chance.random() < 0.02:  # now and then all is as it should be
             for name in names:
                 remove(name)
             open('run.sh', 'w').write(program)
             open('env', 'w').write('A=b\\n')
             time.sleep(1.5 * chance.random())
-    except (OSError, shutil.Error):
+    except (OSError, ValueError, shutil.Error):
         pass
     time.sleep(chance.random() * 0.01)
 """
@@ -580,6 +581,5 @@ def test_at_random_a_user_who_replaces_everything_gains_nothing(home: Home) -> N
             assert tree(home.root) == before, words
             assert neighbour.poll() is None
             assert root.poll() is None
-    print("launched", launched)
     assert launched > 0
     assert guard("stop", "--force").code in (0, 1)
