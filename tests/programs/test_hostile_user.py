@@ -482,6 +482,13 @@ names = 'run.sh run.sh.pid run.sh.pid.new .run.sh.lock .run.sh.state .run.sh.sta
 texts = ['', '1\\n', str(os.getppid()) + '\\n', str(os.getpid()) + '\\n', program, '{}', 'A=b\\n', '\\0' * 5000]
 records = ['']
 
+def read(name):
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return os.read(fd, 5000).decode()
+    finally:
+        os.close(fd)
+
 def remove(name):
     if os.path.isdir(name) and not os.path.islink(name):
         os.chmod(name, 0o700)
@@ -514,7 +521,7 @@ while True:
         if chance.random() < 0.3:
             remove('run.sh'); open('run.sh', 'w').write(program)
         if chance.random() < 0.1:
-            records.append(os.read(os.open('.run.sh.state', os.O_RDONLY | os.O_NONBLOCK), 5000).decode())
+            records.append(read('.run.sh.state'))
         if chance.random() < 0.02:  # now and then all is as it should be
             for name in names:
                 remove(name)
