@@ -170,6 +170,15 @@ def test_a_bug_in_a_check_is_an_outcome(guard: Guard, redis_server: RedisServer)
     assert [event["status"] for event in guard("history", "--json").json] == ["failure", "failure"]
 
 
+@pytest.mark.parametrize("zone", ["CST-8", "America", "Nowhere/City", ":Europe/Berlin", "", "\udcff"])
+def test_any_zone_will_do(guard: Guard, redis_server: RedisServer, zone: str) -> None:
+    """A zone by its offset, a folder of zones, one that does not exist: schedules are judged all the same."""
+    guard.configure(job(redis_server, None, None, "retries = 0"))
+    guard.environ |= {"TZ": zone}
+    assert guard("check-redis", "--if-due").code in (0, 1)
+    assert guard("doctor").code in (0, 1)
+
+
 HOSTILE = "k\x1b]0;title\x07\x1b[2J\x9b2J\x9d52;c;eA==\x9c\u202eevil"
 
 

@@ -38,6 +38,8 @@ _DATA = {
     3819,
 }
 _TLS = {CR.CR_SSL_CONNECTION_ERROR, CR.CR_AUTH_PLUGIN_ERR}
+# A server's or an account's own defaults would cut what is read here, without an error.
+_SESSION = "SET SESSION sql_select_limit = 18446744073709551615, group_concat_max_len = 4294967295"
 _LARGEST_PACKET = 256 << 20
 _CHAINED = 0xFFFFFF  # a part of this size is followed by another one
 _ADVICE: dict[int, str] = {
@@ -76,6 +78,7 @@ def connect(
             connect_timeout=max(1, round(settings.timeout)),
             read_timeout=float(max(settings.timeout, read_timeout_s or 0)),
             write_timeout=float(settings.timeout),
+            init_command=_SESSION,
             defer_connect=True,
             auth_plugin_map={} if _is_safe(settings) else dict.fromkeys(_PLAIN, _Refusal),
             server_public_key=None if _is_safe(settings) or is_here(settings) else _NoKey(),  # type: ignore[arg-type]

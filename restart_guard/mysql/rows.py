@@ -58,14 +58,25 @@ class Rows:
 
     def batches(self, rows: int) -> Iterator[Batch]:
         """Up to this many rows at a time. Raises DeliveryError, also if the stream breaks off."""
-        source = _packets(self._connection._rfile, rows * len(self.columns))  # noqa: SLF001
+        warnings: list[int] = []
+        source = _packets(self._connection._rfile, rows * len(self.columns), warnings)  # noqa: SLF001
         while True:
             with mysql_client.translate_errors(self._what, _ADVICE):
                 batch = next(source, None)
             if batch is None:
                 self._connection._result.unbuffered_active = False  # noqa: SLF001 (all is read)
+                if warnings != [0]:
+                    self._refuse_cut_values()
                 return
             yield batch
+
+    def _refuse_cut_values(self) -> None:
+        """A value that the server cut to fit is no data (error 1260, GROUP_CONCAT). Raises RefreshError."""
+        with mysql_client.translate_errors(self._what, _ADVICE), self._connection.cursor() as cursor:
+            cursor.execute("SHOW WARNINGS")
+            cut = [str(text) for _, number, text in cursor.fetchall() if number == ER.CUT_VALUE_GROUP_CONCAT]
+        if cut:
+            raise RefreshError("cut", text=cut[0])
 
 
 @contextmanager
@@ -107,9 +118,11 @@ def _limit_time(connection: Any, seconds: float) -> None:
             cursor.execute("SET SESSION max_execution_time = %s", (int(seconds * 1000),))
 
 
-def _packets(stream: Any, most: int) -> Iterator[Batch]:
-    """Row packets as batches of values. It is one loop, since it runs once for each value: a function call for each
-    would double the time."""
+def _packets(stream: Any, most: int, warnings: list[int]) -> Iterator[Batch]:
+    """Row packets as batches of values; at the end ``warnings`` gets how many the server has.
+
+    It is one loop, since it runs once for each value: a function call for each would double the time.
+    """
     batch: Batch = []
     size, data, at = 0, b"", 0
     while True:
@@ -125,6 +138,7 @@ def _packets(stream: Any, most: int) -> Iterator[Batch]:
         if first == _EOF and length < 9:
             if batch:
                 yield batch
+            warnings.append(int.from_bytes(data[start + 1 : start + 3], "little"))
             return
         if first == _ERROR:
             pymysql.err.raise_mysql_exception(data[start:end])

@@ -25,6 +25,7 @@ from restart_guard.refreshes.scratch import (
     checked,
     if_ours,
     largest_value,
+    require_ours,
     unlink,
 )
 
@@ -105,8 +106,7 @@ class CollectionSwap:
         filled = executed if isinstance(executed, Exception) else executed[0]
         if isinstance(filled, redis.ResponseError) and "valid float" in str(filled):
             raise RefreshError("number", first=begun + 1, last=begun + count)
-        if checked(token) != self._token:
-            raise RefreshError("superseded", key=mapping.shown(self.key))
+        require_ours(checked(token), self._token, mapping.shown(self.key))
         if self.kind.is_unique and checked(filled) != count:
             members = rows[:: len(self.kind.roles)]
             twice = next((name for name in members if members.count(name) > 1), None) if count <= _PAGE else None

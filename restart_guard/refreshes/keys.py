@@ -24,6 +24,7 @@ from restart_guard.refreshes.scratch import (
     checked,
     if_ours,
     largest_value,
+    require_ours,
     unlink,
 )
 
@@ -107,8 +108,7 @@ class KeyedRefresh:
         if self._token is None:
             self._indexed += sum(checked(answers[0])) if answers else 0
             return
-        if checked(answers[-1]) != self._token:
-            raise RefreshError("superseded", key=self._refresh.key)
+        require_ours(checked(answers[-1]), self._token, self._refresh.key)
         for queued in answers[:-2]:
             checked(queued)
         if checked(answers[-2])[0] != len(groups):
@@ -159,8 +159,7 @@ class KeyedRefresh:
             self._remove_stale()
 
     def _judge_writes(self, answers: list[Any]) -> None:
-        if checked(answers[-1]) != self._token:
-            raise RefreshError("superseded", key=self._refresh.key)
+        require_ours(checked(answers[-1]), self._token, self._refresh.key)
         for answer in answers:
             checked(answer)
             for inner in answer if isinstance(answer, list) else ():  # of EXEC

@@ -55,6 +55,10 @@ _REASONS: dict[str, tuple[str, str]] = {
     ),
     "is_index": ("一行的键就是索引 {key}", "a row's key is the index {key} itself: choose another name for the index"),
     "twice": ("列 {column} 出现两次，请用 AS", "the query has the column {column} twice; use AS to rename one"),
+    "cut": (
+        "服务器截断了查询结果，未写入：{text}",
+        "the server cut a value, nothing was written: {text}",
+    ),
     "no_rows": ("查询没有返回结果集", "the query has no result set: expected a plain SELECT"),
     "index": (
         "索引键 {key} 不是本刷新所建，未执行；请改用别的名称，或确认后删除它",

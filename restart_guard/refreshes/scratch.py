@@ -101,16 +101,21 @@ def owned(settings: Redis, scratch: Scratch, seconds: float) -> Iterator[tuple[r
 def if_ours(client: Any, scratch: Scratch, token: bytes | None, queue: Callable[[Any], None]) -> list[Any]:
     """Run a transaction unless another run has begun. ``queue`` may first ask something, then calls ``multi`` and gives
     its commands. Returns their answers, errors among them. Raises RefreshError."""
-    superseded = RefreshError("superseded", key=mapping.shown(scratch.token.removesuffix(b":restart-guard:run")))
+    key = mapping.shown(scratch.token.removesuffix(b":restart-guard:run"))
     with client.pipeline() as transaction:
         transaction.watch(scratch.token, scratch.building)
-        if transaction.get(scratch.token) != token:
-            raise superseded
+        require_ours(transaction.get(scratch.token), token, key)
         queue(transaction)
         try:
             return list(transaction.execute(raise_on_error=False))
         except redis.WatchError as error:
-            raise superseded from error
+            raise RefreshError("superseded", key=key) from error
+
+
+def require_ours(found: Any, token: bytes | None, key: object) -> None:
+    """Our token must still be there: another's means another run, none that Redis has lost it. Raises RefreshError."""
+    if found != token:
+        raise RefreshError("lost" if found is None else "superseded", key=key)
 
 
 def unlink(transaction: Any, keys: Sequence[bytes]) -> None:

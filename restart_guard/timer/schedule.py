@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -22,7 +22,7 @@ def local_zone() -> tzinfo:
             return ZoneInfo(name)
         with Path("/etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZoneInfoNotFoundError):  # which is a KeyError
         return clock.local(clock.now()).tzinfo or UTC
 
 

@@ -67,7 +67,7 @@ def test_every_row_arrives(rows: list[list[bytes | None]], sizes: list[int], bat
     """Whole rows, in their order, in batches of the wanted number, however the wire cuts them."""
     width = len(rows[0]) if rows else 1
     data = packets(*(b"".join(map(encoded, row)) for row in rows), EOF)
-    found = list(_packets(Pieces(data, sizes), batch * width))
+    found = list(_packets(Pieces(data, sizes), batch * width, []))
     assert [value for one in found for value in one] == [value for row in rows for value in row]
     assert all(len(one) <= batch * width for one in found)
 
@@ -78,7 +78,7 @@ def test_rows_of_many_megabytes(length: int) -> None:
     big = b"v" * length
     rows: list[Any] = [b"k", big, b"m", b"n"]
     data = packets(encoded(b"k") + encoded(big), encoded(b"m") + encoded(b"n"), EOF)
-    assert [value for one in _packets(Pieces(data, [2**18]), 100) for value in one] == rows
+    assert [value for one in _packets(Pieces(data, [2**18]), 100, []) for value in one] == rows
 
 
 @given(st.lists(values, min_size=1, max_size=5), st.integers(0, 300))
@@ -86,20 +86,20 @@ def test_a_stream_that_ends_early_is_an_error(row: list[bytes | None], kept: int
     """Never an end: half a table must not pass for a whole one."""
     data = packets(b"".join(map(encoded, row)), EOF)[:-1][:kept]
     with pytest.raises(pymysql.err.OperationalError, match="Lost connection"):
-        list(_packets(Pieces(data, [2**18]), 100))
+        list(_packets(Pieces(data, [2**18]), 100, []))
 
 
 def test_an_error_in_midstream_is_raised() -> None:
     """As when the query is killed."""
     data = packets(encoded(b"a"), b"\xff\x25\x05#70100Query execution was interrupted")
     with pytest.raises(pymysql.err.MySQLError, match="interrupted"):
-        list(_packets(Pieces(data, [7]), 100))
+        list(_packets(Pieces(data, [7]), 100, []))
 
 
 def test_a_batch_is_bounded_in_bytes() -> None:
     """Large values end a batch before its number of rows does."""
     data = packets(*[encoded(b"x" * 200_000)] * 50, EOF)
-    batches = list(_packets(Pieces(data, [2**18]), 10_000))
+    batches = list(_packets(Pieces(data, [2**18]), 10_000, []))
     assert len(batches) > 5
     assert all(sum(map(len, map(bytes, one))) <= mysql_rows.BATCH_BYTES + 200_010 for one in batches)  # type: ignore[arg-type]
 

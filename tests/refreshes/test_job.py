@@ -360,6 +360,20 @@ def test_a_query_that_is_killed(copy: Copy) -> None:
     assert copy.litter() == []
 
 
+def test_a_token_that_is_gone_is_no_other_refresh(copy: Copy) -> None:
+    """Redis has evicted or flushed it: nobody else is blamed, and the old data stays."""
+    copy.configure("copy", "SELECT id, views FROM article", "copy", "hash")
+    copy.refresh()
+    before = copy.client.dump("copy")
+    with slow_query(copy) as process:
+        wait_until(copy.litter, what="the temporary key")
+        copy.client.delete("{copy}:restart-guard:run")
+        out, _ = process.communicate(timeout=30)
+        assert json.loads(out)[0]["error"] == "lost"
+    assert copy.client.dump("copy") == before
+    assert copy.litter() == []
+
+
 def test_two_at_once_and_a_check_of_the_same_data(copy: Copy) -> None:
     """75: on this host by a lock; another host's later run goes on, and the earlier one gives up."""
     copy.sections = copy.sections.replace('keys = ["your_data_key"]', 'keys = ["copy"]')
@@ -649,3 +663,31 @@ def test_a_redis_that_drips_is_cut_off(copy: Copy) -> None:
 def test_which_checks_and_refreshes_exclude_each_other(template: str, names: list[str], related: bool) -> None:
     """Those whose keys can be the same do, and never too few."""
     assert may_meet(template, names) == related
+
+
+def test_settings_of_the_server_cut_nothing(copy: Copy) -> None:
+    """A small group_concat_max_len and sql_select_limit are those of others; outcomes and rows are whole."""
+    query = "SELECT 'all', GROUP_CONCAT(id, ':', REPEAT('x', 20) ORDER BY id) FROM article UNION SELECT 'b', 'c'"
+    copy.configure("copy", query, "copy", "hash")
+    copy.run("SET GLOBAL group_concat_max_len = 1024", "SET GLOBAL sql_select_limit = 1")
+    try:
+        done = copy.refresh()
+    finally:
+        copy.run("SET GLOBAL group_concat_max_len = DEFAULT", "SET GLOBAL sql_select_limit = DEFAULT")
+    assert done["status"] == "success"
+    assert done["delivered"] == {"mysql": True}
+    assert len(str(copy.client.hgetall("copy")[b"all"])) > 6000
+    assert copy.client.hget("copy", "b") == b"c"
+
+
+def test_a_value_that_the_server_cut_is_refused(copy: Copy) -> None:
+    """By its packet size: error 1260 is only a warning there."""
+    copy.configure("copy", "SELECT 'all', GROUP_CONCAT(REPEAT('x', 200)) FROM article", "copy", "hash")
+    copy.run("SET GLOBAL max_allowed_packet = 16384")
+    try:
+        (done,) = copy.guard("refresh", "--json").json
+    finally:
+        copy.run("SET GLOBAL max_allowed_packet = 16777216")
+    assert done["status"] == "failure"
+    assert "the server cut a value" in done["detail"]
+    assert not copy.client.exists("copy")
