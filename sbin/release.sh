@@ -13,6 +13,14 @@ rm -rf dist
 .venv/bin/python -m build --quiet
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+.venv/bin/python - dist/*.whl <<'PY'
+import sys
+import zipfile
+for name in sys.argv[1:]:
+    for entry in zipfile.ZipFile(name).infolist():
+        if entry.external_attr >> 16 & 0o6022:
+            sys.exit(f"{name}: others may write {entry.filename}, or it is set-user-ID.")
+PY
 for file in dist/*.whl dist/*.tar.gz; do
     echo "checking $file"
     rm -rf "$work/venv"

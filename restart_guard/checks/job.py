@@ -94,12 +94,17 @@ def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progre
         yield Result(_outcome(config, name, start, reading), Recorded({}))
 
 
-def run(config: Config, checks: dict[str, Check], *, progress: read.Progress, say: Say) -> Iterator[Result]:
-    """Do the job for each check. Raises BusyError if another process is working on one of them."""
+def run(
+    config: Config, checks: dict[str, Check], *, progress: read.Progress, say: Say, late_s: float | None = None
+) -> Iterator[Result]:
+    """Do the job for each check, with ``late_s`` for each that is due. Raises BusyError if another process works on one
+    of them."""
     down: set[str] = set()
     refreshes = {name for check in checks.values() for name in related(config, check)}
     locks = [*(f"check-{name}" for name in checks), *(f"refresh-{name}" for name in refreshes)]
     with held(config.state_dir, locks, what="A check or refresh of this data"):
+        if late_s is not None:
+            checks = due(config, checks, late_s=late_s)  # again: another process may have just done it
         for name, check in checks.items():
             run_id = new_run_id()
             start = start_ping(config, KIND, name, run_id)

@@ -1,6 +1,5 @@
 """Rules between options that are each valid by themselves, with the texts of their problems. Pure."""
 
-import os
 import re
 import shlex
 import signal
@@ -26,6 +25,7 @@ from restart_guard.config.options import (
 from restart_guard.config.values import parse_place, parse_redis_url
 from restart_guard.config.wording import key, shown, suggestion
 from restart_guard.durations import Duration
+from restart_guard.paths import real
 
 
 def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _pid_file_problems(where: str, target: TargetOptions) -> Iterator[str]:
             named = word.partition("=")[2] if word.startswith("-") else word
             if not named.endswith(lock.name):
                 continue
-            if os.path.realpath((target.directory or target.program.parent) / named) == os.path.realpath(lock):
+            if real((target.directory or target.program.parent) / named) == real(lock):
                 yield (
                     f"{where}.pid_file: expected a path of restart-guard's own, but the command gives "
                     f"{shown(str(lock))} to the program, which removes it when it ends."
@@ -95,7 +95,7 @@ def _shared_problems(targets: Mapping[str, TargetOptions]) -> Iterator[str]:
     for name, target in targets.items():
         pid_file = target.pid_file or target.program.with_name(f"{target.program.name}.pid")
         for option, path in (("program", target.program), ("pid_file", pid_file)):
-            other = seen.setdefault((option, os.path.realpath(path)), name)
+            other = seen.setdefault((option, real(path)), name)
             if other != name:
                 yield f"targets.{key(name)}.{option}: expected one of its own, but targets.{key(other)} has the same."
                 break

@@ -1,11 +1,11 @@
 """The identity of a process, and whether it runs a guarded program. Pure: the process table looks, this decides."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from restart_guard.host.interpreters import script_index
+from restart_guard.paths import real
 
 
 class Identity(NamedTuple):
@@ -108,7 +108,7 @@ class Look(NamedTuple):
     def _is_same(self, word: str, other: str) -> bool:
         if word == other or self.cwd is None or "/" not in word + other:
             return word == other
-        return os.path.realpath(self.cwd / word) == os.path.realpath(self.cwd / other)
+        return real(self.cwd / word) == real(self.cwd / other)
 
     def _by_exe(self, program: ProcessMatcher) -> tuple[bool | None, int]:
         if self.exe is None:
@@ -125,7 +125,7 @@ class Look(NamedTuple):
             if self.cwd is None and not word.startswith("/"):
                 if Path(word).name == program.path.name:
                     return None, index
-            elif os.path.realpath((self.cwd or Path("/")) / word) == str(program.path):
+            elif real((self.cwd or Path("/")) / word) == str(program.path):
                 return True, index
         return False, 0
 

@@ -23,6 +23,7 @@ from restart_guard.host.hook import Hook
 from restart_guard.host.identity import Identity, ProcessMatcher, unversioned
 from restart_guard.host.strangers import Stranger
 from restart_guard.host.trust import weakness
+from restart_guard.paths import real
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.pidlock import PidLock, Record
@@ -100,7 +101,7 @@ class StopOptions(NamedTuple):
 
 def target_of(config: Config, name: str) -> Target:
     settings = config.targets[name]
-    path = Path(os.path.realpath(settings.program))
+    path = Path(real(settings.program))
     who = _account(settings.user)
     files = _files(who, settings.program)
     words = command_words(settings, settings.command, path)
@@ -139,7 +140,7 @@ def _runners(settings: TargetOptions, path: Path, words: Sequence[str], files: F
             words = [*words, *os.fsdecode(first[2:]).split()]
     names = {path.name}
     for word in words:
-        names |= {Path(word).name, Path(os.path.realpath(_found_on_path(word))).name}
+        names |= {Path(word).name, Path(real(_found_on_path(word))).name}
     return frozenset(map(unversioned, names))
 
 
@@ -153,7 +154,7 @@ def _arguments(words: Sequence[str], path: Path, directory: Path, *, shell: bool
 
 def _place(words: Sequence[str], path: Path, directory: Path) -> int | None:
     """Which word of a command is the program."""
-    found = (index for index, word in enumerate(words) if os.path.realpath(directory / word) == str(path))
+    found = (index for index, word in enumerate(words) if real(directory / word) == str(path))
     return next(found, None)
 
 

@@ -311,3 +311,14 @@ def test_a_hanging_server_costs_bounded_time(guard: Guard, redis_server: RedisSe
     finally:
         resume(redis_server.process)
     assert done.json[0]["error"] == "timeout"
+
+
+def test_a_catch_up_beside_the_check_makes_no_second_outcome(guard: Guard, redis_server: RedisServer) -> None:
+    """They start in the same second: due is decided under the lock, and whoever comes second is silent."""
+    guard.configure(job(redis_server, None, None, "retries = 0"))
+    crowd = [guard.popen("check-redis", "--if-due") for _ in range(6)]
+    outputs = [process.communicate(timeout=60) for process in crowd]
+    assert len(guard.history()) == 1
+    spoken = [out for out, err in outputs if out or err]
+    assert len(spoken) == 1, outputs
+    assert sorted(process.returncode for process in crowd) == [0] * 5 + [1]
