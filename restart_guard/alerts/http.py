@@ -1,5 +1,6 @@
 """HTTP with every wait bounded, no redirects, no login of ~/.netrc, and errors without the URL: keys travel in it."""
 
+import errno
 import ssl
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,11 @@ def _translated(error: Exception) -> HttpError:
                 return HttpError("no answer in time", code="timeout")
             case ConnectionRefusedError():
                 return HttpError("the connection was refused", code="refused")
+            case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH):
+                return HttpError(f"there is no way to it ({cause.strerror})", code="network")
+            case OSError() if "Tunnel connection failed" in str(cause):
+                answer = str(cause).partition(": ")[2]
+                return HttpError(f"the proxy refuses it ({answer})", code="proxy", permanent=answer.startswith("407"))
             case urllib3.exceptions.NameResolutionError():
                 return HttpError("its name cannot be resolved", code="dns")
         cause = cause.__cause__ or cause.__context__

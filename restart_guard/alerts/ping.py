@@ -5,6 +5,7 @@ exit status, ``?rid=`` to tell runs apart, a POST whose body is shown. A monitor
 when pings stop.
 """
 
+import os
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -33,8 +34,9 @@ def payload(job: str, signal: str, *, rid: str, text: str = "") -> dict[str, str
 
 
 def address(url: str, job: str, signal: str, rid: str) -> str:
-    """The URL to request: ``{job}`` filled in, the signal after its path, the rid added to its query."""
-    parts = urlsplit(url.strip().replace("{job}", quote(job, safe="")))
+    """The URL to request: ``{job}`` and ``{host}`` filled in, the signal after its path, the rid added to its query."""
+    named = url.strip().replace("{job}", quote(job, safe="")).replace("{host}", quote(os.uname().nodename, safe=""))
+    parts = urlsplit(named)
     path = parts.path.rstrip("/") + (f"/{signal}" if signal else "")
     query = "&".join(filter(None, [parts.query, f"rid={rid}" if rid else ""]))
     return urlunsplit((parts.scheme, parts.netloc, path, query, ""))

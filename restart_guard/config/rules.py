@@ -233,6 +233,8 @@ def _wecom_problems(wecom: WeCom) -> Iterator[str]:
         yield f"wecom.api_base: expected an https:// address, was {shown(wecom.api_base)}."
     elif not http_is_allowed(wecom.api_base, wecom):
         yield "wecom.api_base: expected https://; plain http needs a loopback address or allow_http = true."
+    if wecom.proxy is not None and (wecom.proxy.text or "").startswith("socks"):
+        yield "wecom.proxy: expected an http:// or https:// address; SOCKS is not spoken."
 
 
 def _ping_problems(ping: Ping) -> Iterator[str]:
@@ -243,9 +245,9 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
         return
     if not is_private(ping.url.text):
         yield "ping.url: expected https://, since the address holds the key; plain http needs a loopback address."
-    rest = ping.url.text.replace("{job}", "")
+    rest = ping.url.text.replace("{job}", "").replace("{host}", "")
     if "{" in rest or "}" in rest:
-        yield "ping.url: expected no other braces than {job} in it."
+        yield "ping.url: expected no other braces than {job} and {host} in it."
     try:
         _ = urlsplit(ping.url.text).port
     except ValueError:

@@ -37,6 +37,15 @@ _DATA = {
     4025,
     3819,
 }
+# What is wrong with the account, and what to do; MySQL's numbers, and MariaDB's where they differ.
+_EXPIRED = ": the account's password has expired: give it a new one (ALTER USER … IDENTIFIED BY …)."
+_LOCKED = ": the account is locked: ALTER USER … ACCOUNT UNLOCK."
+_ACCOUNT: dict[int, str] = {
+    **dict.fromkeys((1820, 1862), _EXPIRED),
+    **dict.fromkeys((3118, 4151), _LOCKED),
+    3955: ": too many failed logins have blocked the account: ALTER USER … ACCOUNT UNLOCK.",
+    3159: ": the server takes TLS only: set [mysql] tls to required or verify.",
+}
 _TLS = {CR.CR_SSL_CONNECTION_ERROR, CR.CR_AUTH_PLUGIN_ERR}
 # A server's or an account's own defaults would cut what is read here, without an error.
 _SESSION = "SET SESSION sql_select_limit = 18446744073709551615, group_concat_max_len = 4294967295"
@@ -44,6 +53,7 @@ _LARGEST_PACKET = 256 << 20
 _CHAINED = 0xFFFFFF  # a part of this size is followed by another one
 _ADVICE: dict[int, str] = {
     ER.BAD_DB_ERROR: ": create the database, or fix [mysql] database.",
+    **_ACCOUNT,
     CR.CR_SSL_CONNECTION_ERROR: ": check [mysql] tls and ca_file.",
 }
 # The driver's exceptions if the server does not speak MySQL's protocol.
@@ -205,7 +215,7 @@ def translate_errors(what: str, advice: Mapping[int, str]) -> Iterator[None]:
         raise DeliveryError(
             f"MySQL {what}: {text or 'the connection was lost'} ({number}){(_ADVICE | dict(advice)).get(number, '')}",
             code=str(number),
-            permanent=number in DENIED | _SCHEMA | _DATA | _TLS,
+            permanent=number in DENIED | _SCHEMA | _DATA | _TLS | _ACCOUNT.keys(),
             whole_destination=number not in _DATA,
         ) from error
     except (RuntimeError, ssl.SSLError, FileNotFoundError) as error:  # RuntimeError: cryptography is missing

@@ -1,5 +1,6 @@
 """The dead man's switch: what a monitor is told of ticks and checks, and that it harms no job when it is away."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def test_a_monitor_that_knows_only_its_url(guard: Guard, redis_server: RedisServ
 def test_addresses() -> None:
     """The signal goes into the path, the rid beside a query that is there; a name is quoted."""
     assert address("https://h/k", "tick", "", "r1") == "https://h/k?rid=r1"
+    here = os.uname().nodename
+    assert address("https://h/k/{host}-{job}", "tick", "", "") == f"https://h/k/{here}-tick"
     assert address("https://h/k/{job}/", "check-文章", "fail", "") == "https://h/k/check-%E6%96%87%E7%AB%A0/fail"
     assert address("http://h/push/K?status=up", "tick", "1", "r") == "http://h/push/K/1?status=up&rid=r"
 

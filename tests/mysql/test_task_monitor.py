@@ -282,6 +282,26 @@ def test_a_row_that_the_server_refuses_is_its_own_trouble(database: Database, sp
     insert(settings, ROW._replace(run_id="good", attempts=1))
 
 
+@pytest.mark.parametrize(
+    ("change", "back", "told"),
+    [
+        ("PASSWORD EXPIRE", "IDENTIFIED BY '密码 pw'", "has expired"),
+        ("ACCOUNT LOCK", "ACCOUNT UNLOCK", "is locked"),
+    ],
+)
+def test_what_is_wrong_with_the_account_is_for_a_person(accounts: MariaDb, change: str, back: str, told: str) -> None:
+    """It is told with what to do, and not tried again for ever."""
+    settings = MySql(
+        host="127.0.0.1", port=accounts.port, user="writer", password=Secret(key="p", text="密码 pw"), database="irm"
+    )
+    accounts.run(f"ALTER USER writer {change}")
+    try:
+        error = refused(settings)
+    finally:
+        accounts.run(f"ALTER USER writer {back}")
+    assert (error.permanent, error.whole_destination, told in str(error)) == (True, True, True), error
+
+
 def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
     """A replica during a failover: tried again, not given up."""
     settings = MySql(
