@@ -48,7 +48,6 @@ class Files:
 
     def __init__(self, account: Account | None = None) -> None:
         self.account = account
-        self._trusted = {0, os.geteuid()} | ({account.uid} if account is not None else set())
 
     def open(self, path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
         """A descriptor of a regular file. Raises OSError; EINVAL if it is something else."""
@@ -72,7 +71,7 @@ class Files:
         fd = self.open(path)
         try:
             status = os.fstat(fd)
-            is_theirs = status.st_uid in self._trusted and status.st_nlink == 1
+            is_theirs = self._trusts(status.st_uid) and status.st_nlink == 1
             if not is_theirs or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise PermissionError(errno.EPERM, "somebody else may have written it", str(path))
             return _read(fd, limit), status
@@ -96,7 +95,7 @@ class Files:
         """Take the rights of others from a file of the account's own that was made with more than ``make_shared``
         gives."""
         status = os.fstat(fd)
-        if status.st_uid not in self._trusted or status.st_nlink != 1 or not status.st_mode & 0o077:
+        if not self._trusts(status.st_uid) or status.st_nlink != 1 or not status.st_mode & 0o077:
             return
         with suppress(OSError), self._hand():
             mode = _shared_mode(os.stat(path.parent))  # noqa: PTH116
@@ -125,7 +124,7 @@ class Files:
         """Write over a file of our own in place, which needs no space. Raises OSError."""
         fd = self.open(path, os.O_WRONLY)
         try:
-            if os.fstat(fd).st_uid not in self._trusted:
+            if not self._trusts(os.fstat(fd).st_uid):
                 raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
             os.write(fd, content)
             os.ftruncate(fd, len(content))
@@ -212,10 +211,14 @@ class Files:
                 return path
             to = os.readlink(path)  # noqa: PTH115
             # A link cannot be changed, only replaced: it is the same one, so this is where it leads to.
-            if before.st_uid not in self._trusted or os.lstat(path).st_ino != before.st_ino:
+            if not self._trusts(before.st_uid) or os.lstat(path).st_ino != before.st_ino:
                 break
             path = os.path.join(os.path.dirname(path), to)  # noqa: PTH118, PTH120
         raise OSError(errno.ELOOP, "it is a link of another user", path)
+
+    def _trusts(self, uid: int) -> bool:
+        """Whether a file of this user may be taken for one of ours: root's, the account's or our own."""
+        return uid in (0, os.geteuid()) or (self.account is not None and uid == self.account.uid)
 
     def _hand(self) -> AbstractContextManager[None]:
         """Does the file work of this thread as the account."""

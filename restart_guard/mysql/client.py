@@ -132,13 +132,10 @@ class _Connection(pymysql.Connection):
                 parts.append(part)
                 left -= len(part)
                 if left and clock.monotonic() > deadline:
-                    raise TimeoutError("timed out")  # noqa: TRY301
+                    raise TimeoutError("timed out")
         except OSError as error:
             self._force_close()
             raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, f"the connection was lost ({error})") from error
-        except BaseException:
-            self._force_close()
-            raise
         if left:
             self._force_close()
             raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "the connection was lost")
