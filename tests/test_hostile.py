@@ -21,6 +21,7 @@ from restart_guard.durations import Duration
 from restart_guard.errors import StoreError
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
+from restart_guard.redis_server.wording import trouble
 from tests.conftest import Database, Guard, job
 from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import RedisServer
@@ -58,6 +59,7 @@ def scripted_redis(answer: bytes) -> Iterator[str]:
         b"-ERR nonsense\r\n",
         b"x",
         b"*-1\r\n",
+        b"*2\r\n$1\r\n7\r\n*0\r\n",  # a SCAN without end
     ],
 )
 @pytest.mark.parametrize("check", [{"keys": ("k",)}, {"keys": ("k",), "format": "json"}, {"patterns": ("k*",)}])
@@ -73,6 +75,30 @@ def test_any_reply_of_redis_is_a_reading(answer: bytes, check: dict[str, object]
                 ask(settings)
             except StoreError as error:
                 assert str(error) or error.code
+
+
+SENTINEL_ANSWERS = [
+    b"$-1\r\n",
+    b"*0\r\n",
+    b"*2\r\n$9\r\n127.0.0.1\r\n$3\r\n0x1\r\n",
+    b"*2\r\n$11\r\n/etc/passwd\r\n$5\r\n99999\r\n",
+    b"*1\r\n*2\r\n$4\r\nname\r\n$1\r\nm\r\n",
+    b"-ERR \xff\xfe\r\n",
+]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("answer", SENTINEL_ANSWERS)
+def test_whatever_a_sentinel_says_is_a_reading(answer: bytes) -> None:
+    """A master that is none, without a port, of nonsense: trouble in a sentence, and in bounded time."""
+    with scripted_redis(answer) as url:
+        place = url.removeprefix("redis://").removesuffix("/0")
+        settings = Redis(sentinels=(place,), service="m", timeout=Duration(0.3))
+        begun = time.monotonic()
+        reading = read.read(settings, Check(keys=("k",), timeout=Duration(1)), progress=lambda _done, _total: None)
+        assert time.monotonic() - begun < 10
+        assert reading.trouble is not None
+        assert trouble(reading.trouble, "redis m/0 (Sentinel)", "en")
 
 
 @pytest.mark.process
