@@ -23,6 +23,7 @@ BATCH_BYTES = 2**20
 
 _READ_BYTES = 2**18
 _LARGEST_PACKET = 0xFFFFFF
+_LARGEST_ROW = 600 << 20  # no value of Redis is as large
 _EOF, _ERROR, _NULL = 0xFE, 0xFF, 0xFB
 _NUMBERS = {
     *(FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG, FIELD_TYPE.YEAR),
@@ -173,9 +174,9 @@ def _more(stream: Any, least: int) -> bytes:
 
 def _long_row(stream: Any, data: bytes, at: int) -> tuple[bytes, bytes, int]:
     """A row of several packets, of which all but the last are full. Returns the row, the bytes in hand, and where it
-    ends."""
+    ends. One without end is an error."""
     parts: list[bytes] = []
-    while True:
+    while len(parts) * _LARGEST_PACKET < _LARGEST_ROW:
         while at + 4 > len(data):
             data, at = data[at:] + _more(stream, 1), 0
         length = data[at] | data[at + 1] << 8 | data[at + 2] << 16
@@ -185,6 +186,7 @@ def _long_row(stream: Any, data: bytes, at: int) -> tuple[bytes, bytes, int]:
         at += 4 + length
         if length < _LARGEST_PACKET:
             return b"".join(parts), data, at
+    raise pymysql.err.OperationalError(CR.CR_NET_PACKET_TOO_LARGE, f"a row of more than {_LARGEST_ROW >> 20} MiB")
 
 
 def _values(row: bytes) -> Batch:

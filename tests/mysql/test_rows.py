@@ -89,6 +89,25 @@ def test_a_stream_that_ends_early_is_an_error(row: list[bytes | None], kept: int
         list(_packets(Pieces(data, [2**18]), 100, []))
 
 
+def test_a_row_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each packet says that another one follows."""
+    monkeypatch.setattr(mysql_rows, "_LARGEST_ROW", 64 << 20)
+    part = b"\xff\xff\xff\x00" + bytes(0xFFFFFF)
+
+    class Endless:
+        at = 0
+
+        def read(self, size: int) -> bytes:
+            data = (part * (size // len(part) + 2))[self.at : self.at + size]
+            self.at = (self.at + size) % len(part)
+            return data
+
+        read1 = read
+
+    with pytest.raises(pymysql.err.OperationalError, match="a row of more than 64 MiB"):
+        list(_packets(Endless(), 100, []))
+
+
 def test_an_error_in_midstream_is_raised() -> None:
     """As when the query is killed."""
     data = packets(encoded(b"a"), b"\xff\x25\x05#70100Query execution was interrupted")

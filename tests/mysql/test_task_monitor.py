@@ -468,3 +468,23 @@ def test_a_server_whose_answer_has_no_end_is_told(what: str) -> None:
         error = refused(MySql(host="127.0.0.1", port=port, user="u", database="d", timeout=Duration(2)))
         assert time.monotonic() - begun < 15
     assert not error.permanent
+
+
+@pytest.mark.server
+def test_a_rogue_server_gets_no_file() -> None:
+    """LOAD DATA LOCAL: a server may ask for any file in answer to any query."""
+    ok = b"\x00\x00\x00\x02\x00\x00\x00"
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(greeting("mysql_native_password"))
+        wait_until(lambda: told, what="its answer")
+        client.sendall(packet(2, ok))
+        for number in range(1, 20):
+            before = len(told)
+            wait_until(lambda: len(told) > before, what="a command", timeout=5)  # noqa: B023
+            client.sendall(packet(1, ok if number < 3 else b"\xfb/etc/passwd"))
+
+    with rogue(answer) as (port, told):
+        error = refused(MySql(host="127.0.0.1", port=port, user="u", database="d", timeout=Duration(1)))
+    assert b"root:" not in b"".join(told)
+    assert str(error)
