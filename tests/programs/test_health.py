@@ -109,7 +109,7 @@ def test_a_watch_restarts_a_program_that_hangs_and_delays_no_other(guard: Guard)
         other = Service(guard, "other")
         slow = guard.config.read_text().partition("\n")[2]
         slow = slow.replace('start_timeout = "10s"', 'start_timeout = "1s"').replace(
-            '"300ms"\nrestart', '"3s"\nrestart'
+            '"300ms"\nrestart', '"8s"\nrestart'
         )
         guard.configure(slow + other.section("", 'restart_backoff = { base = "1ms", max = "1ms" }'))
         try:
