@@ -149,13 +149,16 @@ def test_a_stream_that_is_closed_stops_no_job(guard: Guard, redis_server: RedisS
     assert not (guard.state / "restart-guard.log").exists()
 
 
-def test_a_bug_in_a_check_is_an_outcome(guard: Guard, redis_server: RedisServer) -> None:
-    """A row, an alert and a line in the log, as for any failure; the next check is done."""
+@pytest.mark.parametrize(
+    ("error", "code"), [("ZeroDivisionError('oops')", "bug"), ("errors.GuardError('oops: do this.')", "stopped")]
+)
+def test_what_stops_a_check_is_an_outcome(guard: Guard, redis_server: RedisServer, error: str, code: str) -> None:
+    """A row, an alert and a sentence, as for any failure; the next check is done. Only a bug is called one."""
     checks = "".join(f'[checks.{name}]\nkeys = ["k"]\nretries = 0\n' for name in "ab")
     guard.configure(f'[redis]\nurl = "{redis_server.url}"\n{checks}')
     script = (
-        "import sys\nfrom restart_guard import entry\nfrom restart_guard.checks import read\nreal = read.read\n"
-        "def broken(settings, check, **more):\n    read.read = real\n    raise ZeroDivisionError('oops')\n"
+        "import sys\nfrom restart_guard import entry, errors\nfrom restart_guard.checks import read\nreal = read.read\n"
+        f"def broken(settings, check, **more):\n    read.read = real\n    raise {error}\n"
         "read.read = broken\nsys.exit(entry.run(sys.argv[1:]))\n"
     )
     done = subprocess.run(
@@ -164,10 +167,15 @@ def test_a_bug_in_a_check_is_an_outcome(guard: Guard, redis_server: RedisServer)
     )  # fmt: skip
     assert done.returncode == 1, done
     first, second = json.loads(done.stdout)
-    assert (first["error"], second["error"]) == ("bug", None)
-    assert "This is a bug in restart-guard (ZeroDivisionError)" in done.stderr
-    assert "oops" in (guard.state / "restart-guard.log").read_text()
-    assert [event["status"] for event in guard("history", "--json").json] == ["failure", "failure"]
+    assert (first["error"], second["error"]) == (code, None)
+    log = guard.state / "restart-guard.log"
+    if code == "bug":
+        assert "This is a bug in restart-guard (ZeroDivisionError)" in done.stderr
+        assert "oops" in log.read_text()
+    else:
+        assert "oops: do this." in first["detail"]
+        assert not log.exists()
+    assert [event["status"] for event in guard.history()] == ["failure", "failure"]
 
 
 @pytest.mark.parametrize("zone", ["CST-8", "America", "Nowhere/City", ":Europe/Berlin", "", "\udcff"])

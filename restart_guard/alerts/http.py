@@ -15,6 +15,7 @@ from restart_guard.threads import within
 
 _CONNECT_S = 3.0
 _READ_S = 4.0
+_REFUSED_BY_PROXY = "Tunnel connection failed: "  # of http.client
 _TOTAL_S = 8.0
 _LARGEST_REPLY = 65536
 
@@ -111,8 +112,9 @@ def _translated(error: Exception) -> HttpError:
                 return HttpError("the connection was refused", code="refused")
             case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH):
                 return HttpError(f"there is no way to it ({cause.strerror})", code="network")
-            case OSError() if "Tunnel connection failed" in str(cause):
-                answer = str(cause).partition(": ")[2]
+            # The innermost alone begins so; those around it quote it, and the URL.
+            case OSError() if str(cause).startswith(_REFUSED_BY_PROXY):
+                answer = str(cause).removeprefix(_REFUSED_BY_PROXY)
                 return HttpError(f"the proxy refuses it ({answer})", code="proxy", permanent=answer.startswith("407"))
             case urllib3.exceptions.NameResolutionError():
                 return HttpError("its name cannot be resolved", code="dns")

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from restart_guard.alerts import http
 from restart_guard.config.options import Ping
-from restart_guard.config.rules import is_private
+from restart_guard.config.rules import PING_IS_OPEN, is_private
 from restart_guard.errors import DeliveryError, SecretError
 from restart_guard.ids import new_run_id
 from restart_guard.threads import Background
@@ -53,8 +53,7 @@ def send(settings: Ping, item: dict[str, Any]) -> str | None:
     if not url.startswith(("http://", "https://")) or not http.host_of(url):
         raise DeliveryError("ping.url: expected an address that begins with https://.", code="url", permanent=True)
     if not is_private(url):
-        text = "ping.url: expected https://, since the address holds the key; plain http needs a loopback address."
-        raise DeliveryError(text, code="url", permanent=True)
+        raise DeliveryError(PING_IS_OPEN, code="url", permanent=True)
     who = f"The monitor at {http.host_of(url)}"
     body = item["text"].encode()[:_LONGEST_BODY]
     try:

@@ -14,7 +14,7 @@ from restart_guard.checks.recovery import recover
 from restart_guard.config.load import picked
 from restart_guard.config.options import Check, Config, Timer
 from restart_guard.durations import span
-from restart_guard.errors import JournalError, Remedy, StoreError, UsageError
+from restart_guard.errors import GuardError, JournalError, Remedy, StoreError, UsageError
 from restart_guard.ids import new_run_id
 from restart_guard.journal.journal import Journal, Wanted
 from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
@@ -117,14 +117,17 @@ def run(
 
 
 def _healed_or_failed(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:
-    """The outcome of the job. A bug of ours is a failure like any other: recorded, and told to a person."""
+    """The outcome of the job. What stops it midway, also a bug of ours, is a failure like any other: recorded, and told
+    to a person."""
     start = _Start.now()
     try:
         return _heal(config, name, check, progress=progress, say=say)
+    except GuardError as error:
+        trouble = StoreError(str(error), code="stopped", remedy=Remedy.PERSON)
     except Exception as error:  # noqa: BLE001 (nobody looks at the exit code of a job at 2 a.m.)
         say(f"{name}: {bug_log.write(config.state_dir, error, config.redact)}")
         trouble = StoreError(type(error).__name__, code="bug", remedy=Remedy.PERSON)
-        return _outcome(config, name, start, Reading(0, (), 0, trouble))
+    return _outcome(config, name, start, Reading(0, trouble=trouble))
 
 
 def _heal(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:

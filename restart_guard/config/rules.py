@@ -27,6 +27,8 @@ from restart_guard.config.wording import key, shown, suggestion
 from restart_guard.durations import Duration
 from restart_guard.paths import real
 
+PING_IS_OPEN = "ping.url: expected https://, since the address holds the key; plain http needs a loopback address."
+
 
 def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Problems between options: dotted key, expected value, given value.
@@ -244,7 +246,7 @@ def _ping_problems(ping: Ping) -> Iterator[str]:
         yield "ping.url: expected an address such as https://hc-ping.com/KEY/{job}."
         return
     if not is_private(ping.url.text):
-        yield "ping.url: expected https://, since the address holds the key; plain http needs a loopback address."
+        yield PING_IS_OPEN
     rest = ping.url.text.replace("{job}", "").replace("{host}", "")
     if "{" in rest or "}" in rest:
         yield "ping.url: expected no other braces than {job} and {host} in it."

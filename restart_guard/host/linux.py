@@ -272,7 +272,7 @@ def owner(pid: int) -> int | None:
 
 def lock_holder(fd: int) -> str:
     """`` (pid N of user NAME)``: who has locked the file behind a descriptor, if the kernel shows it (proc(5),
-    /proc/locks)."""
+    /proc/locks). By the inode alone: on btrfs and overlays stat(2) gives another device than that file names."""
     with suppress(OSError, ValueError, IndexError):
         inode = os.fstat(fd).st_ino
         for line in _read("locks").decode().splitlines():

@@ -1,6 +1,5 @@
 """Whether the way to a file is safe from other users, as OpenSSH's StrictModes and cron ask it of theirs."""
 
-import errno
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -48,7 +47,7 @@ def _is_sticky(status: os.stat_result) -> bool:
 
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Every part of a path as the kernel walks it: folders, links and what they lead to, the file itself. It ends where
-    nothing is. Raises OSError if there are too many links."""
+    nothing is, or where links lead in a circle: nothing can be opened there."""
     left = list(reversed(path.absolute().parts[1:]))
     here = "/"
     links = 0
@@ -69,7 +68,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
             continue
         links += 1
         if links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            return
         to = os.readlink(there)  # noqa: PTH115
         if to.startswith("/"):
             here = "/"

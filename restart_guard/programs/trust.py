@@ -1,8 +1,10 @@
 """What a config must not let other users decide: docs/security.md has the rules."""
 
 import os
+import pwd
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from restart_guard.config.options import Config, TargetOptions
@@ -40,8 +42,15 @@ def _for_root(config: Config) -> Iterator[str]:
         if weak is not None:
             yield f"{what}: {_told(weak)}"
     for name, target in config.targets.items():
-        if target.user in (None, "root"):
+        if _is_root(target.user):
             yield from _of_root(f"targets.{key(name)}", target)
+
+
+def _is_root(user: str | None) -> bool:
+    """Whether a target of this user runs as root, which may have more names than one."""
+    with suppress(KeyError):
+        return user is None or pwd.getpwnam(user).pw_uid == 0
+    return False  # nothing is started as a user who does not exist
 
 
 def _of_root(where: str, target: TargetOptions) -> Iterator[str]:

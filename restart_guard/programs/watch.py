@@ -8,6 +8,7 @@ and the next watch or tick goes on from there.
 """
 
 import gc
+import math
 import os
 import resource
 import signal
@@ -113,7 +114,7 @@ class _Watched:
         self.is_busy = False  # a thread acts on it
         self.is_without_room = False  # there are not enough descriptors to wait for its end
         self.tries = 0  # unfinished tries in a row
-        self.busy_since: float | None = None  # somebody else acts on it
+        self.busy_since: float | None = None  # somebody else acts on it; infinity once that has been told
         self.last: tuple[int | None, float] | None = None  # exit status and uptime, until it is relaunched
 
     @property
@@ -306,7 +307,7 @@ class _Watch:
             self._tell(result)
 
     def _notice_busy(self, watched: _Watched, result: ActionResult) -> None:
-        """If somebody else acts on it for longer than that may take, it is news."""
+        """If somebody else acts on it for longer than that may take, it is news, once."""
         if not result.busy:
             watched.busy_since = None
             return
@@ -314,6 +315,7 @@ class _Watch:
         watched.busy_since = now if watched.busy_since is None else watched.busy_since
         if now - watched.busy_since > longest_s(watched.target):
             news = held_up(result, now - watched.busy_since)
+            watched.busy_since = math.inf
             self._writer.put(news)
             self._tell(news)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import stat
 import subprocess
@@ -339,6 +340,31 @@ def test_root_takes_nothing_that_others_decide(home: Home, what: str, user: str,
     assert home.pids() == []
 
 
+def test_root_by_another_name_is_root(home: Home, tmp_path: Path) -> None:
+    """A second account with uid 0 gives nobody's program root's rights either."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text(f"{Path('/etc/passwd').read_text()}toor:x:0:0::/root:/bin/sh\n")
+    guard = home.configure(user='user = "toor"\n')
+    words = " ".join(map(shlex.quote, guard.command("start")))
+    script = f"mount --bind {passwd} /etc/passwd && {words}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], env=guard.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done
+    assert 'expected user = "nobody"' in done.stderr
+    assert running(home.program) == []
+
+
+def test_links_in_a_circle_are_told(home: Home) -> None:
+    """A mistake of root's own: a sentence for that target, no traceback."""
+    home.root.chmod(0o755)
+    (home.root / "a.sh").symlink_to("b.sh")
+    (home.root / "b.sh").symlink_to("a.sh")
+    guard = home.guard.configure(f'[targets.app]\nprogram = "{home.root}/a.sh"\ncommand = "/bin/sh {{program}}"\n')
+    for words in (["status"], ["restart"], ["start"], ["doctor"]):
+        assert guard(*words).code in (0, 1, 3), words
+
+
 def test_an_account_that_is_gone_is_told_for_its_target_alone(home: Home) -> None:
     """Other targets are looked after."""
     other = home.guard.directory / "other.sh"
@@ -402,7 +428,8 @@ def test_who_holds_the_lock_for_long_is_named(home: Home, by: str) -> None:
             assert (done.code, done.out, home.pids()) == (0, "", [])
             wait_until(lambda: said in guard("restart").err, what="the news")
         else:
-            guard("watch", "--for", "3s")
+            done = guard("watch", "--for", "3s")
+            assert (done.out + done.err).count("it is not looked after") == 1
         news = [event for event in guard("history", "--json").json if said in event["detail"]]
         assert [event["status"] for event in news] == ["failure"]
         done = guard("start")
