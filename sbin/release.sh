@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the wheel and the sdist into dist/ and checks both: each is installed in a new environment and run from there.
-# Uploads nothing.
+# No package of requirements/ may have a known hole. Uploads nothing.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 sh sbin/bootstrap.sh test
@@ -9,10 +9,14 @@ grep -qE "^## \[$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md || {
     echo "CHANGELOG.md has no dated section [$version]." >&2
     exit 1
 }
-rm -rf dist
-.venv/bin/python -m build --quiet
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+.venv/bin/python -m venv "$work/audit"
+"$work/audit/bin/python" -m pip install -qq --disable-pip-version-check pip-audit
+# --strict: a package that the advisory service does not know is a failure, not a pass.
+"$work/audit/bin/pip-audit" --strict --disable-pip --require-hashes -r requirements/test.txt
+rm -rf dist
+.venv/bin/python -m build --quiet --no-isolation
 .venv/bin/python - dist/*.whl <<'PY'
 import sys
 import zipfile

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from restart_guard.cli import COMMANDS
 from restart_guard.config import load as config_file
@@ -86,3 +88,23 @@ def test_every_test_says_its_claim() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", ["run", "demo", "test"])
+def test_the_lock_file_has_what_pyproject_asks_for(name: str) -> None:
+    """Each dependency is there within its range, and each package has hashes; sbin/lock.sh writes the file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    if name != "run":
+        wanted += project["project"]["optional-dependencies"]["demo"]
+    if name == "test":
+        wanted += project["dependency-groups"]["dev"]
+    blocks = re.split(r"\n(?=[a-z])", (ROOT / "requirements" / f"{name}.txt").read_text())[1:]
+    locked = {}
+    for block in blocks:
+        assert "--hash=sha256:" in block, block
+        package, version = block.split(" ")[0].split("==")
+        locked[package] = version
+    for requirement in map(Requirement, wanted):
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
