@@ -1,9 +1,12 @@
-"""Paths that others may change while we look."""
+"""Questions about paths that others may change while we look, or that we may not look at."""
 
 import os
 from pathlib import Path
 
 _TRIES = 10
+
+# Path.exists() and its kin raise PermissionError before Python 3.14 where a folder may not be searched.
+exists, is_dir, is_file = os.path.exists, os.path.isdir, os.path.isfile
 
 
 def real(path: Path | str) -> str:

@@ -8,7 +8,6 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
+from restart_guard import paths
 from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Config, Redis
 from restart_guard.config.rules import cross_checks
 from restart_guard.config.secrets import SECRET_NAME, Redactor, Secret
@@ -35,9 +35,8 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     home = Path(environ.get("XDG_CONFIG_HOME") or _home() / ".config")
     places = [Path("config.toml"), home / "restart-guard/config.toml", Path("/etc/restart-guard/config.toml")]
     for place in places:
-        with suppress(OSError):
-            if place.is_file():
-                return _absolute(place)
+        if paths.is_file(place):
+            return _absolute(place)
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(f"No config was found: looked for {looked}. Name one with -c FILE or RESTART_GUARD_CONFIG.")
 

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from restart_guard import paths
 from restart_guard.config.options import Config, Redis
 from restart_guard.config.secrets import Secret
 from restart_guard.counts import counted
@@ -94,7 +95,7 @@ def _state(config: Config) -> Iterator[Finding]:
 
 def _no_journal(config: Config) -> Finding:
     """The first run creates the journal. Created here it would belong to the user who looks first, perhaps root."""
-    place = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
+    place = next(path for path in (config.state_dir, *config.state_dir.parents) if paths.exists(path))
     if os.access(place, os.W_OK | os.X_OK):
         return Finding(Level.OK, f"journal in {config.state_dir}: the first run creates it")
     return Finding(Level.FAIL, f"journal: {place} is not writable", "choose another state_dir, or change its owner")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from restart_guard import paths
 from restart_guard.config.options import Config
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.errors import BusyError, GuardError
@@ -60,10 +61,11 @@ def _missing(target: Target) -> Iterator[str]:
     settings, path = target.settings, target.program.path
     if target.lock.recorded(process_table.boot_id()).is_lock_shared and target.lock.is_there():
         yield f"it writes its own pid file to {target.lock.path}, which must be restart-guard's alone"
-    if not path.is_file():
-        yield f"its program {path} does not exist"
+    if not paths.is_file(path):
+        is_hidden = paths.exists(path.parent) and not os.access(path.parent, os.X_OK)
+        yield f"its program {path} {'is in a folder that may not be searched' if is_hidden else 'does not exist'}"
         return
-    if not target.directory.is_dir():
+    if not paths.is_dir(target.directory):
         yield f"its directory {target.directory} does not exist"
     elif not settings.shell:
         word = command_words(settings, settings.command, path)[0]
@@ -78,8 +80,8 @@ def _missing(target: Target) -> Iterator[str]:
         yield str(error).rstrip(".")
     log = settings.log_file
     if log is not None:
-        place = next(part for part in (log, *log.parents) if part.exists())
-        if not target.files(log).may_write(place) or log.is_dir():
+        place = next(part for part in (log, *log.parents) if paths.exists(part))
+        if not target.files(log).may_write(place) or paths.is_dir(log):
             yield f"its log_file {log} cannot be written by the user it runs as"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from restart_guard import clock
+from restart_guard import clock, paths
 from restart_guard.config.options import Config, Timer
 from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
@@ -118,7 +118,7 @@ def _program(line: str, *, user: bool) -> str:
 
 def _logs(config: Config) -> Iterator[Finding]:
     folder = log_dir(config)
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+    if not (paths.is_dir(folder) and os.access(folder, os.W_OK | os.X_OK)):
         what = f"timer: the log folder {folder} is missing or not writable, so no job can start"
         yield Finding(Level.FAIL, what, f"mkdir -p {folder}, or make the crontab's user its owner")
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, nullcontext, suppress
 
 import msgspec
 
-from restart_guard import clock
+from restart_guard import clock, paths
 from restart_guard.durations import span
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.host import hook, process_table
@@ -47,7 +47,7 @@ def act(target: Target, command: Command, options: ActionOptions = ActionOptions
 
 def _act(target: Target, command: Command, options: ActionOptions) -> ActionResult:
     # Nobody can lock a program whose directory is gone, but it may have to be ended.
-    is_gone = command in _ENDING and not target.program.path.parent.exists()
+    is_gone = command in _ENDING and not paths.exists(target.program.path.parent)
     try:
         with nullcontext() if is_gone else target.lock.held(wait_s=options.wait_s):
             observed = _observe(target, command, options.ending)

@@ -43,6 +43,9 @@ def observe(
         known = _by_record(target, record, wanted=wanted)
         if known is not None:
             observed[target.name] = known
+        elif not wanted and target.lock.is_hidden():
+            why = f"its folder {target.lock.path.parent} may not be searched"
+            observed[target.name] = Observation(State.UNKNOWN, None, record, why)
         elif wanted or search_stopped:
             unknown[target.name] = (target, record)
         else:

@@ -87,6 +87,16 @@ class PidLock:
     def is_there(self) -> bool:
         return os.path.lexists(self.path)
 
+    def is_hidden(self) -> bool:
+        """Whether we may not look into its folder, so that nobody knows whether it is there."""
+        try:
+            os.lstat(self.path)
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def read(self) -> int | None:
         """The pid; None for a lock that is missing, unreadable or no number: then the program is searched for."""
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from restart_guard import paths
 from restart_guard.config.options import Config, Timer
 
 _SBIN = Path(__file__).resolve().parents[2] / "sbin"
@@ -68,7 +69,7 @@ def command(config: Config, *words: str) -> tuple[str, ...]:
     """The command of this interpreter. A venv's link to the interpreter must not be resolved, or it would leave the
     venv."""
     script = Path(sys.executable).with_name("restart-guard")
-    program = (str(script),) if script.exists() else (sys.executable, "-m", "restart_guard")
+    program = (str(script),) if paths.exists(script) else (sys.executable, "-m", "restart_guard")
     return (*program, "-c", str(config.path), *words)
 
 

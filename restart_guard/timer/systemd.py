@@ -6,7 +6,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from restart_guard import paths
 from restart_guard.errors import GuardError
+from restart_guard.host.files import user_name
 
 _TIMEOUT_S = 60.0
 NO_LINGER = (
@@ -36,7 +38,7 @@ def require() -> None:
 
 def lingers() -> bool:
     """Whether the user's units run while the user is not logged in; root's always do (loginctl(1), enable-linger)."""
-    return os.geteuid() == 0 or Path(f"/var/lib/systemd/linger/{os.environ.get('USER', os.geteuid())}").exists()
+    return os.geteuid() == 0 or paths.exists(f"/var/lib/systemd/linger/{user_name(os.geteuid())}")
 
 
 def enable(units: Sequence[str], changed: Sequence[str]) -> None:

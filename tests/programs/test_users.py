@@ -50,7 +50,9 @@ def as_user(
     source = (
         "import os, sys\nfrom restart_guard import cli, entry\n"
         "from restart_guard.programs import actions\nfrom restart_guard.journal import journal\n"
-        "from restart_guard.commands import start, restart, stop, status\nfrom restart_guard.standby import memory\n"
+        "from restart_guard.commands import doctor, kill, restart, start, status, stop\n"
+        "from restart_guard.standby import memory\n"
+        "import restart_guard.doctor.examine\n"
         "import ctypes, difflib, resource, encodings.idna, ipaddress, sqlite3, subprocess, traceback\n"
         f"os.setgroups([{group or uid}]); os.setgid({group or uid}); os.setuid({uid}); os.umask(0o22)\n"
         f"sys.exit(max(entry.run(['-c', {str(config)!r}, *words.split()]) for words in sys.argv[1:]))\n"
@@ -257,3 +259,14 @@ def test_a_member_of_a_group_leaves_anothers_instance_alone(shared: Path) -> Non
         assert "runs as user 12345" in text
     finally:
         kill_loops(shared)
+
+
+@pytest.mark.parametrize("command", ["status", "start", "stop", "kill", "restart", "doctor"])
+def test_a_folder_that_may_not_be_searched_is_told(shared: Path, command: str) -> None:
+    """Nobody knows then whether the program should run: it is not called stopped, and nothing ends as a bug."""
+    shared.chmod(0o700)
+    process = as_user(shared, 65534, command)
+    said = process.communicate(timeout=30)[0]
+    assert ("unknown" if command in ("status", "doctor") else str(shared)) in said, said
+    assert process.returncode == (4 if command == "status" else 1), said
+    assert "bug" not in said
