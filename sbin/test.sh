@@ -47,6 +47,7 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+sh sbin/test-servers.sh
 sh sbin/bootstrap.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

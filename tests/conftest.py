@@ -15,11 +15,11 @@ import pytest
 
 from tests.support.fake_wecom import FakeWeCom
 from tests.support.forkserver import ForkServer, can_fork
-from tests.support.servers import MariaDb, RedisServer
+from tests.support.servers import MariaDb, MySql, RedisServer, find_newer_program
 from tests.support.services import Service
 
 TIERS = ("unit", "process", "server")
-_SERVERS = {"_redis_server", "_mariadb", "accounts", "replicated"}
+_SERVERS = {"redis_server", "database", "_mariadb", "accounts", "replicated"}
 _PROCESSES = {"guard", "service", "wecom", "monitor", "cron", "shared", "small_disk", "verify", "certificates"}
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind", "socket.connect"}
 _unit_test = ""
@@ -78,12 +78,22 @@ def _redis_server() -> Iterator[RedisServer]:
         yield server.start()
 
 
+@pytest.fixture(scope="session")
+def _redis_8() -> Iterator[RedisServer]:
+    with RedisServer(program=find_newer_program("redis-server")) as server:
+        yield server.start()
+
+
 @pytest.fixture
-def redis_server(_redis_server: RedisServer) -> RedisServer:
-    """A running, empty Redis without a password."""
-    with _redis_server.client() as client:
+def redis_server(request: pytest.FixtureRequest) -> RedisServer:
+    """A running, empty Redis without a password: this system's, but Redis 8 in a test that runs on MySQL 9, or that has
+    a parameter ``redis_version`` of 8."""
+    spec = getattr(request.node, "callspec", None)
+    is_newest = spec is not None and (spec.params.get("database") == "mysql" or spec.params.get("redis_version") == 8)
+    server: RedisServer = request.getfixturevalue("_redis_8" if is_newest else "_redis_server")
+    with server.client() as client:
         client.flushall()
-    return _redis_server
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -106,16 +116,39 @@ class Database(NamedTuple):
         self.run(SIX_COLUMNS)
         return self
 
+    def make_numbers(self, count: int) -> None:
+        """A table ``numbers`` with a column ``seq``: 1 to ``count``."""
+        digit = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
+        places = [f"({digit}) AS t{place}" for place in range(len(str(count)))]
+        seq = "1 + " + " + ".join(f"t{place}.d * {10**place}" for place in range(len(places)))
+        self.run(
+            "CREATE TABLE numbers (seq INT PRIMARY KEY)",
+            f"INSERT INTO numbers SELECT {seq} AS seq FROM {', '.join(places)} HAVING seq <= {count}",
+        )
+
+    @property
+    def is_mysql(self) -> bool:
+        """Whether it is on MySQL, not on MariaDB."""
+        return isinstance(self.server, MySql)
+
     def statuses(self) -> list[str]:
         return [row[0] for row in self.run("SELECT task_status FROM task_monitor ORDER BY task_id")]
 
 
-@pytest.fixture
-def database(_mariadb: MariaDb) -> Iterator[Database]:
+@pytest.fixture(scope="session")
+def _mysql() -> Iterator[MySql]:
+    with MySql() as server:
+        yield server.start()
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database: each test runs on MariaDB and on MySQL 9."""
+    server: MariaDb = request.getfixturevalue(f"_{request.param}")
     name = f"irm_{uuid.uuid4().hex[:12]}"
-    _mariadb.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    yield Database(_mariadb, name)
-    _mariadb.run(f"DROP DATABASE {name}")
+    server.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    yield Database(server, name)
+    server.run(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 # From the ground up; a name is a package, or a file that stands at the top.
 FLOORS = [
     {"errors", "clock", "durations", "counts", "backoff", "ids", "paths"},
-    {"bug_log"},
+    {"bug_log", "dial"},
     {"threads", "lock", "config", "host"},
     {"alerts", "mysql", "timer"},
     {"redis_server", "journal"},

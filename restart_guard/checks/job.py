@@ -139,16 +139,17 @@ def _heal(config: Config, name: str, check: Check, *, progress: read.Progress, s
     while not reading.good and reading.remedy is not Remedy.PERSON and len(attempts) < check.retries:
         bad = messages.what_is_wrong(_outcome(config, name, start, reading), "en")
         say(f"{name}: {bad}; restart attempt {len(attempts) + 1} of {check.retries}")
-        attempts.append(_attempt(config, name, check, reading.remedy, say))
+        attempts.append(_attempt(config, name, check, reading, say))
         say(f"{name}: {messages.attempt_text(attempts[-1], 'en')}")
         clock.sleep(check.retry_delay)
         reading = read.read(config.redis, check, progress=progress)
     return _outcome(config, name, start, reading, tuple(attempts))
 
 
-def _attempt(config: Config, name: str, check: Check, remedy: Remedy, say: Say) -> Attempt:
-    if remedy is Remedy.WAIT:
-        ready = redis_client.wait_until_ready(config.redis, check.wait_timeout)
+def _attempt(config: Config, name: str, check: Check, reading: Reading, say: Say) -> Attempt:
+    if reading.remedy is Remedy.WAIT:
+        synced = reading.trouble is not None and reading.trouble.code == "unsynced"
+        ready = redis_client.wait_until_ready(config.redis, check.wait_timeout, synced=synced)
         return Attempt("wait", "ready") if ready else Attempt("wait", "not_ready", span(check.wait_timeout))
     kind = check.recover.partition(":")[0]
     danger = None if check.recover_when_unsafe or kind not in ("command", "restart") else _danger(config)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from restart_guard.alerts.wording import Language, clip, fit, moment, say
 from restart_guard.checks.outcome import Attempt, KeyProblem, Outcome
+from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.journal.incident import Incident, Notice
 from restart_guard.mysql.table import Row
@@ -28,7 +29,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "huge": ("有 {found}，超过可检查的 {wanted}", "has {found}, more than the {wanted} that can be checked"),
     "json": ("不是有效的 JSON（{found}）", "is not JSON ({found})"),
     "persistence": ("{found}", "{found}"),
-    "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {found} keys, expected at least {wanted}"),
+    "few": ("只匹配到 {found} 个键，至少应为 {wanted}", "matches {keys}, expected at least {wanted}"),
 }
 
 
@@ -69,7 +70,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "bad_patterns": ("{patterns}异常（{example}）", "{patterns} bad ({example})"),
     "read_again_failed": (
         "又重新读取 {count} 次仍异常，未配置恢复动作",
-        "still bad when read again ({count} times); no recovery is configured",
+        "still bad when read again ({times}); no recovery is configured",
     ),
     "attempts_failed": ("{attempts}均失败", "{attempts} failed"),
     "not_attempted": ("未尝试重启", "no restart was attempted"),
@@ -79,14 +80,14 @@ _WORDS: dict[str, tuple[str, str]] = {
         "good again after {attempts}, {keys}, took {took}",
     ),
     "server": ("服务器：{server}", "server: {server}"),
-    "when": ("时间：{at}，读取 {reads} 次，用时 {took}", "time: {at}, {reads} reads, took {took}"),
+    "when": ("时间：{at}，读取 {reads} 次，用时 {took}", "time: {at}, {english_reads}, took {took}"),
     "since": ("首次失败：{at}，已连续失败 {failures} 次", "failing since {at}, {failures} runs in a row"),
     "keys": ("异常键：", "bad keys:"),
     "more": ("…… 共 {total} 个", "… {total} in all"),
     "tried": ("重启尝试：", "restart attempts:"),
     "lasted": (
         "已恢复正常，故障持续 {lasted}，共失败 {failures} 次",
-        "is well again after {lasted} and {failures} failed runs",
+        "is well again after {lasted} and {failed_runs}",
     ),
     "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
     "id": ("编号 {id}", "incident {id}"),
@@ -96,7 +97,8 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 def reason(bad: KeyProblem, language: Language) -> str:
     """The problem of a key, without the key's name."""
-    return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left)
+    keys = counted(int(bad.found), "key") if bad.found.isdigit() else ""
+    return say(_REASONS, bad.code, language, found=bad.found, wanted=bad.wanted, left=bad.left, keys=keys)
 
 
 def summary(outcome: Outcome, language: Language) -> str:
@@ -107,7 +109,9 @@ def summary(outcome: Outcome, language: Language) -> str:
         keys = _counted(outcome.reading.keys, "key", language)
         return say(_WORDS, word, language, keys=keys, took=took, attempts=_counted(count, "attempt", language))
     done = "not_attempted" if not count else "read_again_failed" if _only_read_again(outcome) else "attempts_failed"
-    failed = say(_WORDS, done, language, count=count, attempts=_counted(count, "attempt", language))
+    failed = say(
+        _WORDS, done, language, count=count, times=counted(count, "time"), attempts=_counted(count, "attempt", language)
+    )
     return what_is_wrong(outcome, language) + ("，" if language == "zh" else "; ") + failed
 
 
@@ -165,7 +169,15 @@ def notice(outcome: Outcome, incident: Incident, kind: Notice, *, language: Lang
     lines = [
         head,
         say(_WORDS, "server", language, server=clip(outcome.server, _FIELD_LIMIT)),
-        say(_WORDS, "when", language, at=moment(at), reads=outcome.reads, took=span(outcome.duration_s)),
+        say(
+            _WORDS,
+            "when",
+            language,
+            at=moment(at),
+            reads=outcome.reads,
+            english_reads=counted(outcome.reads, "read"),
+            took=span(outcome.duration_s),
+        ),
     ]
     if kind is not Notice.RECOVERED and incident.failures > 1:
         lines.append(say(_WORDS, "since", language, at=moment(since), failures=incident.failures))
@@ -181,7 +193,14 @@ def subject(outcome: Outcome, language: Language) -> str:
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-        what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
+        what = " " + say(
+            _WORDS,
+            "lasted",
+            language,
+            lasted=lasted,
+            failures=incident.failures,
+            failed_runs=counted(incident.failures, "failed run"),
+        )
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(outcome, language), 400)
     return f"{say(_WORDS, kind.value, language)}{subject(outcome, language)}{what} | {clip(outcome.host, 80)}"

@@ -12,10 +12,11 @@ from restart_guard.checks.outcome import KeyProblem, Reading
 from restart_guard.checks.rules import bounds, describe, judge
 from restart_guard.checks.sieve import Sieve, Suspect
 from restart_guard.config.options import Check, Redis
+from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.redis_server import persistence
-from restart_guard.redis_server.client import connected, error_word
+from restart_guard.redis_server.client import connected, error_word, has_lost_master
 
 BATCH = 1000
 """Keys in one pipeline: larger ones are no faster and hold more memory."""
@@ -26,6 +27,7 @@ EXAMPLES = 100
 _VALUE_BYTES = 8 * 2**20
 _LARGEST_JSON = 256 * 2**20
 _PART_BYTES = 2**20
+_MISSING = -2  # PTTL of a key that does not exist
 _JSON = msgspec.json.Decoder(msgspec.Raw)
 _SIZE_COMMANDS = {
     "string": "STRLEN",
@@ -50,6 +52,8 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
             _read_keys(client, check, tally)
             for pattern in check.patterns:
                 _read_pattern(client, check, pattern, tally)
+            if tally.bad_total and has_lost_master(client):
+                tally.trouble = StoreError("the link to its master is down", code="unsynced", remedy=Remedy.WAIT)
     except StoreError as error:
         tally.trouble = error if clock.monotonic() <= tally.deadline else tally.slow()
     return Reading(
@@ -83,7 +87,9 @@ class _Tally:
             raise self.slow()
 
     def slow(self) -> StoreError:
-        return StoreError(f"{self.keys} keys in {span(self.check.timeout)}", code="slow", remedy=Remedy.RETRY)
+        return StoreError(
+            f"{counted(self.keys, 'key')} in {span(self.check.timeout)}", code="slow", remedy=Remedy.RETRY
+        )
 
     def note(self, bad: KeyProblem) -> None:
         self.bad_total += 1
@@ -101,7 +107,10 @@ def _read_keys(client: redis.Redis, check: Check, tally: _Tally) -> None:
         if sifted is None:
             _judge(client, keys, tally, must_exist=True)
         else:
-            _judge_suspects(sifted.suspects, tally, must_exist=True)
+            # Behind a proxy that spreads keys over servers a script sees the keys of one server only.
+            missing = [suspect.key for suspect in sifted.suspects if suspect.pttl == _MISSING]
+            _judge_suspects((one for one in sifted.suspects if one.pttl != _MISSING), tally, must_exist=True)
+            _judge(client, missing, tally, must_exist=True)
         tally.count(len(keys))
 
 
@@ -201,7 +210,9 @@ def _facts(client: redis.Redis, keys: list[bytes], check: Check) -> list[tuple[s
         sizes = _sizes(client, keys, kinds)
     else:
         sizes = [None] * len(keys)
-    return [("none" if pttl == -2 else kind, pttl, size) for kind, pttl, size in zip(kinds, pttls, sizes, strict=True)]
+    return [
+        ("none" if pttl == _MISSING else kind, pttl, size) for kind, pttl, size in zip(kinds, pttls, sizes, strict=True)
+    ]
 
 
 def _sizes(client: redis.Redis, keys: list[bytes], kinds: list[str]) -> list[int | None]:

@@ -107,7 +107,7 @@ class MySql(Struct, frozen=True, kw_only=True):
     table: Identifier = "task_monitor"
     columns: Annotated[Mapping[str, Identifier], Meta(description="a table of column names")] = MappingProxyType({})
     status_values: Annotated[Mapping[str, Text], Meta(description="a table of texts")] = MappingProxyType({})
-    tls: Literal["preferred", "required", "verify", "off"] = "preferred"
+    tls: Literal["preferred", "required", "verify-ca", "verify", "off"] = "preferred"
     ca_file: Path | None = None
     client_cert: Path | None = None
     client_key: Path | None = None

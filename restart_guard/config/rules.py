@@ -219,6 +219,8 @@ def _mysql_problems(mysql: MySql) -> Iterator[str]:
         for word in getattr(mysql, option):
             if word not in known:
                 yield f"mysql.{option}.{key(word)}: there is no such option{suggestion(word, known)}."
+    if mysql.tls == "verify-ca" and mysql.ca_file is None:
+        yield 'mysql.ca_file: expected beside tls = "verify-ca", which accepts any name that this CA has signed.'
     if mysql.status_values and len(mysql.status_values) == 1:
         yield "mysql.status_values: expected both success and failure, was only one of them."
 

@@ -9,6 +9,7 @@ from cronsim import CronSim, CronSimError
 from restart_guard import clock
 from restart_guard.checks.rules import least_left
 from restart_guard.config.options import Check, Config, Timer
+from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
 from restart_guard.errors import DeliveryError, StoreError
@@ -33,6 +34,10 @@ def redis_findings(config: Config) -> Iterator[Finding]:
         if error.code == "NOPERM":
             yield Finding(Level.WARN, f"{server}: its ACL does not allow this user INFO or TIME", "allow +info +time")
             return
+        if error.code in ("closed", "ERR") and redis_client.answers(config.redis):
+            what = f"{server} does not answer INFO or TIME (a proxy?): its version, role and evictions are unknown"
+            yield Finding(Level.WARN, what, "checks of named keys work; patterns need SCAN")
+            return
         yield Finding(Level.FAIL, config.redact(trouble(error, server, "en")), "see [redis] in the config")
         return
     yield Finding(Level.OK, f"{server}: version {info.version}, {info.role}")
@@ -40,7 +45,7 @@ def redis_findings(config: Config) -> Iterator[Finding]:
         advice = "use the master's address, or the Sentinels" if info.link == "up" else "its data may be old"
         yield Finding(Level.WARN, f"{server} is a replica, its link to the master is {info.link}", advice)
     if info.evicted and info.policy != "noeviction":
-        what = f"{server} has evicted {info.evicted} keys before their time ({info.policy})"
+        what = f"{server} has evicted {counted(info.evicted, 'key')} before time ({info.policy})"
         yield Finding(Level.WARN, what, "raise maxmemory, or set maxmemory-policy noeviction")
     if abs(info.clock_ahead_s) > _CLOCK_TOLERANCE_S:
         what = f"{server}: its clock differs from this host's by {span(abs(info.clock_ahead_s))}"

@@ -5,6 +5,7 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pymysql
@@ -12,6 +13,7 @@ from pymysql.constants import CR, ER
 
 from restart_guard import clock
 from restart_guard.config.options import MySql
+from restart_guard.dial import dial
 from restart_guard.durations import span
 from restart_guard.errors import DeliveryError, SecretError
 from restart_guard.threads import within
@@ -85,7 +87,7 @@ def connect(
             password=password,
             database=settings.database,
             charset="utf8mb4",
-            connect_timeout=max(1, round(settings.timeout)),
+            connect_timeout=settings.timeout,
             read_timeout=float(max(settings.timeout, read_timeout_s or 0)),
             write_timeout=float(settings.timeout),
             init_command=_SESSION,
@@ -96,12 +98,25 @@ def connect(
         )
         try:
             # A server may answer byte by byte, also in the TLS handshake, where no time limit of the driver's holds.
-            within(3 * settings.timeout, connection.connect)
+            within(3 * settings.timeout, partial(_open, connection, settings))
         except TimeoutError as error:
             connection.give_up()
             text = f"MySQL {what}: it does not finish its greeting within {span(3 * settings.timeout)}"
             raise DeliveryError(text, code="timeout") from error
         return connection
+
+
+def _open(connection: "_Connection", settings: MySql) -> None:
+    if settings.socket is not None:
+        connection.connect()
+        return
+    try:
+        connected = dial(settings.host, settings.port, 2 * settings.timeout)
+    except OSError as error:
+        raise pymysql.err.OperationalError(
+            CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {settings.host!r} ({error})"
+        ) from error
+    connection.connect(connected)
 
 
 class _Connection(pymysql.Connection):
@@ -149,7 +164,8 @@ def is_here(settings: MySql) -> bool:
 
 def _is_safe(settings: MySql) -> bool:
     """Whether nobody but the right server can be at the other end."""
-    return settings.tls == "verify" or settings.socket is not None
+    is_checked = settings.tls in ("verify", "verify-ca") or (settings.tls == "required" and settings.ca_file)
+    return bool(is_checked) or settings.socket is not None
 
 
 # Authentication plugins that get the password itself.
@@ -187,7 +203,9 @@ def _tls(settings: MySql) -> Mapping[str, Any]:
         if path is not None and not os.access(path, os.R_OK):
             raise DeliveryError(f"[mysql] {path} cannot be read; TLS needs it.", code="tls", permanent=True)
     context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-    if settings.tls == "required":
+    if settings.tls == "verify-ca" or (settings.tls == "required" and settings.ca_file):
+        context.check_hostname = False
+    elif settings.tls == "required":
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if settings.client_cert:
         context.load_cert_chain(settings.client_cert, settings.client_key)

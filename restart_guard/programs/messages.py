@@ -4,13 +4,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 from restart_guard.alerts.wording import Language, clip, fit, moment, say
+from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.journal.incident import Incident, Notice
 
 _WORDS: dict[str, tuple[str, str]] = {
     "first": (
         "【故障】程序 {target} 反复退出：已连续重启 {count} 次，仍会继续尝试 | {host}",
-        "[DOWN] program {target} keeps dying: relaunched {count} times in a row, and it goes on | {host}",
+        "[DOWN] program {target} keeps dying: relaunched {times} in a row, and it goes on | {host}",
     ),
     "stuck": (
         "【故障】程序 {target} 无法看护，需要人工处理 | {host}",
@@ -41,7 +42,13 @@ class CrashLoop(NamedTuple):
 def keeps_dying(loop: CrashLoop, incident: Incident, *, language: Language, host: str, at: datetime) -> str:
     """The text of the alert; ``at`` is local and aware."""
     head = say(
-        _WORDS, Notice.FIRST.value, language, target=clip(loop.target, 80), count=loop.relaunches, host=clip(host, 80)
+        _WORDS,
+        Notice.FIRST.value,
+        language,
+        target=clip(loop.target, 80),
+        count=loop.relaunches,
+        times=counted(loop.relaunches, "time"),
+        host=clip(host, 80),
     )
     lines = [head, say(_WORDS, "when", language, at=moment(at))]
     lines += [say(_WORDS, "log", language, log=clip(loop.log, 200))] if loop.log else []

@@ -12,12 +12,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import DefaultParser
+from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -25,6 +25,7 @@ from restart_guard import clock
 from restart_guard.config.options import Redis
 from restart_guard.config.secrets import Secret
 from restart_guard.config.values import RedisAddress, parse_place, parse_redis_url
+from restart_guard.dial import dial
 from restart_guard.errors import Remedy, SecretError, StoreError
 
 # The first word of a server's error → what may help. Sources: the error table in redis.io/docs and src/server.c.
@@ -92,14 +93,35 @@ def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def wait_until_ready(settings: Redis, seconds: float) -> bool:
-    """Wait while the server is loading or failing over. False if it still is after the given time."""
+def answers(settings: Redis) -> bool:
+    """Whether the server answers a PING."""
+    try:
+        with connected(settings) as client:
+            return bool(client.ping())
+    except StoreError:
+        return False
+
+
+def has_lost_master(client: redis.Redis) -> bool:
+    """Whether the server is a replica that has never got its master's data, or gets no more of it. Where INFO is
+    refused nobody knows, and it counts as none."""
+    try:
+        replication = client.info("replication")
+    except redis.RedisError:
+        return False
+    return replication.get("role") == "slave" and replication.get("master_link_status") != "up"
+
+
+def wait_until_ready(settings: Redis, seconds: float, *, synced: bool = False) -> bool:
+    """Wait while the server is loading or failing over, with ``synced`` also while it is a replica without its master.
+    False if it still is after the given time."""
     deadline = clock.monotonic() + seconds
     while True:
         try:
             with connected(settings) as client:
                 client.ping()
-                return True
+                if not (synced and has_lost_master(client)):
+                    return True
         except StoreError as error:
             if error.remedy is not Remedy.WAIT:
                 return True
@@ -168,8 +190,48 @@ def _client(settings: Redis) -> redis.Redis:
 
 
 def _bound(client: redis.Redis) -> redis.Redis:
-    client.connection_pool.connection_kwargs["parser_class"] = _Parser
+    pool = client.connection_pool
+    pool.connection_class = _CONNECTIONS[pool.connection_class]
+    pool.connection_kwargs["parser_class"] = _Parser
+    # CLIENT SETINFO makes proxies such as twemproxy close the connection. The names are those of redis-py 6 to 8.
+    pool.connection_kwargs |= dict.fromkeys(
+        {"driver_info", "lib_name", "lib_version"} & pool.connection_kwargs.keys(), None
+    )
     return client
+
+
+class _Greeting(AbstractConnection):
+    """Asks one question at once. redis-py takes a new connection that has something to read for a broken one and throws
+    it away, but a TLS 1.3 server sends session tickets unasked, and one that is full says so; both stand before the
+    answer."""
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 (the driver's)
+        super().on_connect_check_health(check_health)
+        with suppress(redis.ResponseError):  # a user who may not even ask that
+            self.send_command("PING", check_health=False)  # type: ignore[no-untyped-call]
+            self.read_response()
+
+
+class _Connection(_Greeting, redis.Connection):
+    def _connect(self) -> socket.socket:
+        connection = dial(self.host, self.port, float(self.socket_connect_timeout or 0))
+        connection.settimeout(self.socket_timeout)
+        return connection
+
+
+class _TlsConnection(redis.SSLConnection, _Connection):
+    """Wraps what ``_Connection`` connects."""
+
+
+class _SocketConnection(_Greeting, redis.UnixDomainSocketConnection):
+    """By a unix socket."""
+
+
+_CONNECTIONS = {
+    redis.Connection: _Connection,
+    redis.SSLConnection: _TlsConnection,
+    redis.UnixDomainSocketConnection: _SocketConnection,
+}
 
 
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
@@ -287,6 +349,8 @@ def _translate_errors() -> Iterator[None]:
     except redis.TimeoutError as error:
         raise StoreError(str(error), code="timeout", remedy=Remedy.RETRY) from error
     except redis.ConnectionError as error:
+        if "max number of clients" in str(error):
+            raise StoreError(str(error), code="maxclients", remedy=Remedy.RETRY) from error
         code = _transport(error)
         remedy = Remedy.PERSON if code == "tls" else Remedy.RETRY
         raise StoreError(str(error), code=code, remedy=remedy) from error

@@ -7,6 +7,7 @@ import redis
 
 from restart_guard import clock
 from restart_guard.config.options import Redis
+from restart_guard.counts import counted
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.redis_server.client import connected
 
@@ -85,7 +86,8 @@ def danger(settings: Redis) -> str | None:
         replicas = replication.get("connected_slaves", 0)
         is_bare = replication.get("role") == "master" and replicas and not persistence.get("aof_enabled")
         if is_bare and _has_snapshots(client) is False:
-            return f"it is a master without persistence, so its {replicas} replicas would be emptied with it"
+            emptied = counted(int(replicas), "replica")
+            return f"it is a master without persistence, so its {emptied} would be emptied with it"
     return None
 
 

@@ -24,7 +24,15 @@ _TROUBLES: dict[str, tuple[str, str]] = {
         "拒绝了用户名或密码：请检查 [redis] username 和 password",
         "refuses the user name or password: check [redis] username and password",
     ),
-    "NOPERM": ("不允许该用户执行所需命令：请检查 ACL", "does not allow this user the commands it needs: check the ACL"),
+    "NOPERM": (
+        "不允许该用户执行所需操作：请检查 ACL（{text}）",
+        "does not allow this user what is needed: check the ACL ({text})",
+    ),
+    "maxclients": ("没有空闲连接：已达到 maxclients", "has no free connection: its maxclients is reached"),
+    "unsynced": (
+        "是与主节点断开的副本，数据不完整或已过时",
+        "is a replica without its master, so its data is old or not all there",
+    ),
     "MISCONF": ("无法保存到磁盘：请检查磁盘空间", "cannot save to disk: check its disk"),
     "OOM": ("内存已满", "is out of memory"),
     "cluster": (

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from restart_guard.alerts.wording import Language, clip, fit, moment, say
+from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, RefreshError, StoreError
 from restart_guard.journal.incident import Incident, Notice
@@ -73,18 +74,18 @@ _WORDS: dict[str, tuple[str, str]] = {
     "subject": ("Redis 刷新 {name}", "Redis refresh {name}"),
     "good": (
         "{rows} 行：新增 {added}，变化 {changed}，删除 {removed}，未变 {unchanged}，用时 {took}",
-        "{rows} rows: {added} added, {changed} changed, {removed} removed, {unchanged} unchanged, took {took}",
+        "{english_rows}: {added} added, {changed} changed, {removed} removed, {unchanged} unchanged, took {took}",
     ),
     "dry": (
         "{rows} 行：将新增 {added}，变化 {changed}，删除 {removed}，未变 {unchanged}，用时 {took}",
-        "{rows} rows: would add {added}, change {changed}, remove {removed}, {unchanged} unchanged, took {took}",
+        "{english_rows}: would add {added}, change {changed}, remove {removed}, {unchanged} unchanged, took {took}",
     ),
     "server": ("服务器：{server}", "server: {server}"),
     "when": ("时间：{at}，用时 {took}", "time: {at}, took {took}"),
     "since": ("首次失败：{at}，已连续失败 {failures} 次", "failing since {at}, {failures} runs in a row"),
     "lasted": (
         "已恢复正常，故障持续 {lasted}，共失败 {failures} 次",
-        "is well again after {lasted} and {failures} failed runs",
+        "is well again after {lasted} and {failed_runs}",
     ),
     "number": ("编号 {id}，第 {notices} 次通知", "incident {id}, notice {notices}"),
     "id": ("编号 {id}", "incident {id}"),
@@ -127,7 +128,11 @@ def summary(done: Refreshed, language: Language) -> str:
     """The outcome of a refresh on one line, without its name."""
     if done.error is not None:
         return clip(reason(done.error, done.server, language), 600)
-    counts = done.drift._asdict() | {"rows": done.rows, "took": span(done.duration_s)}
+    counts = done.drift._asdict() | {
+        "rows": done.rows,
+        "english_rows": counted(done.rows, "row"),
+        "took": span(done.duration_s),
+    }
     return say(_WORDS, "dry" if done.dry_run else "good", language, **counts)
 
 
@@ -164,7 +169,14 @@ def notice(done: Refreshed, incident: Incident, kind: Notice, *, language: Langu
     """The text of an alert, a repeat or a recovery. Its first line alone says what broke, where and how."""
     if kind is Notice.RECOVERED:
         lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-        what = " " + say(_WORDS, "lasted", language, lasted=lasted, failures=incident.failures)
+        what = " " + say(
+            _WORDS,
+            "lasted",
+            language,
+            lasted=lasted,
+            failures=incident.failures,
+            failed_runs=counted(incident.failures, "failed run"),
+        )
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(done, language), 400)
     head = f"{say(_WORDS, kind.value, language)}{subject(done, language)}{what} | {clip(done.host, 80)}"

@@ -25,9 +25,9 @@ def put(redis_server: RedisServer, value: str = '{"a": 1}') -> None:
 
 
 def reads(redis_server: RedisServer) -> int:
-    """How often a key's type was asked: once for each read of the check."""
+    """How often the script was run: once for each read of the check."""
     with redis_server.client() as client:
-        return int(client.info("commandstats").get("cmdstat_type", {}).get("calls", 0))
+        return int(client.info("commandstats").get("cmdstat_eval", {}).get("calls", 0))
 
 
 def test_the_whole_job(guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom) -> None:

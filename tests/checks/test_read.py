@@ -21,7 +21,16 @@ from restart_guard.durations import Duration
 from restart_guard.errors import Remedy, StoreError
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
-from tests.support.servers import RedisServer, Sentinels, free_port, resume, wait_until
+from restart_guard.redis_server.wording import trouble
+from tests.conftest import Guard
+from tests.support.servers import RedisServer, Sentinels, Twemproxy, free_port, resume, wait_until
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test that reads from the usual server does so on Redis 7 and on Redis 8."""
+    if "redis_server" in metafunc.fixturenames:
+        metafunc.fixturenames.append("redis_version")
+        metafunc.parametrize("redis_version", [7, 8])
 
 
 def at(url: str, **options: Any) -> Redis:
@@ -70,6 +79,63 @@ def test_missing_empty_and_undecodable_values_are_told_apart(redis_server: Redis
         ("gone", "missing"), ("empty", "empty"), ("hash", "type"),
         ("broken", "json"), ("latin", "json"), ("deep", "json"),
     ]  # fmt: skip
+
+
+def test_keys_behind_a_proxy_that_spreads_them(guard: Guard) -> None:
+    """twemproxy closes the connection at CLIENT, INFO and SCAN, and a script sees the keys of one server only."""
+    with RedisServer() as one, RedisServer() as two, Twemproxy([one.start(), two.start()]) as proxy:
+        proxy.start()
+        keys = tuple(f"key:{number}" for number in range(2500))
+        where = f"redis://127.0.0.1:{proxy.port}/0"
+        with redis.Redis(port=proxy.port, protocol=2, driver_info=None) as client:
+            for key in keys:
+                client.set(key, '{"a": 1}', ex=1000)
+        for server in (one, two):
+            with server.client() as client:
+                assert 0 < client.dbsize() < len(keys)
+        bounds: dict[str, Any] = {"type": "string", "min_ttl": Duration(60), "max_ttl": Duration(1000)}
+        assert read(at(where), keys=keys, **bounds) == Reading(keys=len(keys))
+        assert read(at(where), keys=keys, format="json").good
+        assert reasons(read(at(where), keys=("key:1", "gone"), **bounds)) == [("gone", "missing")]
+        pattern = read(at(where), patterns=("key:*",))
+        assert pattern.trouble is not None
+        assert pattern.trouble.code == "closed"
+        guard.configure(f'[redis]\nurl = "{where}"\n[checks.a]\nkeys = ["key:1"]\n')
+        assert "does not answer INFO or TIME (a proxy?)" in guard("doctor").out
+
+
+def test_a_replica_that_never_had_its_masters_data_is_waited_for(redis_server: RedisServer) -> None:
+    """It answers with nothing, and a restart of the program that fills Redis would not help."""
+    where = at(redis_server.url)
+    with redis_server.client() as client:
+        client.set("k", "x")
+        client.replicaof("127.0.0.1", free_port())
+        try:
+            assert read(where).good
+            found = read(where, keys=("k", "gone"))
+            assert found.trouble is not None
+            assert (found.trouble.code, found.remedy) == ("unsynced", Remedy.WAIT)
+            assert not redis_client.wait_until_ready(where, 0.1, synced=True)
+            assert redis_client.wait_until_ready(where, 0.1)
+        finally:
+            client.replicaof("NO", "ONE")
+
+
+def test_the_servers_own_words_are_kept(redis_server: RedisServer) -> None:
+    """Which command an ACL refuses, and that there is no free connection."""
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "little", "on", "nopass", "~*", "+ping", "+get")
+        refused = read(at(redis_server.url, username="little", password=Secret(key="p", text="x")))
+        assert refused.trouble is not None
+        assert "'type' command" in trouble(refused.trouble, "redis", "en")
+        before = client.config_get("maxclients")["maxclients"]
+        client.config_set("maxclients", 1)
+        try:
+            full = read(at(redis_server.url))
+        finally:
+            client.config_set("maxclients", before)
+    assert full.trouble is not None
+    assert trouble(full.trouble, "redis", "en") == "redis has no free connection: its maxclients is reached"
 
 
 def test_ttl_bounds_are_judged_to_the_millisecond(redis_server: RedisServer) -> None:
@@ -266,7 +332,7 @@ def test_sentinel_names_the_master_and_follows_a_failover(
     assert redis_client.name(where) == "redis mymaster/0 (Sentinel)"
     assert read(where).good
     danger = persistence.danger(where)
-    assert danger == "it is a master without persistence, so its 1 replicas would be emptied with it"
+    assert danger == "it is a master without persistence, so its 1 replica would be emptied with it"
     master.kill()
     seen: set[str] = set()
 

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -23,6 +24,7 @@ from restart_guard.mysql import task_monitor
 from restart_guard.mysql.table import Row
 from restart_guard.mysql.task_monitor import TaskMonitor
 from tests.conftest import Database
+from tests.support import servers
 from tests.support.proxy import Proxy
 from tests.support.servers import MariaDb, free_port, resume, wait_until
 
@@ -107,7 +109,7 @@ def test_an_answer_that_is_lost_does_not_double_the_row(database: Database, tabl
             database.make_six_columns().run("ALTER TABLE task_monitor ENGINE=MyISAM")
         case "plain run_id":
             database.make_six_columns().run("ALTER TABLE task_monitor ADD run_id VARCHAR(64), ENGINE=MyISAM")
-    with Proxy(database.server.port) as proxy:
+    with Proxy(database.server.socket) as proxy:
         settings = where(database, socket=None, host="127.0.0.1", port=proxy.port, tls="off")
         proxy.lose_answer_to = lost
         error = refused(settings)
@@ -190,10 +192,11 @@ def test_a_table_that_no_row_fits_into_is_told(database: Database, table: str, w
     assert words in str(error)
 
 
-@pytest.fixture(scope="module")
-def accounts() -> Iterator[MariaDb]:
-    """A MariaDB with real accounts."""
-    with MariaDb(accounts=True) as server:
+@pytest.fixture(scope="module", params=["mariadb", "mysql"])
+def accounts(request: pytest.FixtureRequest) -> Iterator[MariaDb]:
+    """A server with real accounts and without TLS."""
+    made = MariaDb(accounts=True) if request.param == "mariadb" else servers.MySql("--tls-version=", accounts=True)
+    with made as server:
         server.start().run(
             "CREATE DATABASE irm CHARACTER SET utf8mb4",
             "CREATE TABLE irm.task_monitor (task_id INT AUTO_INCREMENT PRIMARY KEY, task_description VARCHAR(30), "
@@ -278,6 +281,7 @@ def test_a_row_that_the_server_refuses_is_its_own_trouble(database: Database, sp
     elif code == "1526":
         bad = bad._replace(attempts=9)
     error = refused(settings, bad)
+    code = {"4025": "3819"}.get(code, code) if database.is_mysql else code
     assert (error.code, error.permanent, error.whole_destination) == (code, True, False)
     insert(settings, ROW._replace(run_id="good", attempts=1))
 
@@ -316,9 +320,10 @@ def test_a_read_only_server_may_change(accounts: MariaDb) -> None:
 
 
 @pytest.mark.server
-def test_tls_with_a_private_ca(tmp_path: Path) -> None:
-    """The right CA and name are accepted; a wrong CA, a wrong name and a plain server are refused."""
-    (tmp_path / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+@pytest.mark.parametrize("kind", [MariaDb, servers.MySql])
+def test_tls_with_a_private_ca(tmp_path: Path, kind: type[MariaDb]) -> None:
+    """The right CA and name are accepted; a wrong CA, and where it counts a wrong name, are refused."""
+    (tmp_path / "ext").write_text("subjectAltName=DNS:localhost\n")
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=test-ca",
         "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
@@ -326,14 +331,23 @@ def test_tls_with_a_private_ca(tmp_path: Path) -> None:
     ):
         subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
     options = [f"--ssl-{name}={tmp_path / path}" for name, path in (("cert", "server.crt"), ("key", "server.key"))]
-    with MariaDb(*options, "--require-secure-transport=1") as server:
-        server.start().run("CREATE DATABASE irm CHARACTER SET utf8mb4")
+    with kind(*options, "--require-secure-transport=1", accounts=True) as server:
+        server.start().run("CREATE DATABASE irm CHARACTER SET utf8mb4", "CREATE USER u", "GRANT ALL ON irm.* TO u")
         Database(server, "irm").make_six_columns()
-        usual: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "user": "root", "database": "irm"}
-        for tls in ("preferred", "required"):
-            insert(MySql(**usual | {"tls": tls}), ROW._replace(run_id=tls))
-        insert(MySql(**usual | {"tls": "verify", "ca_file": tmp_path / "ca.crt"}), ROW)
-        assert refused(MySql(**usual | {"tls": "verify"})).permanent
+        usual: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "user": "u", "database": "irm"}
+        ca: dict[str, Any] = {"ca_file": tmp_path / "ca.crt"}
+        good: list[dict[str, Any]] = [
+            {"tls": "preferred"}, {"tls": "required"}, {"tls": "required", **ca}, {"tls": "verify-ca", **ca},
+            {"tls": "verify", "host": "localhost", **ca},
+        ]  # fmt: skip
+        for number, more in enumerate(good):
+            insert(MySql(**usual | more), ROW._replace(run_id=str(number)))
+        wrong: dict[str, Any] = {"ca_file": certifi.where()}
+        for more in ({"tls": "verify"}, {"tls": "verify", **ca}, *({"tls": tls, **wrong} for tls in CHECKING)):
+            assert refused(MySql(**usual | more)).permanent, more
+
+
+CHECKING = ("required", "verify-ca", "verify")
 
 
 def test_a_server_that_is_not_there_hangs_or_is_another_is_told_in_time(database: Database) -> None:

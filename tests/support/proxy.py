@@ -4,15 +4,17 @@ import contextlib
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Self
 
 
 class Proxy:
-    """Forwards to a port. After ``lose_answer_to`` was seen from the client, the server's answer is read and dropped
-    and both connections are cut, once. With ``drip_s`` answers come byte by byte, so many seconds apart."""
+    """Forwards to a loopback port or a unix socket. After ``lose_answer_to`` was seen from the client, the server's
+    answer is read and dropped and both connections are cut, once. With ``drip_s`` answers come byte by byte, so many
+    seconds apart."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, target: int | Path) -> None:
+        self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.lose_answer_to: bytes | None = None
@@ -32,6 +34,13 @@ class Proxy:
                 client, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    def _connect(self) -> socket.socket:
+        if isinstance(self._target, int):
+            return socket.create_connection(("127.0.0.1", self._target))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._target))
+        return server
+
     def _forward(self, client: socket.socket, data: bytes) -> None:
         for byte in data if self.drip_s else ():
             client.sendall(bytes([byte]))
@@ -40,7 +49,7 @@ class Proxy:
             client.sendall(data)
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server, contextlib.suppress(OSError):
+        with client, self._connect() as server, contextlib.suppress(OSError):
             cut = threading.Event()
 
             def back() -> None:

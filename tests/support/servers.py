@@ -30,6 +30,18 @@ def find_program(name: str) -> str:
     pytest.skip(reason)
 
 
+def find_newer_program(name: str) -> str:
+    """The program of a server newer than this system's: MySQL 9, Redis 8 or twemproxy; see sbin/test-servers.sh."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = Path(os.environ.get("RESTART_GUARD_TEST_SERVERS") or cache / "restart-guard/servers")
+    if (place / "complete").exists():
+        return str(place / "bin" / name)
+    reason = f"there is no newer {name} in {place}; sbin/test-servers.sh puts it there on Debian"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def wait_until(condition: Callable[[], Any], *, timeout: float = 20.0, what: str = "a condition") -> Any:
     """Wait for a condition to hold and give its value."""
     deadline = time.monotonic() + timeout
@@ -91,8 +103,11 @@ class Server:
 
 
 class RedisServer(Server):
-    def __init__(self, *options: str, tls: Path | None = None, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, *options: str, tls: Path | None = None, address: str = "127.0.0.1", program: str | None = None
+    ) -> None:
         super().__init__()
+        self.program = program
         self.options = options
         self.address = address
         self.port = free_port()
@@ -106,7 +121,7 @@ class RedisServer(Server):
             for option, name in (("cert", "server.crt"), ("key", "server.key"), ("ca-cert", "ca.crt")):
                 listen += [f"--tls-{option}-file", str(self.tls / name)]
         self.launch(
-            find_program("redis-server"),
+            self.program or find_program("redis-server"),
             *("--bind", self.address, "--unixsocket", str(self.socket), "--dir", str(self.directory)),
             *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
             *listen,
@@ -135,6 +150,31 @@ class RedisServer(Server):
     @property
     def url(self) -> str:
         return f"redis://{self.address}:{self.port}/0"
+
+
+class Twemproxy(Server):
+    """A twemproxy in front of servers, over which it spreads the keys."""
+
+    def __init__(self, servers: Sequence[RedisServer]) -> None:
+        super().__init__()
+        self.port = free_port()
+        self._stats = free_port()
+        listed = "".join(f"   - {server.address}:{server.port}:1\n" for server in servers)
+        (self.directory / "nutcracker.yml").write_text(
+            f"all:\n  listen: 127.0.0.1:{self.port}\n  redis: true\n  distribution: ketama\n  servers:\n{listed}"
+        )
+
+    def start(self) -> Self:
+        config = str(self.directory / "nutcracker.yml")
+        self.launch(
+            find_newer_program("nutcracker"), "-c", config, "-s", str(self._stats), "-o", str(self.directory / "log")
+        )
+        wait_until(self.answers, what=f"nutcracker in {self.directory}")
+        return self
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 class Sentinel(Server):
@@ -241,7 +281,7 @@ class MariaDb(Server):
             *([] if self.accounts else ["--skip-grant-tables", "--skip-networking=0"]),
             *self.options,
         )
-        wait_until(self.answers, what=f"mariadbd: {self.log()}")
+        wait_until(self.answers, what=f"mariadbd in {self.directory}")
         return self
 
     def answers(self) -> bool:
@@ -270,6 +310,31 @@ class MariaDb(Server):
                 return list(cursor.fetchall())
         finally:
             connection.close()
+
+
+class MySql(MariaDb):
+    """A MySQL 9, made of a copy of an empty data folder: up in a second. Without accounts it has a socket only."""
+
+    def start(self) -> Self:
+        program = find_newer_program("mysqld")
+        if not any(self.data.iterdir()):
+            shutil.copytree(Path(program).parent.parent / "data", self.data, dirs_exist_ok=True)
+            (self.data / "auto.cnf").unlink()  # a server's own name, which it makes anew
+        self.launch(
+            program,
+            f"--user={pwd.getpwuid(os.geteuid()).pw_name}",
+            f"--datadir={self.data}",
+            f"--socket={self.socket}",
+            f"--tmpdir={self.directory}",
+            f"--port={self.port}",
+            *("--bind-address=127.0.0.1", "--mysqlx=OFF", "--skip-log-bin", "--skip-name-resolve"),
+            *("--performance-schema=OFF", "--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0"),
+            *("--innodb-buffer-pool-size=16M", "--innodb-redo-log-capacity=8M"),
+            *([] if self.accounts else ["--skip-grant-tables"]),
+            *self.options,
+        )
+        wait_until(self.answers, what=f"mysqld in {self.directory}")
+        return self
 
 
 def resume(process: subprocess.Popen[bytes] | None) -> None:
