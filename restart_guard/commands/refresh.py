@@ -29,6 +29,8 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
             runs = job.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
         for result in runs:
             results.append(result)
+            if not result.done.is_room_known:
+                terminal.detail(f"{result.done.name}: Redis does not answer INFO, so nobody knows whether it had room")
             if not as_json:
                 tell = terminal.result if result.done.error is None else terminal.failure
                 tell(f"{result.done.name}: {job.verdict(result.done)}")

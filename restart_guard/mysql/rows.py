@@ -8,6 +8,7 @@ reads the columns.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, NamedTuple
 
 import pymysql
@@ -25,10 +26,10 @@ _READ_BYTES = 2**18
 _LARGEST_PACKET = 0xFFFFFF
 _LARGEST_ROW = 600 << 20  # no value of Redis is as large
 _EOF, _ERROR, _NULL = 0xFE, 0xFF, 0xFB
-_NUMBERS = {
+_NUMBERS = (
     *(FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG, FIELD_TYPE.YEAR),
-    *(FIELD_TYPE.DECIMAL, FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE),
-}
+    *(FIELD_TYPE.DECIMAL, FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE, FIELD_TYPE.BIT),
+)
 _ADVICE = {
     **dict.fromkeys(mysql_client.DENIED, ": check [mysql] user and password, and its SELECT grant."),
     ER.PARSE_ERROR: ": expected one SELECT.",
@@ -41,9 +42,20 @@ Batch = list[bytes | None]
 """The values of whole rows, one after the other; None is NULL."""
 
 
+class Kind(Enum):
+    """What the bytes of a value are."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    JSON = "json"
+
+
 class Column(NamedTuple):
     name: str
-    is_number: bool
+    kind: Kind
+
+
+_KINDS = {**dict.fromkeys(_NUMBERS, Kind.NUMBER), FIELD_TYPE.JSON: Kind.JSON}
 
 
 class Rows:
@@ -55,7 +67,8 @@ class Rows:
         fields = getattr(connection._result, "fields", None)  # noqa: SLF001 (see the top)
         if not fields:
             raise RefreshError("no_rows")
-        self.columns = [Column(field.name, field.type_code in _NUMBERS) for field in fields]
+        self.columns = [Column(field.name, _KINDS.get(field.type_code, Kind.TEXT)) for field in fields]
+        self._bits = [place for place, field in enumerate(fields) if field.type_code == FIELD_TYPE.BIT]
 
     def batches(self, rows: int) -> Iterator[Batch]:
         """Up to this many rows at a time. Raises DeliveryError, also if the stream breaks off."""
@@ -69,6 +82,8 @@ class Rows:
                 if warnings != [0]:
                     self._refuse_cut_values()
                 return
+            for place in self._bits:
+                batch[place :: len(self.columns)] = map(_bits_in_decimal, batch[place :: len(self.columns)])
             yield batch
 
     def _refuse_cut_values(self) -> None:
@@ -78,6 +93,11 @@ class Rows:
             cut = [str(text) for _, number, text in cursor.fetchall() if number == ER.CUT_VALUE_GROUP_CONCAT]
         if cut:
             raise RefreshError("cut", text=cut[0])
+
+
+def _bits_in_decimal(value: bytes | None) -> bytes | None:
+    """A value of a BIT column, which the server sends as the bytes of the number."""
+    return None if value is None else b"%d" % int.from_bytes(value, "big")
 
 
 @contextmanager

@@ -39,10 +39,29 @@ class Column(NamedTuple):
         elif self.charset in _CODECS:
             codec = _CODECS[self.charset]
             value = value.encode(codec, "replace").decode(codec)
-        if self.length is None or len(value) <= self.length:
+        if self.length is None or self.size(value) <= self.length:
             return value
         mark = "..." if self.charset in _CODECS else "…"
-        return value[: max(0, self.length - len(mark))] + mark if self.length > len(mark) else value[: self.length]
+        if self.length <= self.size(mark):
+            return self.cut(value, self.length)
+        return self.cut(value, self.length - self.size(mark)) + mark
+
+    def size(self, text: str) -> int:
+        """In the unit of ``length``: bytes for TEXT and its kin, else characters."""
+        return len(text.encode(self._codec)) if self._counts_bytes else len(text)
+
+    def cut(self, text: str, most: int) -> str:
+        if not self._counts_bytes:
+            return text[: max(0, most)]
+        return text.encode(self._codec)[: max(0, most)].decode(self._codec, "ignore")
+
+    @property
+    def _counts_bytes(self) -> bool:
+        return self.kind.endswith("text")
+
+    @property
+    def _codec(self) -> str:
+        return _CODECS.get(self.charset or "", "utf-8")
 
 
 class Row(NamedTuple):
@@ -88,8 +107,9 @@ class Table(NamedTuple):
         if "run_id" in self.columns:
             return row
         _column, mark = self.mark(row)
-        room = (self.columns["task_description"].length or 255) - len(mark) - 1
-        return row._replace(task_description=f"{row.task_description[: max(0, room)]} {mark}".strip())
+        column = self.columns["task_description"]
+        room = (column.length or 255) - len(mark) - 1
+        return row._replace(task_description=f"{column.cut(row.task_description, room)} {mark}".strip())
 
 
 def read_table(cursor: Any, settings: MySql) -> Table:

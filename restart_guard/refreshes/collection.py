@@ -16,6 +16,7 @@ from restart_guard.config.options import Refresh
 from restart_guard.errors import RefreshError
 from restart_guard.refreshes import mapping
 from restart_guard.refreshes.mapping import Drift, Example, Values
+from restart_guard.refreshes.room import Room
 from restart_guard.refreshes.scratch import (
     SCRATCH_MS,
     Pipe,
@@ -24,7 +25,9 @@ from restart_guard.refreshes.scratch import (
     check_sizes,
     checked,
     if_ours,
+    knows_many,
     largest_value,
+    one_by_one,
     require_ours,
     unlink,
 )
@@ -50,21 +53,12 @@ class CollectionSwap:
         name = kind_found.decode() if isinstance(kind_found, bytes) else str(kind_found)
         self.other_type = name if name not in ("none", refresh.type) else None
         self._most = largest_value(client)
-        if token is not None:
-            self._check_room()
+        self.room = Room(client, mapping.shown(self.key), need=self.key) if token is not None else None
+        self._asks_each = not knows_many(client)
         self._before = 0 if name == "none" else 1 if self.other_type else int(self._size(self.key))
 
     def _size(self, key: bytes) -> Any:
         return self._client.execute_command(self.kind.size, key)
-
-    def _check_room(self) -> None:
-        """A server that evicts would remove other data to make room for the second copy."""
-        memory = self._client.info("memory")
-        most = int(memory.get("maxmemory", 0))
-        if most and memory.get("maxmemory_policy") != "noeviction":
-            need = int(self._client.memory_usage(self.key) or 0)
-            if int(memory.get("used_memory", 0)) + need > most:
-                raise RefreshError("memory", key=mapping.shown(self.key), need=need)
 
     def add_all(self, batches: Iterable[list[bytes | None]], columns: Sequence[str], progress: Progress) -> None:
         """Write and compare every row. Raises RefreshError, StoreError, DeliveryError."""
@@ -72,8 +66,12 @@ class CollectionSwap:
         pipe = Pipe(self._client)
         for batch in batches:
             rows = mapping.reordered(_without_null(batch, columns), order)
-            if sum(map(len, rows)) > self._most:
+            size = sum(map(len, rows))
+            if size > self._most:
                 check_sizes(rows, self._most)
+            if self.room is not None and self.room.is_limited:
+                pipe.finish()
+                self.room.take(len(rows) // len(self.kind.roles), size)
             self._send(pipe, rows)
             progress(self._rows)
         pipe.finish()
@@ -87,7 +85,7 @@ class CollectionSwap:
             writes = [[b"MULTI"], self.kind.fill(building, rows)]
             writes += [[b"PEXPIRE", key, b"%d" % SCRATCH_MS] for key in (building, self.scratch.token)]
             writes += [[b"EXEC"], [b"GET", self.scratch.token]]
-        asks = [] if self.other_type else [self.kind.ask(self.key, rows, self._rows)]
+        asks = [] if self.other_type else [self._ask(self.key, rows, self._rows)]
         begun = self._rows
         self._rows += count
 
@@ -98,6 +96,10 @@ class CollectionSwap:
             self._drift = self._drift.plus(drift)
 
         pipe.send([*writes, *asks], then)
+
+    def _ask(self, key: bytes, rows: Values, before: int) -> Values:
+        question = self.kind.ask(key, rows, before)
+        return one_by_one(question) if self._asks_each else question
 
     def _judge_write(self, answers: list[Any], rows: Values, count: int, begun: int) -> None:
         *queued, executed, token = answers
@@ -138,7 +140,7 @@ class CollectionSwap:
             members = page[::width]
             if members:
                 answers = list[Any]()
-                pipe.send([self.kind.ask(self.scratch.building, page, 0)], answers.extend)
+                pipe.send([self._ask(self.scratch.building, page, 0)], answers.extend)
                 pipe.finish()
                 for place, known in enumerate(checked(answers[0])):
                     if known in (None, 0) and most > 0:

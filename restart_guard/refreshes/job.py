@@ -177,6 +177,7 @@ def _attempt(config: Config, name: str, *, force: bool, progress: Progress, dry_
         host=os.uname().nodename,
         dry_run=dry_run,
         refusal=run.refusal,
+        is_room_known=run.is_room_known,
     )
 
 
@@ -195,6 +196,7 @@ class RefreshRun:
         self.rows = 0
         self.drift = Drift()
         self.refusal: RefreshError | None = None
+        self.is_room_known = True
 
     def refresh(self) -> None:
         """Raises RefreshError, StoreError, DeliveryError; then the old data is complete."""
@@ -214,6 +216,7 @@ class RefreshRun:
 
     def _collection(self, client: Any, token: bytes | None, _ask: Callable[[str], Rows], rows: Rows) -> None:
         build = CollectionSwap(client, self._refresh, token)
+        self.is_room_known = build.room is None or build.room.is_known
         build.add_all(self._counted(rows), [column.name for column in rows.columns], self._tell)
         self.drift = build.drift
         if build.other_type and not self._force:
@@ -233,6 +236,7 @@ class RefreshRun:
 
     def _keys(self, client: Any, token: bytes | None, ask: Callable[[str], Rows], rows: Rows) -> None:
         keys = KeyedRefresh(client, self._name, self._refresh, token, force=self._force)
+        self.is_room_known = keys.room is None or keys.room.is_known
         how = per_key.per_key(self._refresh.type, self._refresh.key, rows.columns)
         self.drift = keys.compare(how.grouped(self._counted(rows)), self._tell)
         # A single value has no share that differs; among very few keys only removed ones count.

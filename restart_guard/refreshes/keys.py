@@ -15,6 +15,7 @@ from restart_guard.config.options import Refresh
 from restart_guard.errors import RefreshError
 from restart_guard.refreshes import mapping, per_key
 from restart_guard.refreshes.mapping import Drift, Example, Values
+from restart_guard.refreshes.room import Room
 from restart_guard.refreshes.scratch import (
     SCRATCH_MS,
     Pipe,
@@ -23,14 +24,15 @@ from restart_guard.refreshes.scratch import (
     check_sizes,
     checked,
     if_ours,
+    knows_many,
     largest_value,
+    one_by_one,
     require_ours,
     unlink,
 )
 
 _PAGE = 1000
 _MOST_BYTES = 2**20
-_FULL = 0.9  # of maxmemory: above this, an evicting server is about to evict
 
 Group = tuple[bytes, Values]
 
@@ -52,21 +54,12 @@ class KeyedRefresh:
         self.refusal: RefreshError | None = None
         if self._index is not None and not self._is_ours(self._index):
             raise RefreshError("index", key=refresh.index)
-        if token is not None:
-            self._check_room()
+        self._asks_each = not knows_many(client)
+        self.room = Room(client, refresh.key, need=self._index) if token is not None else None
 
     def _is_ours(self, index: bytes) -> bool:
         kind = self._client.type(index)
         return kind == b"none" or (kind == b"set" and bool(self._client.sismember(index, self._mark)))
-
-    def _check_room(self) -> None:
-        """A server that evicts would remove other data to make room for what is written here."""
-        memory = self._client.info("memory")
-        most = int(memory.get("maxmemory", 0))
-        if most and memory.get("maxmemory_policy") != "noeviction":
-            need = int(self._client.memory_usage(self._index) or 0) if self._index is not None else 0
-            if int(memory.get("used_memory", 0)) + need > most * _FULL:
-                raise RefreshError("memory", key=self._refresh.key, need=need)
 
     def compare(self, batches: Iterable[Sequence[Group]], progress: Progress) -> Drift:
         """The differences that writing would make. The names that the query gives are kept in a set, which also shows
@@ -86,15 +79,28 @@ class KeyedRefresh:
 
         for groups in _bounded(batches, self._most):
             self._count += len(groups)
+            self._take_room(pipe, groups, sum(len(key) for key, _ in groups))
             judge(groups, len(self._naming([b""])))
             progress(self._count)
         pipe.finish()
         removed, examples = self._count_stale()
         return drift.plus(Drift(removed=removed, examples=examples))
 
+    def _take_room(self, pipe: Pipe, groups: Sequence[Group], size: int) -> None:
+        if self.room is not None and self.room.is_limited:
+            pipe.finish()
+            self.room.take(len(groups), size)
+
+    def _are_members(self, client: Any, key: bytes | None, names: Sequence[bytes]) -> list[Any]:
+        command: Values = [b"SMISMEMBER", key or b"", *names]
+        return list(client.execute_command(*(one_by_one(command) if self._asks_each else command)))
+
     def _naming(self, keys: Sequence[bytes]) -> list[Values]:
         if self._token is None:
-            return [[b"SMISMEMBER", self._index, *keys]] if self._index is not None else []
+            if self._index is None:
+                return []
+            question: Values = [b"SMISMEMBER", self._index, *keys]
+            return [one_by_one(question) if self._asks_each else question]
         if self._index in keys:
             raise RefreshError("is_index", key=self._refresh.index)
         lifetime = b"%d" % SCRATCH_MS
@@ -140,8 +146,9 @@ class KeyedRefresh:
         for groups in _bounded(batches, self._most):
             keys = [key for key, _ in groups]
             # Only keys that were compared are written: a query may return other rows the second time.
-            if not all(self._client.smismember(self.scratch.building, keys)):
+            if not all(self._are_members(self._client, self.scratch.building, keys)):
                 raise RefreshError("moved")
+            self._take_room(pipe, groups, sum(len(value) for _, values in groups for value in values))
             commands: list[Values] = []
             if self._index is not None:
                 commands.append([b"SADD", self._index, self._mark, *keys])
@@ -191,7 +198,7 @@ class KeyedRefresh:
 
     def _not_given(self, client: Any, names: list[bytes]) -> list[bytes]:
         """The keys that the query did not give. The set of given names must be complete: else all would seem gone."""
-        known = client.smismember(self.scratch.building, names)
+        known = self._are_members(client, self.scratch.building, names)
         if client.scard(self.scratch.building) != self._count:
             raise RefreshError("lost")
         return [name for name, is_given in zip(names, known, strict=True) if not is_given]

@@ -109,6 +109,7 @@ class Refreshed(NamedTuple):
     host: str
     dry_run: bool = False
     refusal: GuardError | None = None
+    is_room_known: bool = True
 
     @property
     def ok(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from restart_guard.errors import RefreshError
+from restart_guard.mysql.rows import Kind
 from restart_guard.refreshes.mapping import COLLECTIONS, FIELD, Drift, Example, Values, differences, in_roles, shown
 
 _JSON_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -22,7 +23,7 @@ class PerKey(NamedTuple):
     kind: str
     parts: tuple[bytes | int, ...]
     columns: tuple[str, ...]
-    numbers: tuple[bool, ...]
+    kinds: tuple[Kind, ...]
     values: tuple[int, ...]
 
     @property
@@ -89,7 +90,9 @@ class PerKey(NamedTuple):
         name = msgspec.json.encode(self.columns[column])
         if value is None:
             return name + b":null"
-        if self.numbers[column]:
+        if self.kinds[column] is Kind.JSON:
+            return name + b":" + value
+        if self.kinds[column] is Kind.NUMBER:
             # JSON writes some numbers differently: 007 of a ZEROFILL column.
             plain = value.lstrip(b"0")
             plain = plain if plain[:1].isdigit() else b"0" + plain
@@ -108,7 +111,7 @@ def _is_score(value: bytes) -> bool:
         return False
 
 
-def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
+def per_key(kind: str, key: str, columns: Sequence[tuple[str, Kind]]) -> PerKey:
     """The columns that the key names (or numbers, from 1) make the key, the others the value. Raises RefreshError."""
     names = [name for name, _ in columns]
     parts: list[bytes | int] = []
@@ -128,8 +131,8 @@ def per_key(kind: str, key: str, columns: Sequence[tuple[str, bool]]) -> PerKey:
     inside = [names[column] for column in values]
     if kind in ("hash", "json") and len(set(inside)) < len(inside):
         raise RefreshError("twice", column=Counter(inside).most_common(1)[0][0])
-    numbers = tuple(is_number for _, is_number in columns)
-    return PerKey(kind, tuple(part for part in parts if part != b""), tuple(names), numbers, tuple(values))
+    kinds = tuple(kind for _, kind in columns)
+    return PerKey(kind, tuple(part for part in parts if part != b""), tuple(names), kinds, tuple(values))
 
 
 def _column(field: str, names: Sequence[str]) -> int:

@@ -126,9 +126,31 @@ def unlink(transaction: Any, keys: Sequence[bytes]) -> None:
 
 def largest_value(client: Any) -> int:
     """The number of bytes that the server accepts as one value: with more it would close the connection."""
-    with suppress(redis.ResponseError, ValueError, AttributeError):
+    with suppress(redis.RedisError, ValueError, LookupError, AttributeError):  # a proxy closes the connection
         return int(client.config_get("proto-max-bulk-len")["proto-max-bulk-len"])
     return _LARGEST_VALUE
+
+
+def knows_many(client: Any) -> bool:
+    """Whether the server has ZMSCORE and SMISMEMBER, which came with Redis 6.2."""
+    try:
+        client.execute_command("SMISMEMBER", "restart-guard:none", "member")
+    except redis.ResponseError as error:
+        return "unknown command" not in str(error)
+    return True
+
+
+_ONE_BY_ONE = """local found = {}
+for place = 1, #ARGV do found[place] = redis.call('%s', KEYS[1], ARGV[place]) end
+return found"""
+
+
+def one_by_one(command: Values) -> Values:
+    """A script that answers as ZMSCORE or SMISMEMBER would; another command as it is."""
+    single = {b"ZMSCORE": b"ZSCORE", b"SMISMEMBER": b"SISMEMBER"}.get(command[0])
+    if single is None:
+        return command
+    return [b"EVAL", _ONE_BY_ONE.encode() % single, b"1", *command[1:]]
 
 
 def check_sizes(values: Iterable[bytes], most: int) -> None:

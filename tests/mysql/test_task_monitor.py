@@ -141,6 +141,13 @@ def test_the_labels_follow_the_column(database: Database, column: str, expected:
     assert tuple(row[0] for row in database.run("SELECT task_status FROM task_monitor ORDER BY id")) == expected
 
 
+def test_text_columns_count_bytes(database: Database) -> None:
+    """A TINYTEXT holds 255 bytes, not characters: what is longer is cut where a character ends."""
+    database.make_six_columns().run("ALTER TABLE task_monitor MODIFY task_description TINYTEXT, ADD detail TINYTEXT")
+    insert(where(database), ROW._replace(task_description="检" * 100, detail="中" * 85))
+    assert database.run("SELECT task_description, detail FROM task_monitor") == [("检" * 84 + "…", "中" * 85)]
+
+
 def test_labels_and_columns_can_be_configured(database: Database) -> None:
     """Other table, column and label names work, and wrong ones are refused."""
     database.run(

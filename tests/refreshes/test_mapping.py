@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restart_guard.errors import RefreshError
+from restart_guard.mysql.rows import Kind
 from restart_guard.refreshes import mapping, per_key
 from restart_guard.refreshes.mapping import Drift
 from restart_guard.refreshes.scratch import Scratch
 
-COLUMNS = [("id", True), ("title", False), ("n", True)]
+COLUMNS = [("id", Kind.NUMBER), ("title", Kind.TEXT), ("n", Kind.NUMBER)]
 
 
 def groups(kind: str, key: str, *rows: list[bytes | None]) -> list[tuple[bytes, list[bytes]]]:
