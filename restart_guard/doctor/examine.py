@@ -102,21 +102,18 @@ def _no_journal(config: Config) -> Finding:
 
 
 def _deliveries(config: Config, journal: Journal) -> Iterator[Finding]:
-    by_destination: dict[str, list[str]] = {}
-    for item in journal.undelivered():
-        if item.state == "blocked":
-            by_destination.setdefault(f"{item.destination} blocked", []).append(item.error or "")
-        else:
-            by_destination.setdefault(f"{item.destination} pending", []).append(item.error or "not tried yet")
-    for what, errors in by_destination.items():
-        blocked = what.endswith("blocked")
-        advice = (
-            "fix the error, then: restart-guard deliver --all"
-            if blocked
-            else "every run tries again; or now: restart-guard deliver"
-        )
-        level = Level.FAIL if blocked else Level.WARN
-        count = counted(len(errors), "delivery", "deliveries")
-        yield Finding(level, f"{count} to {what}: {config.redact(errors[-1])}", advice)
-    if not by_destination:
+    destinations = journal.open_destinations()
+    for destination in destinations:
+        for state, number in sorted(journal.open_states(destination).items()):
+            blocked = state == "blocked"
+            advice = (
+                "fix the error, then: restart-guard deliver --all"
+                if blocked
+                else "every run tries again; or now: restart-guard deliver"
+            )
+            level = Level.FAIL if blocked else Level.WARN
+            count = counted(number, "delivery", "deliveries")
+            why = journal.why_waiting(destination, state) or "not tried yet"
+            yield Finding(level, f"{count} to {destination} {state}: {config.redact(why)}", advice)
+    if not destinations:
         yield Finding(Level.OK, "everything is delivered")

@@ -7,7 +7,6 @@ number.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from enum import Enum
@@ -18,7 +17,7 @@ import msgspec
 
 from restart_guard import clock
 from restart_guard.alerts import ping, wecom
-from restart_guard.backoff import delay, is_due
+from restart_guard.backoff import delay
 from restart_guard.config.options import Config
 from restart_guard.config.secrets import Secret
 from restart_guard.counts import counted
@@ -34,6 +33,7 @@ RUN_BUDGET_S = 10.0
 
 BY_HAND_BUDGET_S = 300.0
 PING = "ping"
+_PAGE = 100
 
 
 class Which(Enum):
@@ -118,7 +118,7 @@ def deliver(config: Config, which: Which, *, skip: Collection[str] = ()) -> list
     Pings come last: they also say whether the alerts have arrived.
     """
     with Journal.open(config.state_dir) as journal:
-        destinations = {item.destination for item in journal.undelivered()} - set(skip)
+        destinations = set(journal.open_destinations()) - set(skip)
     tallies = _deliver_to(config, destinations - {PING}, which)
     if config.ping is not None:
         with Journal.open(config.state_dir) as journal:
@@ -196,59 +196,61 @@ class DeliveryPass:
 
     def run(self, which: Which) -> Tally:
         try:
-            self._send_all(self._chosen(self._journal.undelivered(self._destination), which))
+            if self._is_time(which):
+                self._send_all(which)
         finally:
             if self._sender is not None:
                 self._sender.close()
-        states = Counter(item.state for item in self._journal.undelivered(self._destination))
+        states = self._journal.open_states(self._destination)
         said = tuple(dict.fromkeys(self._said))
-        return Tally(self._destination, self._delivered, states["pending"], states["blocked"], said)
+        return Tally(self._destination, self._delivered, states.get("pending", 0), states.get("blocked", 0), said)
 
-    def _chosen(self, items: list[Delivery], which: Which) -> list[Delivery]:
-        """The items to try, oldest first: a person must not hear of a recovery before the alert.
+    def _is_time(self, which: Which) -> bool:
+        """Backoff and silence apply to the destination, not to the item."""
+        if which not in (Which.DUE, Which.PENDING):
+            return True
+        return self._journal.is_due(self._destination, clock.now(), silence_only=which is Which.PENDING)
 
-        Backoff and silence apply to the destination, not to the item. A blocked item is tried again if the config
-        changed, and first of all if there is a new item: the cause may have been fixed elsewhere.
+    def _send_all(self, which: Which) -> None:
+        """Try the items, oldest first: a person must not hear of a recovery before the alert.
+
+        A blocked item is tried again if the config changed, and first of all if there is a new item: the cause may have
+        been fixed elsewhere.
         """
-        now = clock.now()
-        moments = [item.next_try if which is Which.DUE else item.not_before for item in items]
-        if which in (Which.DUE, Which.PENDING) and not all(is_due(at, now, cap_s=DELIVERY_CAP_S) for at in moments):
-            return []
-        if which is Which.ALL or any(item.state == "pending" for item in items):
-            return items
-        mark = config_mark(self._config, self._destination, self._journal) if items else ""
-        return [item for item in items if item.config_mark != mark]
-
-    def _send_all(self, items: list[Delivery]) -> None:
-        for number, item in enumerate(items):
-            if clock.monotonic() > self._deadline:
-                return
-            try:
-                if self._sender is None:
-                    self._sender = open_sender(self._config, self._destination)
-                note = self._sender.send(item.payload)
-            except DeliveryError as error:
-                behind = items[number + 1 :] if error.whole_destination else []
-                self._keep(item, error, behind)
-                if error.whole_destination:
+        unlike = None
+        if which is not Which.ALL and not self._journal.open_states(self._destination).get("pending"):
+            unlike = config_mark(self._config, self._destination, self._journal)
+        last = 0
+        while items := self._journal.undelivered(self._destination, after=last, limit=_PAGE, unlike=unlike):
+            for item in items:
+                if clock.monotonic() > self._deadline or not self._send(item):
                     return
-                continue
-            self._journal.delivered(item.id, clock.now())
-            self._delivered += 1
-            self._journal.remember(f"{self._destination}.note", self._config.redact(note or ""))
-            if note:
-                self._said.append(self._config.redact(note))
+            last = items[-1].id
 
-    def _keep(self, item: Delivery, error: DeliveryError, behind: list[Delivery]) -> None:
+    def _send(self, item: Delivery) -> bool:
+        """Try an item. False if the next one would fail too."""
+        try:
+            if self._sender is None:
+                self._sender = open_sender(self._config, self._destination)
+            note = self._sender.send(item.payload)
+        except DeliveryError as error:
+            self._keep(item, error)
+            return not error.whole_destination
+        self._journal.delivered(item.id, clock.now())
+        self._delivered += 1
+        self._journal.remember(f"{self._destination}.note", self._config.redact(note or ""))
+        if note:
+            self._said.append(self._config.redact(note))
+        return True
+
+    def _keep(self, item: Delivery, error: DeliveryError) -> None:
         """Record a failed try. An error that only a person can fix also blocks the items behind it: if they stayed
         pending, each tick would try the same wrong password again."""
         text = self._config.redact(str(error))
         self._said.append(text)
         if error.permanent:
             mark = config_mark(self._config, self._destination, self._journal)
-            self._journal.block(item.id, text, error.code, mark, tried=True)
-            for other in behind:
-                self._journal.block(other.id, text, error.code, mark, tried=False)
+            self._journal.block(item, text, error.code, mark, all_behind=error.whole_destination)
             return
         wait = max(delay(item.tries + 1, first_s=DELIVERY_FIRST_S, cap_s=DELIVERY_CAP_S), error.not_before_s)
         now = clock.now()

@@ -140,13 +140,57 @@ class Journal:
             *(kind, subject, incident.id, stamp(incident.opened_at), incident.failures, incident.notices, last),
         )
 
-    def undelivered(self, destination: str | None = None) -> list[Delivery]:
-        """Everything that has not arrived yet, oldest first, blocked deliveries included."""
-        where, values = ("AND destination = ?", (destination,)) if destination else ("", ())
+    def open_destinations(self) -> list[str]:
+        """The destinations that something has not reached yet; blocked deliveries count too."""
+        names: list[str] = []
+        while True:  # one look into the index for each, however many deliveries wait
+            (name,) = self._run(
+                "SELECT min(destination) FROM deliveries WHERE state != 'delivered' AND destination > ?",
+                names[-1] if names else "",
+            ).fetchone()
+            if name is None:
+                return names
+            names.append(str(name))
+
+    def open_states(self, destination: str) -> dict[str, int]:
+        """The number of pending and of blocked deliveries to a destination; states without any are left out."""
         rows = self._run(
-            "SELECT id, destination, payload, state, tries, next_try, not_before, error, config_mark "  # noqa: S608 (constants)
-            f"FROM deliveries WHERE state != 'delivered' {where} ORDER BY id",
-            *values,
+            "SELECT state, count(*) FROM deliveries WHERE state != 'delivered' AND destination = ? GROUP BY state",
+            destination,
+        )
+        return {str(state): int(count) for state, count in rows}
+
+    def why_waiting(self, destination: str, state: str) -> str | None:
+        """The error of the newest delivery to a destination that was tried. What waits behind it has none."""
+        row = self._run(
+            "SELECT error FROM deliveries WHERE state = ? AND destination = ? AND error IS NOT NULL "
+            "ORDER BY id DESC LIMIT 1",
+            *(state, destination),
+        ).fetchone()
+        return str(row[0]) if row else None
+
+    def is_due(self, destination: str, now: datetime, *, silence_only: bool = False) -> bool:
+        """Whether nothing asks to leave a destination alone for now: no wait after a failed try or, with
+        ``silence_only``, no silence that it asked for. A moment further away than any wait means that the clock was set
+        back."""
+        column = "not_before" if silence_only else "next_try"
+        row = self._run(
+            f"SELECT 1 FROM deliveries WHERE state != 'delivered' AND destination = ? AND {column} > ? "  # noqa: S608
+            f"AND {column} <= ? LIMIT 1",
+            *(destination, stamp(now), stamp(now + timedelta(seconds=DELIVERY_CAP_S))),
+        ).fetchone()
+        return row is None
+
+    def undelivered(
+        self, destination: str | None = None, *, after: int = 0, limit: int = -1, unlike: str | None = None
+    ) -> list[Delivery]:
+        """What has not arrived yet, oldest first, blocked deliveries included: those behind the one with the id
+        ``after``, at most ``limit``, and without those that were blocked by a config with the mark ``unlike``."""
+        rows = self._run(
+            "SELECT id, destination, payload, state, tries, next_try, not_before, error, config_mark "
+            "FROM deliveries WHERE state != 'delivered' AND (?1 IS NULL OR destination = ?1) AND id > ?2 "
+            "AND (?3 IS NULL OR config_mark IS NOT ?3) ORDER BY id LIMIT ?4",
+            *(destination, after, unlike, limit),
         )
         with readable(self.path):
             return [
@@ -161,7 +205,8 @@ class Journal:
         """(event id, kind, subject) of events with an alert that was tried and has not arrived."""
         rows = self._run(
             "SELECT DISTINCT events.id, kind, subject FROM deliveries JOIN events ON events.id = event_id WHERE "
-            "state != 'delivered' AND (tries > 0 OR state = 'blocked') AND json_extract(payload, '$.mention') "
+            "state != 'delivered' AND destination NOT IN ('mysql', 'ping') AND (tries > 0 OR state = 'blocked') "
+            "AND json_extract(payload, '$.mention') "
             "ORDER BY events.id"
         ).fetchall()
         return [(int(row[0]), str(row[1]), str(row[2])) for row in rows]
@@ -192,13 +237,15 @@ class Journal:
                 *(error, code, stamp(next_try), stamp(not_before) if not_before else None, delivery_id),
             )
 
-    def block(self, delivery_id: int, error: str, code: str, config_mark: str, *, tried: bool) -> None:
-        """Record a try of this item, or of one before it, that failed with an error that only a person can fix."""
+    def block(self, item: Delivery, error: str, code: str, config_mark: str, *, all_behind: bool) -> None:
+        """Record a try that failed with an error that only a person can fix; ``all_behind``: it would be the same for
+        what waits behind this item."""
         with self.transaction():
             self._run(
-                "UPDATE deliveries SET state = 'blocked', tries = tries + ?, error = ?, error_code = ?, "
-                "next_try = NULL, not_before = NULL, config_mark = ? WHERE id = ?",
-                *(int(tried), error, code, config_mark, delivery_id),
+                "UPDATE deliveries SET state = 'blocked', tries = tries + (id = ?1), error = ?2, error_code = ?3, "
+                "next_try = NULL, not_before = NULL, config_mark = ?4 "
+                "WHERE id = ?1 OR (?5 AND state != 'delivered' AND destination = ?6 AND id > ?1)",
+                *(item.id, error, code, config_mark, all_behind, item.destination),
             )
 
     def history(self, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from restart_guard import clock
-from restart_guard.backoff import is_due
 from restart_guard.config.options import Config, Ping
 from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
 from restart_guard.host import process_table
-from restart_guard.journal.journal import DELIVERY_CAP_S, Journal
+from restart_guard.journal.journal import Journal
 from restart_guard.programs import crashes, events, processes
 from restart_guard.programs.health import hangs, judged
 from restart_guard.programs.health import is_due as probe_is_due
@@ -105,7 +104,7 @@ def keep_house(
                 news += events.tell_held_up(config, journal, targets, busy)
         now = clock.now()
         # Blocked deliveries count too: the delivery finds out whether the config has changed.
-        due = any(is_due(item.next_try, now, cap_s=DELIVERY_CAP_S) for item in journal.undelivered())
+        due = any(journal.is_due(destination, now) for destination in journal.open_destinations())
     if due:
         # An idle tick must not pay for pymysql and requests.
         from restart_guard.journal import delivery

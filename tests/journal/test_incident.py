@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard.backoff import delay, is_due
+from restart_guard.backoff import delay
 from restart_guard.journal.incident import Incident, Notice, advance
 
 START = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -73,11 +73,3 @@ def test_each_incident_is_told_once_at_its_start_and_once_at_its_end(outcomes: l
 def test_the_delay_doubles_up_to_its_cap(tries: int, seconds: float) -> None:
     """first, 2 × first, 4 × first, and never more than the maximum."""
     assert delay(tries, first_s=30, cap_s=3600) == seconds
-
-
-def test_a_next_try_beyond_any_delay_means_that_the_clock_was_set_back() -> None:
-    """It is due at once; one within the longest delay is not."""
-    assert is_due(None, START, cap_s=3600)
-    assert is_due(START, START, cap_s=3600)
-    assert not is_due(START + timedelta(seconds=3600), START, cap_s=3600)
-    assert is_due(START + timedelta(seconds=3601), START, cap_s=3600)

@@ -47,6 +47,36 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
         assert journal.undelivered() == []
 
 
+def test_a_next_try_beyond_any_delay_means_that_the_clock_was_set_back(tmp_path: Path) -> None:
+    """It is due at once; one within the longest delay is not, and holds up what waits behind it."""
+    with Journal.open(tmp_path) as journal:
+        add(journal, 1, "wecom")
+        add(journal, 2, "wecom")
+        assert journal.is_due("wecom", NOW)
+        for seconds, due in ((0, True), (1, False), (3600, False), (3601, True)):
+            journal.failed(1, "no answer", "timeout", NOW + timedelta(seconds=seconds), None)
+            assert journal.is_due("wecom", NOW) is due
+            assert journal.is_due("wecom", NOW, silence_only=True)
+
+
+def test_what_waits_is_counted_and_blocked_without_being_read(tmp_path: Path) -> None:
+    """Ten thousand deliveries that wait cost as much as ten; a wrong password blocks all of them in one step."""
+    with Journal.open(tmp_path) as journal:
+        with journal.transaction():
+            for number in range(1, 301):
+                journal.append(event(number), [("mysql", {"number": number}), ("wecom", {})][: 1 + (number < 3)])
+        assert journal.open_destinations() == ["mysql", "wecom"]
+        first, *_ = journal.undelivered("mysql", limit=10)
+        assert [item.payload["number"] for item in journal.undelivered("mysql", after=first.id, limit=2)] == [2, 3]
+        journal.block(first, "wrong password", "1045", "mark", all_behind=True)
+        assert journal.open_states("mysql") == {"blocked": 300}
+        assert journal.open_states("wecom") == {"pending": 2}
+        assert journal.undelivered("mysql", unlike="mark") == []
+        assert len(journal.undelivered("mysql", unlike="another")) == 300
+        assert journal.why_waiting("mysql", "blocked") == "wrong password"
+        assert sum(item.tries for item in journal.undelivered("mysql")) == 1
+
+
 def test_a_delivery_goes_from_pending_over_blocked_to_delivered(tmp_path: Path) -> None:
     """Each step keeps its tries, error and next try."""
     with Journal.open(tmp_path) as journal:
@@ -55,7 +85,7 @@ def test_a_delivery_goes_from_pending_over_blocked_to_delivered(tmp_path: Path) 
         journal.failed(item.id, "no answer", "timeout", NOW + timedelta(seconds=30), None)
         (item,) = journal.undelivered("wecom")
         assert (item.state, item.tries, item.next_try) == ("pending", 1, NOW + timedelta(seconds=30))
-        journal.block(item.id, "wrong key", "93000", "mark", tried=True)
+        journal.block(item, "wrong key", "93000", "mark", all_behind=False)
         (item,) = journal.undelivered()
         assert (item.state, item.tries, item.error, item.config_mark) == ("blocked", 2, "wrong key", "mark")
         journal.delivered(item.id, NOW)
