@@ -4,7 +4,7 @@ person."""
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from restart_guard import bug_log, clock
@@ -12,17 +12,17 @@ from restart_guard.checks import messages, read
 from restart_guard.checks.outcome import Attempt, Outcome, Reading
 from restart_guard.checks.recovery import recover
 from restart_guard.config.load import picked
-from restart_guard.config.options import Check, Config, Timer
+from restart_guard.config.options import Check, Config
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, JournalError, Remedy, StoreError, UsageError
 from restart_guard.ids import new_run_id
-from restart_guard.journal.journal import Journal, Wanted
+from restart_guard.journal.due import has_missed, note_began, scheduled
+from restart_guard.journal.journal import Journal
 from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
 from restart_guard.lock import held
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
 from restart_guard.refreshes.job import related
-from restart_guard.timer.schedule import last_slot
 
 KIND = "check"
 _DANGER = "redis.danger"
@@ -69,21 +69,18 @@ def chosen(config: Config, names: Sequence[str]) -> dict[str, Check]:
 
 
 def due(config: Config, checks: dict[str, Check], *, late_s: float = 0.0) -> dict[str, Check]:
-    """The checks that did not run at their last scheduled time, for example because the machine was asleep.
+    """The checks that missed their last scheduled time, for example because the machine was asleep.
 
     A run that failed counts as a run: it was recorded and alerted. A check that may be ``late_s`` late is not due
     before that. Raises ConfigError, JournalError.
     """
-    slot = last_slot(
-        (config.timer or Timer()).check_redis, option="timer.check_redis", now=clock.now() - timedelta(seconds=late_s)
-    )
-    journal = Journal.open_to_read(config.state_dir)
-    due_checks = {}
-    for name, check in checks.items():
-        events = journal.history(Wanted(kind=KIND, subject=name), limit=1) if journal is not None else []
-        if not events or datetime.fromisoformat(events[0]["at"]) < slot:
-            due_checks[name] = check
-    return due_checks
+    with Journal.open(config.state_dir) as journal:
+        missed = {
+            job.subject
+            for job in scheduled(config)
+            if job.kind == KIND and job.subject in checks and has_missed(journal, job, late_s=late_s)
+        }
+    return {name: check for name, check in checks.items() if name in missed}
 
 
 def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progress) -> Iterator[Result]:
@@ -107,6 +104,8 @@ def run(
             checks = due(config, checks, late_s=late_s)  # again: another process may have just done it
         for name, check in checks.items():
             run_id = new_run_id()
+            with contextlib.suppress(JournalError), Journal.open(config.state_dir) as journal:
+                note_began(journal, KIND, name)
             start = start_ping(config, KIND, name, run_id)
             outcome = _healed_or_failed(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
             if start is not None:

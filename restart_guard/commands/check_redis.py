@@ -1,12 +1,9 @@
-from collections.abc import Iterator
-from contextlib import suppress
-
 import click
 
 from restart_guard.checks import job
 from restart_guard.checks.messages import summary
-from restart_guard.commands.parameters import duration, pass_session
-from restart_guard.errors import BusyError, ExitCode
+from restart_guard.commands.parameters import duration, pass_session, quietly
+from restart_guard.errors import ExitCode
 from restart_guard.session import Session
 
 
@@ -39,7 +36,7 @@ def command(
             runs = job.run(
                 config, checks, progress=progress, say=terminal.note, late_s=(late or 0.0) if if_due else None
             )
-        for result in _quietly(runs) if if_due else runs:
+        for result in quietly(runs) if if_due else runs:
             results.append(result)
             if not as_json:
                 verdict, tell = ("good", terminal.result) if result.outcome.ok else ("FAILED", terminal.failure)
@@ -50,9 +47,3 @@ def command(
         terminal.document([result.shown() for result in results])
     good = all(result.outcome.ok and result.recorded.is_complete for result in results)
     return ExitCode.DONE if good else ExitCode.FAILED
-
-
-def _quietly(runs: Iterator[job.Result]) -> Iterator[job.Result]:
-    """A catch-up that meets the check itself has nothing to do."""
-    with suppress(BusyError):
-        yield from runs

@@ -1,10 +1,14 @@
 import click
 
+from restart_guard import clock
 from restart_guard.commands.change_timer import change_timer
 from restart_guard.commands.parameters import duration, pass_session
 from restart_guard.doctor.programs import missing_for_timer
+from restart_guard.journal.due import note_seen, scheduled
+from restart_guard.journal.journal import Journal
 from restart_guard.session import Session
 from restart_guard.timer import install
+from restart_guard.timer.schedule import next_slot
 
 
 @click.command("install-timer")
@@ -40,5 +44,24 @@ def command(
         return
     for what, advice in missing_for_timer(session.config) if backend in ("cron", "cron.d") else ():
         session.terminal.note(f"{what}: {advice}.")
+    for name in install.unset_variables(session.config, backend):
+        session.terminal.note(
+            f"The timer does not set {name}, in which a secret of the config is: write it into a file, and "
+            '{ file = "…" } in the config.'
+        )
     plan = install.plan_install(session.config, backend, watch=watch, random_delay_s=random_delay or 0)
-    change_timer(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")
+    done = change_timer(session, plan, dry_run=dry_run, yes=yes, same="The timer is already installed.")
+    if done and not dry_run:
+        _tell_first_times(session)
+
+
+def _tell_first_times(session: Session) -> None:
+    """Only times after the installation count: a check that is new has missed nothing."""
+    jobs = scheduled(session.config)
+    if not jobs:
+        return
+    with Journal.open(session.config.state_dir) as journal:
+        for job in jobs:
+            note_seen(journal, job)
+            first = next_slot(job.schedule, now=clock.now())
+            session.terminal.note(f"{job.kind} {job.subject} is due {first:%Y-%m-%d %H:%M}.")

@@ -1,6 +1,6 @@
 import click
 
-from restart_guard.commands.parameters import pass_session
+from restart_guard.commands.parameters import pass_session, quietly
 from restart_guard.errors import ExitCode
 from restart_guard.refreshes import job
 from restart_guard.refreshes.messages import example
@@ -13,8 +13,11 @@ from restart_guard.session import Session
 @click.option("--dry-run", is_flag=True, help="Only report the differences. Write and record nothing.")
 @click.option("--force", is_flag=True, help="Replace the data even if more than max_change differs.")
 @click.option("--save", is_flag=True, help="Have Redis save itself to disk afterwards, and wait for it.")
+@click.option("--if-due", is_flag=True, help="Only refreshes that missed their last scheduled time.")
 @pass_session
-def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, force: bool, save: bool) -> int:
+def command(
+    session: Session, *, names: tuple[str, ...], as_json: bool, dry_run: bool, force: bool, save: bool, if_due: bool
+) -> int:
     """Rebuild the Redis data of each REFRESH (default: all) from MySQL, and report the differences.
 
     A reader sees the old data or the new data, never a part. Exit code: 0 done, 1 refused or failed (the old data
@@ -22,12 +25,15 @@ def command(session: Session, *, names: tuple[str, ...], as_json: bool, dry_run:
     """
     config, terminal = session.config, session.terminal
     chosen, results = job.chosen(config, names), []
+    if if_due:
+        chosen = job.due(config, chosen)
     with terminal.counting("rows") as progress:
         if dry_run:
             runs = job.look(config, chosen, force=force, progress=progress)
         else:
-            runs = job.run(config, chosen, force=force, save=save, progress=progress, say=terminal.note)
-        for result in runs:
+            wish = job.RefreshOptions(force, save)
+            runs = job.run(config, chosen, wish=wish, progress=progress, say=terminal.note, only_due=if_due)
+        for result in quietly(runs) if if_due else runs:
             results.append(result)
             if not result.done.is_room_known:
                 terminal.detail(f"{result.done.name}: Redis does not answer INFO, so nobody knows whether it had room")

@@ -8,6 +8,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -31,12 +32,12 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     """The config file to use, in the documented order. Raises ConfigError that names every place where it looked."""
     named = option or (Path(environ["RESTART_GUARD_CONFIG"]) if environ.get("RESTART_GUARD_CONFIG") else None)
     if named is not None:
-        return _absolute(named)
+        return _absolute(named, environ)
     home = Path(environ.get("XDG_CONFIG_HOME") or _home() / ".config")
     places = [Path("config.toml"), home / "restart-guard/config.toml", Path("/etc/restart-guard/config.toml")]
     for place in places:
         if paths.is_file(place):
-            return _absolute(place)
+            return _absolute(place, environ)
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(f"No config was found: looked for {looked}. Name one with -c FILE or RESTART_GUARD_CONFIG.")
 
@@ -111,7 +112,12 @@ def _home() -> Path:
         return Path("/")
 
 
-def _absolute(path: Path) -> Path:
+def _absolute(path: Path, environ: Mapping[str, str]) -> Path:
+    """By the working directory's name that the shell knows, which may be a link: a deployment swaps it."""
+    here = environ.get("PWD", "")
+    with suppress(OSError):
+        if here.startswith("/") and Path(here).samefile(os.curdir):
+            return Path(here) / path
     try:
         return path.absolute()
     except OSError as error:

@@ -159,6 +159,7 @@ class Check(Struct, frozen=True, kw_only=True):
     recover: Text = "none"
     recover_timeout: Duration = Duration(300)
     recover_when_unsafe: bool = False
+    schedule: Cron | None = None
 
 
 class Refresh(Struct, frozen=True, kw_only=True):

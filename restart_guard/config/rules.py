@@ -293,6 +293,8 @@ def _check_problems(where: str, check: Check, named: Mapping[str, Mapping[str, A
             yield f"{where}.{high}: expected at least {low}, was less."
     if check.max_age is not None and check.full_ttl is None:
         yield f'{where}.full_ttl: expected the TTL that the data gets when loaded, such as "7d1h": max_age needs it.'
+    if check.schedule is not None:
+        yield from cron_problems(f"{where}.schedule", check.schedule)
     yield from _recover_problems(f"{where}.recover", check.recover, named)
 
 

@@ -8,7 +8,7 @@ from cronsim import CronSim, CronSimError
 
 from restart_guard import clock
 from restart_guard.checks.rules import least_left
-from restart_guard.config.options import Check, Config, Timer
+from restart_guard.config.options import Check, Config
 from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
@@ -18,7 +18,7 @@ from restart_guard.mysql import task_monitor
 from restart_guard.redis_server import client as redis_client
 from restart_guard.redis_server import persistence
 from restart_guard.redis_server.wording import trouble
-from restart_guard.timer.schedule import local_zone
+from restart_guard.timer.schedule import check_schedule, local_zone
 
 _CLOCK_TOLERANCE_S = 2.0
 
@@ -62,13 +62,13 @@ def redis_findings(config: Config) -> Iterator[Finding]:
 
 def ttl_findings(config: Config, name: str, check: Check) -> Iterator[Finding]:
     """The TTL that is left at the scheduled times of the coming year, in the host's time zone."""
-    timer = config.timer or Timer()
+    schedule = check_schedule(config, name)
     now = clock.now()
     here = now.astimezone(local_zone())
     try:
-        slots = [slot for slot in islice(CronSim(timer.check_redis, here), 500) if slot - here < timedelta(days=400)]
+        slots = [slot for slot in islice(CronSim(schedule.fields, here), 500) if slot - here < timedelta(days=400)]
     except CronSimError as error:
-        yield Finding(Level.FAIL, f"timer.check_redis: {error}: {timer.check_redis}", "write five cron fields")
+        yield Finding(Level.FAIL, f"{schedule.option}: {error}: {schedule.fields}", "write five cron fields")
         return
     if check.full_ttl is not None and len(slots) > 1:
         left, at = least_left(check.full_ttl, slots)

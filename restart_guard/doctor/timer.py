@@ -10,18 +10,24 @@ from datetime import datetime
 from pathlib import Path
 
 from restart_guard import clock, paths
-from restart_guard.config.options import Config, Timer
+from restart_guard.config.options import Config
 from restart_guard.counts import counted
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, JournalError
+from restart_guard.host import process_table
+from restart_guard.host.identity import Identity
+from restart_guard.journal import due
 from restart_guard.journal.journal import Journal, Wanted
 from restart_guard.timer import crontab, install, systemd
-from restart_guard.timer.crontab_block import beside_block, bites
-from restart_guard.timer.jobs import jobs, log_dir
-from restart_guard.timer.schedule import last_slot, next_slot
+from restart_guard.timer.crontab_block import assignments, beside_block, bites, block_names, lines_of
+from restart_guard.timer.jobs import log_dir
+from restart_guard.timer.schedule import last_slot, next_slot, tick_schedule
 
-_TICK_LATE_S = 180.0
+_TICK_LATE_S = 120.0
+_LOCALTIME = Path("/etc/localtime")
+_JOBS = {"restart", "watch", "check-redis", "standby"}
+_SCRIPTS = {"restart.sh", "restart_get_redis.sh"}
 _LINES = {"cron": "cron lines", "cron.d": "lines in /etc/cron.d", "systemd": "systemd units"}
 
 
@@ -52,6 +58,11 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _daemon(backend)
         if backend != "systemd":
             yield from _interpreters(lines, user=backend == "cron.d")
+            yield from _zone(config)
+        for name in install.unset_variables(config, backend):
+            what = f"timer: a secret is in the variable {name}, which the timer does not set for our jobs"
+            level = Level.WARN if backend == "systemd" else Level.FAIL  # a unit's manager may set it
+            yield Finding(level, what, 'write it into a file, and { file = "…" } in the config')
     if installed:
         yield from _logs(config)
         yield from _checks(config)
@@ -79,8 +90,9 @@ def _ticks(config: Config, what: str) -> Finding:
             f"{what}; the tick never ran",
             "wait a minute, then see crontab_error.log",
         )
-    ago = (clock.now() - datetime.fromisoformat(last)).total_seconds()
-    if ago > _TICK_LATE_S:
+    now, at = clock.now(), datetime.fromisoformat(last)
+    ago = (now - at).total_seconds()
+    if (now - next_slot(tick_schedule(config), now=at)).total_seconds() > _TICK_LATE_S:
         advice = "look whether cron runs, and at crontab_error.log"
         return Finding(Level.WARN, f"{what}; the last tick was {span(ago)} ago", advice)
     return Finding(Level.OK, f"{what}, the last tick {span(max(0.0, ago))} ago")
@@ -123,45 +135,80 @@ def _logs(config: Config) -> Iterator[Finding]:
         yield Finding(Level.FAIL, what, f"mkdir -p {folder}, or make the crontab's user its owner")
 
 
-def _checks(config: Config) -> Iterator[Finding]:
-    """When each weekly check ran last, and when it is due."""
-    if not config.checks:
-        return
-    schedule = (config.timer or Timer()).check_redis
+def _zone(config: Config) -> Iterator[Finding]:
+    """Whether cron runs our lines by another clock than theirs (see journal/due.py)."""
+    ours = assignments(install.lines_above(config.path)).get("TZ", "")
+    for daemon in install.cron_daemons():
+        theirs = process_table.environment_entry(daemon.pid, "TZ") or ""
+        if theirs and theirs != ours:
+            what = f"timer: cron runs by TZ={theirs}, our jobs by {f'TZ={ours}' if ours else '/etc/localtime'}"
+            yield Finding(Level.WARN, what, "give the host that zone (/etc/localtime), then start cron without TZ")
+        elif not theirs and _started_at(daemon) < _changed_at(_LOCALTIME):
+            what = "timer: /etc/localtime was changed after cron was started, so cron runs by the zone before"
+            yield Finding(Level.WARN, what, "restart cron, or ask root to")
+
+
+def _started_at(process: Identity) -> float:
+    """When a process began, in seconds of the wall clock."""
+    return clock.now().timestamp() - process_table.uptime_s(process)
+
+
+def _changed_at(path: Path) -> float:
+    """When a file or link was put there, in seconds of the wall clock."""
     try:
-        last_due = last_slot(schedule, option="timer.check_redis", now=clock.now())
-        next_due = next_slot(schedule, option="timer.check_redis", now=clock.now())
+        return path.lstat().st_ctime
+    except OSError:
+        return 0.0
+
+
+def _checks(config: Config) -> Iterator[Finding]:
+    """When each check, and each refresh that has a schedule, ran last, and when it is due."""
+    try:
         journal = Journal.open_to_read(config.state_dir)
+        for job in due.scheduled(config):
+            yield _job(journal, job)
     except (GuardError, JournalError):
         return  # reported in another section
-    for name in config.checks:
-        events = journal.history(Wanted(kind="check", subject=name), limit=1) if journal is not None else []
-        ran = datetime.fromisoformat(events[0]["at"]) if events else None
-        due = f"next due {next_due:%Y-%m-%d %H:%M}"
-        if ran is None:
-            yield Finding(
-                Level.WARN, f"check {name}: never ran, {due}", f"restart-guard check-redis {name} runs it now"
-            )
-        elif ran < last_due:
-            what = f"check {name}: ran last {ran:%Y-%m-%d %H:%M}, but was due {last_due:%Y-%m-%d %H:%M}"
-            yield Finding(Level.WARN, what, "the hourly catch-up will run it; see crontab_error.log")
-        else:
-            yield Finding(Level.OK, f"check {name}: ran last {ran:%Y-%m-%d %H:%M} ({events[0]['status']}), {due}")
+
+
+def _job(journal: Journal | None, job: due.Scheduled) -> Finding:
+    what, by_hand = f"{job.kind} {job.subject}", "check-redis" if job.kind == "check" else "refresh"
+    now = clock.now()
+    last_due, next_due = last_slot(job.schedule, now=now), next_slot(job.schedule, now=now)
+    events = journal.history(Wanted(kind=job.kind, subject=job.subject), limit=1) if journal is not None else []
+    seen = due.first_seen(journal, job) if journal is not None else None
+    text = f"next due {next_due:%Y-%m-%d %H:%M}"
+    if not events:
+        if seen is not None and seen > last_due:
+            return Finding(Level.OK, f"{what}: first due {next_due:%Y-%m-%d %H:%M}")
+        return Finding(Level.WARN, f"{what}: never ran, {text}", f"restart-guard {by_hand} {job.subject} runs it now")
+    ran = datetime.fromisoformat(events[0]["at"])
+    if journal is not None and ran < last_due and due.has_missed(journal, job, only_look=True):
+        missed = f"{what}: ran last {ran:%Y-%m-%d %H:%M}, but was due {last_due:%Y-%m-%d %H:%M}"
+        return Finding(Level.WARN, missed, "the hourly catch-up will run it; see crontab_error.log")
+    return Finding(Level.OK, f"{what}: ran last {ran:%Y-%m-%d %H:%M} ({events[0]['status']}), {text}")
 
 
 def _crontab(config: Config) -> Iterator[Finding]:
-    """Other lines of the crontab that affect ours, or that run our command a second time."""
+    """Other lines of the crontab that affect ours, or that run our command a second time; blocks of configs that are
+    gone."""
     try:
-        above, below = beside_block(crontab.read(), install.block_name(config.path))
-        has_block = install.installed(config).get("cron") is not None
+        content = crontab.read()
+        name = install.block_in(content, config.path)
+        above, below = beside_block(content, name)
+        has_block = lines_of(content, name) is not None
     except GuardError:
         return
     for bite in bites(above) if has_block else ():
         yield Finding(Level.WARN, f"timer: {bite}", "move it below our block, or into the lines that need it")
-    ours = {job.words[0] for job in jobs(config, watch=True)} & {str(path) for path in _scripts()}
-    marks = [str(config.path), *ours]
+    others = [other for other in block_names(content) if other != name]
+    for other in others:
+        if not paths.exists(other):
+            what = f"timer: the crontab has lines of ours for {other}, which is gone"
+            yield Finding(Level.WARN, what, f"restart-guard -c {shlex.quote(other)} uninstall-timer")
+    ours = {line for other in others for line in lines_of(content, other) or ()}
     for line in [*above, *below]:
-        if not line.lstrip().startswith("#") and any(mark in line for mark in marks):
+        if line not in ours and _runs_us(line, config):
             yield Finding(
                 Level.WARN,
                 f"timer: outside our block another line runs it too: {line.strip()}",
@@ -169,5 +216,20 @@ def _crontab(config: Config) -> Iterator[Finding]:
             )
 
 
-def _scripts() -> Iterator[Path]:
-    return (Path(__file__).resolve().parents[2] / "sbin").glob("*.sh")
+def _runs_us(line: str, config: Config) -> bool:
+    """Whether a line of a crontab runs one of our jobs with this config: our command with ``-c``, or our script in the
+    config's own folder."""
+    fields = line.split(maxsplit=1 if line.startswith("@") else 5)
+    if line.lstrip().startswith("#") or len(fields) < 2:
+        return False
+    try:
+        words = list(shlex.shlex(fields[-1], posix=True, punctuation_chars=True))
+    except ValueError:
+        return False
+    scripts = {str(config.path.parent / "sbin" / script) for script in _SCRIPTS}
+    if any(paths.real(word) in map(paths.real, scripts) for word in words if word.endswith(".sh")):
+        return True
+    is_ours = any(word.rpartition("/")[2] in ("restart-guard", "restart_guard") for word in words)
+    places = [word.partition("=")[2] or word for word in words if "/" in word]
+    has_config = any(paths.real(place) == paths.real(config.path) for place in places)
+    return is_ours and has_config and bool(_JOBS & set(words))

@@ -1,6 +1,7 @@
 """The tick, which cron runs every minute: relaunch, check health, deliver."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from restart_guard.programs.target import Observation, StopOptions, Target
 if TYPE_CHECKING:
     from restart_guard.alerts.ping import Start
 
+_GAP = timedelta(minutes=15)  # what cron daemons make up for after a sleep
 PING_ERROR = "ping.error"
 """The journal's fact about why the monitor was not reached the last time."""
 
@@ -98,7 +100,7 @@ def keep_house(
     which somebody else acts. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
-            journal.remember("tick", clock.stamp(clock.now()))
+            _beat(journal)
             news = events.settle(config, journal, targets)
             if busy is not None:
                 news += events.tell_held_up(config, journal, targets, busy)
@@ -111,6 +113,15 @@ def keep_house(
 
         delivery.deliver(config, delivery.Which.DUE)
     return news
+
+
+def _beat(journal: Journal) -> None:
+    """Remember this tick, and since when ticks have come without a gap."""
+    now = clock.now()
+    last = journal.recall("tick")
+    if last is None or not timedelta(0) <= now - datetime.fromisoformat(last) < _GAP:
+        journal.remember("tick.since", clock.stamp(now))
+    journal.remember("tick", clock.stamp(now))
 
 
 def needs_care(target: Target, observed: Observation) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,8 +10,10 @@ import msgspec
 from restart_guard import clock
 from restart_guard.config.load import picked
 from restart_guard.config.options import Check, Config, Refresh
-from restart_guard.errors import DeliveryError, GuardError, RefreshError, StoreError, UsageError
+from restart_guard.errors import DeliveryError, GuardError, JournalError, RefreshError, StoreError, UsageError
 from restart_guard.ids import new_run_id
+from restart_guard.journal.due import has_missed, note_began, scheduled
+from restart_guard.journal.journal import Journal
 from restart_guard.journal.record import JournalEntry, Recorded, Say, finish, start_ping
 from restart_guard.lock import held
 from restart_guard.mysql import rows as mysql_rows
@@ -110,16 +113,29 @@ def related(config: Config, check: Check) -> list[str]:
 
 
 def run(
-    config: Config, names: Sequence[str], *, force: bool, save: bool, progress: Progress, say: Say
+    config: Config,
+    names: Sequence[str],
+    *,
+    wish: RefreshOptions,
+    progress: Progress,
+    say: Say,
+    only_due: bool = False,
 ) -> Iterator[Result]:
-    """Rebuild each and record the outcome; with ``save`` Redis then saves itself.
+    """Rebuild each and record the outcome; with ``only_due`` only those that missed their last scheduled time.
 
     Raises BusyError if another process is working on one of them, or on a check of the same data.
     """
     down: set[str] = set()
     with held(config.state_dir, [f"refresh-{name}" for name in names], what="A refresh or check of this data"):
-        for name in names:
-            yield rebuild(config, name, RefreshOptions(force, save), progress=progress, say=say, down=down)
+        for name in due(config, names) if only_due else names:
+            yield rebuild(config, name, wish, progress=progress, say=say, down=down)
+
+
+def due(config: Config, names: Sequence[str]) -> list[str]:
+    """Those that have a schedule and missed its last time. Raises ConfigError, JournalError."""
+    with Journal.open(config.state_dir) as journal:
+        missed = {job.subject for job in scheduled(config) if job.kind == KIND and has_missed(journal, job)}
+    return [name for name in names if name in missed]
 
 
 def rebuild(
@@ -133,6 +149,8 @@ def rebuild(
 ) -> Result:
     """Run one refresh, whose lock is held."""
     run_id = new_run_id()
+    with suppress(JournalError), Journal.open(config.state_dir) as journal:
+        note_began(journal, KIND, name)
     start = start_ping(config, KIND, name, run_id)
     done = _attempt(config, name, force=wish.force, progress=progress)._replace(run_id=run_id)
     if wish.save and done.error is None:

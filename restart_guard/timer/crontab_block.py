@@ -19,6 +19,9 @@ _BITES = {
     "RANDOM_DELAY": "cronie runs its lines up to so many minutes later",
     "HOME": "the default state_dir lies elsewhere for cron than for you",
     "XDG_STATE_HOME": "the default state_dir lies elsewhere for cron than for you",
+    "TZ": "our lines take their times from it, cron runs them by a clock of its own",
+    "PYTHONPATH": "our lines may load other modules than you",
+    "PYTHONHOME": "our lines may run another Python than you",
 }
 _UNFINISHED = b" (after a line without an end)"
 
@@ -74,11 +77,11 @@ def bites(above: Sequence[str]) -> list[str]:
     """Problems with assignments above our block that change how its lines run, which nobody will have meant
     (crontab(5))."""
     problems = []
-    for name, value in _assignments(above).items():
+    for name, value in assignments(above).items():
         shell = value.rpartition("/")[2]
         if name == "SHELL" and shell not in ("sh", "bash", "dash", "ash", "ksh", "zsh"):
             problems.append(f"SHELL={value} above our block: its lines are written for sh")
-        elif name in ("CRON_TZ", "RANDOM_DELAY", "HOME", "XDG_STATE_HOME"):
+        elif name in _BITES:
             problems.append(f"{name}={value} above our block: {_BITES[name]}")
         elif name == "PATH" and not {"/bin", "/usr/bin"} <= set(value.split(":")):
             problems.append(f"PATH={value} above our block: it lacks /usr/bin or /bin; cron does not expand variables")
@@ -87,17 +90,24 @@ def bites(above: Sequence[str]) -> list[str]:
 
 def path_above(above: Sequence[str]) -> str:
     """The PATH that our lines get: as assigned above them, else cron's own (crontab(5))."""
-    return _assignments(above).get("PATH", "/usr/bin:/bin")
+    return assignments(above).get("PATH", "/usr/bin:/bin")
 
 
-def _assignments(lines: Sequence[str]) -> dict[str, str]:
-    assignments = {}
+def assignments(lines: Sequence[str]) -> dict[str, str]:
+    """The variables that lines of a crontab set for those below them (crontab(5))."""
+    found = {}
     for line in lines:
         assigned = _ASSIGNMENT.match(line)
         if assigned:
             name, value = (part.strip().strip("\"'") for part in assigned.groups())
-            assignments[name] = value
-    return assignments
+            found[name] = value
+    return found
+
+
+def block_names(content: bytes) -> list[str]:
+    """The names of all our blocks."""
+    begin = re.compile(rb"# BEGIN restart-guard (.+?)(?: \(after a line without an end\))?")
+    return [os.fsdecode(match[1]) for line in content.split(b"\n") if (match := begin.fullmatch(line))]
 
 
 def lines_of(content: bytes, name: str) -> list[str] | None:
@@ -125,7 +135,7 @@ def _around(content: bytes, name: str) -> tuple[bytes, bytes | None]:
     """The bytes before and after our block; all of them and None if there is no block. Raises GuardError for a damaged
     block."""
     lines = content.splitlines(keepends=True) if b"\r" not in content else content.split(b"\n")
-    if b"\r" in content or any(line.rstrip(b"\n").endswith(b"\\r") for line in lines):
+    if b"\r" in content:
         raise GuardError(
             "The crontab has lines that end with CR, as Windows writes them; crontab -l would damage them. Remove them "
             "with crontab -e first; nothing was changed."

@@ -4,29 +4,48 @@ then the change."""
 import difflib
 import os
 import re
+import shlex
+import subprocess
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from restart_guard import clock
+from restart_guard import clock, paths
 from restart_guard.config.load import default_state_dir
 from restart_guard.config.options import Config
+from restart_guard.durations import span
 from restart_guard.errors import GuardError, UsageError
 from restart_guard.host import process_table
 from restart_guard.host.files import Files
+from restart_guard.host.identity import Identity
 from restart_guard.lock import held
 from restart_guard.timer import crontab, systemd
-from restart_guard.timer.crontab_block import beside_block, bites, line, lines_of, path_above, with_block, without_block
-from restart_guard.timer.jobs import Job, jobs, log_dir
+from restart_guard.timer.crontab_block import (
+    assignments,
+    beside_block,
+    bites,
+    block_names,
+    line,
+    lines_of,
+    path_above,
+    with_block,
+    without_block,
+)
+from restart_guard.timer.jobs import Job, command, jobs, log_dir
 from restart_guard.timer.systemd_unit import units
 
 BACKENDS = ("cron", "cron.d", "systemd")
 _CRON_D = Path("/etc/cron.d")
 _MACHINE_ID = Path("/etc/machine-id")
 _LEAST_DELAY_S = 60.0
-_CRON_DAEMONS = {"cron", "crond", "fcron", "busybox", "supercronic"}
+_CRON_DAEMONS = {"cron", "crond", "fcron", "busybox", "supercronic", "bcron-sched"}
+_SYSTEMD_CRON = Path("/run/systemd/generator/cron.target.wants")
+_ENVIRONMENT = Path("/etc/environment")  # pam_env(8) gives it to Debian's cron jobs
+_TRIAL_S = 30.0
 
 
 class Change(NamedTuple):
@@ -78,12 +97,12 @@ def _delayed(config: Config, job: Job, most_s: float) -> str:
         return job.schedule
     fields = job.schedule.split()
     if not (fields[0].isdecimal() and fields[1].isdecimal()):
-        raise UsageError(f"--random-delay needs a fixed minute and hour; timer.check_redis is {job.schedule}.")
+        raise UsageError(f"--random-delay needs a fixed minute and hour; the schedule of a check is {job.schedule}.")
+    if int(fields[1]) * 60 + int(fields[0]) + most_s // 60 >= 24 * 60:
+        raise UsageError(f"--random-delay {span(most_s)} could move {job.schedule} to another day: take less.")
     machine = _MACHINE_ID.read_bytes() if _MACHINE_ID.exists() else os.uname().nodename.encode()
     chosen = zlib.crc32(machine + os.fsencode(config.path)) % (int(most_s // 60) + 1)
     minute = int(fields[1]) * 60 + int(fields[0]) + chosen
-    if minute >= 24 * 60:
-        raise UsageError(f"--random-delay would move {job.schedule} to another day.")
     return " ".join([str(minute % 60), str(minute // 60), *fields[2:]])
 
 
@@ -101,14 +120,42 @@ def plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: f
                 f"The timer is already installed by --backend {other}: run restart-guard uninstall-timer first."
             )
     plan = _plan_install(config, backend, watch=watch, random_delay_s=random_delay_s)
+    if plan.changes:
+        _try_out(config)
     return plan._replace(logs=log_dir(config), notes=tuple(_notes(config.path, plan)))
+
+
+def _try_out(config: Config) -> None:
+    """Run our own command once where there is as little as under cron: a job that cannot begin is heard by nobody.
+    Raises GuardError."""
+    words = command(config)[: -len(("-c", "FILE"))]
+    home = os.path.expanduser("~")  # noqa: PTH111 (a user without an entry has none)
+    environ = {"PATH": search_path(config), "HOME": home, "SHELL": "/bin/sh"}
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{shlex.join(words)} --version"],
+            env=environ,
+            cwd=home if paths.is_dir(home) else "/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TRIAL_S,
+            check=False,
+        )
+        why = " ".join(done.stderr.split())[-300:] if done.returncode else ""
+        failed = f"exit status {done.returncode}: {why}" if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed = str(error)
+    if failed:
+        raise GuardError(f"Under cron {shlex.join(words)} would not run ({failed}); nothing was changed.")
 
 
 def _plan_install(config: Config, backend: str, *, watch: bool, random_delay_s: float) -> Plan:
     if backend == "cron":
         old = crontab.read()
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s)
-        return _changed([Change(None, old, with_block(old, block_name(config.path), lines))])
+        return _changed([Change(None, old, with_block(old, block_in(old, config.path), lines))])
     _require_root(backend)
     if backend == "cron.d":
         lines = crontab_lines(config, watch=watch, random_delay_s=random_delay_s, user="root")
@@ -134,9 +181,9 @@ def plan_uninstall(path: Path) -> Plan:
     """
     changes = []
     files = [file for file in (cron_d_file(path), *_unit_files(path)) if file.exists()]
-    if crontab.exists() or not files:
+    if not files or _has_block(path):
         old = crontab.read()
-        changes.append(Change(None, old, without_block(old, block_name(path))))
+        changes.append(Change(None, old, without_block(old, block_in(old, path))))
     changes += [_replaced(file, b"") for file in files]
     enabled = [file.name for file in files if _is_enabled(file.name)]
     return _changed(changes, (), tuple(enabled))
@@ -169,7 +216,14 @@ def installed(config: Config) -> dict[str, list[str]]:
     Raises GuardError if the crontab cannot be read or is damaged.
     """
     backends = {}
-    block = lines_of(crontab.read(), block_name(config.path)) if crontab.exists() else None
+    elsewhere = cron_d_file(config.path).exists() or bool(_unit_files(config.path))
+    try:
+        content = crontab.read() if crontab.exists() else b""
+    except GuardError:
+        if not elsewhere:
+            raise
+        content = b""  # the other backends need no crontab(1), which may be forbidden (cron.allow)
+    block = lines_of(content, block_in(content, config.path))
     if block is not None:
         backends["cron"] = block
     if cron_d_file(config.path).exists():
@@ -204,22 +258,57 @@ def _without_delay(text: str) -> str:
 
 def search_path(config: Config) -> str:
     """The PATH that the timer gives to our jobs, and with them to the targets: cron's, unless the crontab sets it."""
+    return path_above(lines_above(config.path))
+
+
+def lines_above(path: Path) -> list[str]:
+    """The lines of the crontab above our block, or all without one; none if the crontab cannot be read."""
     try:
-        above, _ = beside_block(crontab.read(), block_name(config.path))
+        content = crontab.read()
+        return beside_block(content, block_in(content, path))[0]
     except GuardError:
-        above = []
-    return path_above(above)
+        return []
+
+
+def unset_variables(config: Config, backend: str) -> list[str]:
+    """The environment variables of the config's secrets that the timer does not set for our jobs."""
+    given = set(assignments(lines_above(config.path)) if backend == "cron" else ())
+    if backend != "systemd":
+        with suppress(OSError, UnicodeDecodeError):
+            given |= set(assignments(_ENVIRONMENT.read_text().splitlines()))
+    return [name for name in sorted(config.secret_variables) if name not in given]
+
+
+def _has_block(path: Path) -> bool:
+    """Whether the user's crontab has our block; not if it cannot be read."""
+    try:
+        content = crontab.read()
+    except GuardError:
+        return False
+    return lines_of(content, block_in(content, path)) is not None
 
 
 def _is_there(config: Config, backend: str) -> bool:
     if backend == "cron":
-        return crontab.exists() and lines_of(crontab.read(), block_name(config.path)) is not None
+        return _has_block(config.path)
     return cron_d_file(config.path).exists() if backend == "cron.d" else bool(_unit_files(config.path))
 
 
 def block_name(path: Path) -> str:
     """The name of a config's block, on one line. Two configs of a user have a block each."""
     return re.sub(r"\s", " ", str(path))
+
+
+def block_in(content: bytes, path: Path) -> str:
+    """The name of a config's block in a crontab: that of a block for the same file by another path (a link to the
+    release in use, say), else its own."""
+    own = block_name(path)
+    names = block_names(content)
+    if own not in names:
+        for name in names:
+            if paths.real(name) == paths.real(path):
+                return name
+    return own
 
 
 def _slug(path: Path) -> str:
@@ -240,7 +329,7 @@ def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, s
     """File names and contents. There is no catch-up job: a persistent timer makes up for missed runs itself."""
     files: dict[str, str] = {}
     for job in jobs(config, watch=watch):
-        if job.name != "catch-up":
+        if not job.name.endswith("catch-up"):
             files |= units(
                 job,
                 f"{_slug(config.path)}-{job.name}",
@@ -254,8 +343,9 @@ def _units(config: Config, *, watch: bool, random_delay_s: float) -> dict[str, s
 def _notes(path: Path, plan: Plan) -> list[str]:
     notes = []
     for file, _, new in plan.changes:
-        if file is None and lines_of(new, block_name(path)) is not None:
-            notes += bites(beside_block(new, block_name(path))[0])
+        name = block_in(new, path)
+        if file is None and lines_of(new, name) is not None:
+            notes += bites(beside_block(new, name)[0])
         if new and (file is None or file.parent == _CRON_D) and not cron_is_seen():
             notes.append("No cron daemon is running: nothing happens until one does (service cron start).")
     if plan.start and not systemd.runs_here():
@@ -265,10 +355,18 @@ def _notes(path: Path, plan: Plan) -> list[str]:
     return notes
 
 
+def cron_daemons() -> list[Identity]:
+    """The cron daemons that run on this host, as far as we may see them."""
+    found = [process_table.identity(one.pid) for one in process_table.everybody() if one.name in _CRON_DAEMONS]
+    return [daemon for daemon in found if daemon is not None]
+
+
 def cron_is_seen() -> bool:
-    """Whether a cron daemon runs. True also if the host's processes are hidden from us, since one may run."""
-    everybody = list(process_table.everybody())
-    return any(one.name in _CRON_DAEMONS for one in everybody) or not any(one.pid == 1 for one in everybody)
+    """Whether a cron daemon runs, or systemd-cron. True also if the host's processes are hidden from us, since one may
+    run."""
+    if systemd.runs_here() and paths.is_dir(_SYSTEMD_CRON):
+        return True
+    return bool(cron_daemons()) or not any(one.pid == 1 for one in process_table.everybody())
 
 
 def carry_out(plan: Plan, state_dir: Path) -> Path | None:
@@ -290,9 +388,7 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
                 if path is not None:
                     _write(path, new)
                     continue
-                saved = state_dir / f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
-                with open(saved, "wb", opener=partial(os.open, mode=0o600)) as file:
-                    file.write(old)
+                saved = _save(state_dir, old)
                 try:
                     crontab.replace(old, new)
                 except GuardError as error:
@@ -306,6 +402,17 @@ def carry_out(plan: Plan, state_dir: Path) -> Path | None:
     if trouble is not None:
         raise trouble
     return saved
+
+
+def _save(state_dir: Path, content: bytes) -> Path:
+    """Keep an old crontab under a name of its own, also of two within a second."""
+    stem = f"crontab.{clock.local(clock.now()):%Y%m%dT%H%M%S}"
+    for number in count(1):
+        path = state_dir / (stem if number == 1 else f"{stem}-{number}")
+        with suppress(FileExistsError), open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
+            file.write(content)
+            return path
+    raise AssertionError("count() ends")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,15 +10,15 @@ from typing import NamedTuple
 from restart_guard import paths
 from restart_guard.config.options import Config, Timer
 
-_SBIN = Path(__file__).resolve().parents[2] / "sbin"
 _MINUTELY = "* * * * *"
 _CATCH_UP = "23 * * * *"
+_REFRESH_CATCH_UP = "43 * * * *"
 
 
 class Job(NamedTuple):
     """A command, its times in five cron fields, and its two log files.
 
-    ``weekly`` marks the job that a fleet should not run all at once, and that a host may sleep through.
+    ``weekly`` marks a job that a fleet should not run all at once, and that a host may sleep through.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 
 def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
-    """All jobs of a config, the weekly check up to ``delay_s`` late. Every path is absolute, since a job has almost no
+    """All jobs of a config, the checks up to ``delay_s`` late. Every path is absolute, since a job has almost no
     environment."""
     timer = config.timer or Timer()
 
@@ -46,13 +46,23 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
     if watch and watched:
         names = watched if len(watched) < len(config.targets) else []
         yield job("watch", _MINUTELY, command(config, "watch", "--wait", "--for", "1m", *names), "watch.log")
+    usual = [name for name, check in config.checks.items() if check.schedule is None]
+    if usual:
+        names = usual if len(usual) < len(config.checks) else []
+        words = command(config, "check-redis", *names)
+        yield job("check", timer.check_redis, words, "get_redis_data.log", weekly=True)
+    for name, check in config.checks.items():
+        if check.schedule is not None:
+            words = command(config, "check-redis", name)
+            yield job(f"check-{_plain(name)}", check.schedule, words, "get_redis_data.log", weekly=True)
     if config.checks:
-        yield job("check", timer.check_redis, _check_command(config), "get_redis_data.log", weekly=True)
         late = ("--late", f"{delay_s:.0f}s") if delay_s else ()
         yield job("catch-up", _CATCH_UP, command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
-    for name, refresh in config.refreshes.items():
-        if refresh.schedule is not None:
-            yield job(f"refresh-{_plain(name)}", refresh.schedule, command(config, "refresh", name), "refresh.log")
+    scheduled = {name: one.schedule for name, one in config.refreshes.items() if one.schedule is not None}
+    for name, schedule in scheduled.items():
+        yield job(f"refresh-{_plain(name)}", schedule, command(config, "refresh", name), "refresh.log")
+    if scheduled:
+        yield job("refresh-catch-up", _REFRESH_CATCH_UP, command(config, "refresh", "--if-due"), "refresh.log")
 
 
 def _plain(name: str) -> str:
@@ -71,11 +81,3 @@ def command(config: Config, *words: str) -> tuple[str, ...]:
     script = Path(sys.executable).with_name("restart-guard")
     program = (str(script),) if paths.exists(script) else (sys.executable, "-m", "restart_guard")
     return (*program, "-c", str(config.path), *words)
-
-
-def _check_command(config: Config) -> tuple[str, ...]:
-    """In a checkout with its own config.toml the script that operators know, else the command."""
-    script = _SBIN / "restart_get_redis.sh"
-    if os.access(script, os.X_OK) and config.path == _SBIN.parent / "config.toml":
-        return (str(script),)
-    return command(config, "check-redis")

@@ -3,11 +3,13 @@
 import os
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
 from restart_guard import clock
+from restart_guard.config.options import Config, Timer
 from restart_guard.errors import ConfigError
 
 
@@ -26,18 +28,39 @@ def local_zone() -> tzinfo:
         return clock.local(clock.now()).tzinfo or UTC
 
 
-def last_slot(schedule: str, *, option: str, now: datetime) -> datetime:
+class Schedule(NamedTuple):
+    """Five cron fields, and the option of the config that has them."""
+
+    fields: str
+    option: str
+
+
+def tick_schedule(config: Config) -> Schedule:
+    """When the tick is due."""
+    return Schedule((config.timer or Timer()).restart, "timer.restart")
+
+
+def check_schedule(config: Config, name: str) -> Schedule:
+    """When a check is due: its own schedule, else that of all checks."""
+    own = config.checks[name].schedule
+    if own is not None:
+        return Schedule(own, f"checks.{name}.schedule")
+    return Schedule((config.timer or Timer()).check_redis, "timer.check_redis")
+
+
+def last_slot(schedule: Schedule, *, now: datetime) -> datetime:
     """The last moment of the schedule up to now, in the host's zone. Raises ConfigError."""
-    return _slot(schedule, option, now, reverse=True)
+    return _slot(schedule, now, reverse=True)
 
 
-def next_slot(schedule: str, *, option: str, now: datetime) -> datetime:
+def next_slot(schedule: Schedule, *, now: datetime) -> datetime:
     """The next moment of the schedule, in the host's zone. Raises ConfigError."""
-    return _slot(schedule, option, now, reverse=False)
+    return _slot(schedule, now, reverse=False)
 
 
-def _slot(schedule: str, option: str, now: datetime, *, reverse: bool) -> datetime:
+def _slot(schedule: Schedule, now: datetime, *, reverse: bool) -> datetime:
     try:
-        return next(CronSim(schedule, now.astimezone(local_zone()), reverse=reverse))
+        return next(CronSim(schedule.fields, now.astimezone(local_zone()), reverse=reverse))
     except (CronSimError, StopIteration) as error:
-        raise ConfigError(f"{option}: expected five cron fields that name a moment, was {schedule}.") from error
+        text = f"{schedule.option}: expected five cron fields that name a moment, was {schedule.fields}."
+        raise ConfigError(text) from error
