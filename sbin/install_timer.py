@@ -5,6 +5,5 @@ import os
 import sys
 from pathlib import Path
 
-sbin = Path(__file__).resolve().parent
-os.chdir(sbin)
-os.execv(sbin / "run.sh", ["run.sh", "install-timer", *sys.argv[1:]])  # noqa: S606 (there is none in between)
+run = Path(__file__).resolve().with_name("run.sh")
+os.execv("/bin/sh", ["sh", str(run), "install-timer", *sys.argv[1:]])  # noqa: S606 (there is none in between)

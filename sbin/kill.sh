@@ -1,3 +1,5 @@
 #!/bin/sh
 # Kills the programs; the next tick relaunches them: kill.sh [TARGET]...
-exec "$(dirname -- "$(readlink -f -- "$0")")/run.sh" kill "$@"
+here=$(dirname -- "$(readlink -f -- "$0")")
+[ -r "$here/run.sh" ] || { echo "$0 is a copy without run.sh beside it. Link it instead: ln -sf /path/to/sbin/kill.sh $0" >&2; exit 127; }
+exec sh "$here/run.sh" kill "$@"

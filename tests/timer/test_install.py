@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -738,33 +739,80 @@ def test_a_group_is_started_too(cron: Cron) -> None:
     assert " watch --wait --for 1m api >>" in cron.crontab.read_text()
 
 
-def test_the_scripts_work_from_anywhere(guard: Guard) -> None:
-    """By an absolute path from /, through a link, with cron's bare environment; arguments are passed on."""
-    project = guard.directory / "project"
-    shutil.copytree(ROOT / "sbin", project / "sbin")
-    (project / ".venv/bin").mkdir(parents=True)
-    (project / ".venv/bin/restart-guard").symlink_to(Path(sys.executable).with_name("restart-guard"))
-    inner = Guard(project)
-    service = Service(inner)
-    inner.configure(service.section())
-    bare = {"HOME": str(guard.directory), "LOGNAME": "x", "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
-    link = guard.directory / "link.sh"
+BARE = {"LOGNAME": "x", "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
 
-    def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+
+@pytest.fixture
+def project(guard: Guard) -> Guard:
+    """A checkout with scripts, a config and a venv of its own, in which restart-guard is."""
+    folder = guard.directory / "project"
+    shutil.copytree(ROOT / "sbin", folder / "sbin")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (packages,) = (folder / ".venv/lib").glob("python*/site-packages")
+    # The packages of this environment, and not those of the checkout's place.
+    (packages / "here.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+    return Guard(folder)
+
+
+def script(command: Sequence[str | Path], home: Path, cwd: str | Path = "/", **environ: str) -> Done:
+    """Run a script with as little as cron gives it."""
+    done = subprocess.run(
+        command, env={**BARE, "HOME": str(home), **environ}, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_scripts_work_from_anywhere(project: Guard) -> None:
+    """By an absolute path from /, through a link, with cron's bare environment; arguments are passed on."""
+    service = Service(project)
+    project.configure(service.section())
+    link = project.directory.parent / "link.sh"
+
+    def run(name: str, *arguments: str) -> Done:
         link.unlink(missing_ok=True)
-        link.symlink_to(project / "sbin" / name)
-        command = [str(project / "sbin" / name if name == "kill.sh" else link), *arguments]
-        return subprocess.run(command, env=bare, cwd="/", capture_output=True, text=True, check=False)
+        link.symlink_to(project.directory / "sbin" / name)
+        return script([project.directory / "sbin" / name if name == "kill.sh" else link, *arguments], link.parent)
 
     try:
-        assert run("start.sh", "web").returncode == 0
+        assert run("start.sh", "web").code == 0
         assert len(service.pids()) == 1
-        assert run("kill.sh").returncode == 0
-        assert "relaunched" in run("restart.sh").stdout
-        assert run("stop.sh", "--timeout", "5s").returncode == 0
+        assert run("kill.sh").code == 0
+        assert "relaunched" in run("restart.sh").out
+        assert run("stop.sh", "--timeout", "5s").code == 0
         assert service.pids() == []
-        assert "there is nothing to check" in run("restart_get_redis.sh").stderr
+        assert "there is nothing to check" in run("restart_get_redis.sh").err
         timer = run("install_timer.py", "--backend", "print")
-        assert f"-c {project}/config.toml restart >> {project}/state/logs/restart.log" in timer.stdout
+        directory = project.directory
+        assert f"-c {directory}/config.toml restart >> {directory}/state/logs/restart.log" in timer.out
     finally:
         service.end()
+
+
+def test_the_scripts_say_what_mends_them(project: Guard) -> None:
+    """Without exec bits, moved with their venv, copied away, with a relative config, or with nothing installed."""
+    project.configure('[targets.web]\nprogram = "x.py"\n')
+    home = project.directory.parent
+    for path in (project.directory / "sbin").iterdir():
+        path.chmod(0o644)
+    status = "web: stopped"
+    moved = project.directory.rename(home / "moved")
+    (home / "run_status.sh").symlink_to(moved / "sbin/run.sh")
+    assert script(["sh", home / "run_status.sh", "status"], home).out.startswith(status)
+    assert "web: its program" in script(["sh", moved / "sbin/start.sh"], home).out.replace(
+        "does not exist", "its program"
+    )
+    relative = script(["sh", "moved/sbin/run.sh", "status"], home, home, RESTART_GUARD_CONFIG="moved/config.toml")
+    assert relative.out.startswith(status)
+    shutil.copy(moved / "sbin/start.sh", home / "start.sh")
+    copied = script(["sh", home / "start.sh"], home)
+    assert (copied.code, "Link it instead: ln -sf" in copied.err) == (127, True)
+    shutil.rmtree(moved / ".venv")
+    bare = script(["sh", moved / "sbin/restart_get_redis.sh"], home)
+    assert bare.code == 127
+    assert bare.err.splitlines()[1:] == [
+        f"    python3 -m venv {moved}/.venv", f"    {moved}/.venv/bin/pip install {moved}",
+    ]  # fmt: skip
+    # Where the README installs it, which cron's PATH does not have.
+    (home / "restart-guard/bin").mkdir(parents=True)
+    (home / "restart-guard/bin/restart-guard").symlink_to(Path(sys.executable).with_name("restart-guard"))
+    assert "there is nothing to check" in script(["sh", moved / "sbin/restart_get_redis.sh"], home).err
