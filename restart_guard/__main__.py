@@ -23,8 +23,16 @@ def _complete_streams() -> None:
             setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def _use_utf8() -> None:
+    """Begin anew in UTF-8 if the locale is of another encoding, such as zh_CN.GBK: everything here is UTF-8. Not by an
+    environment variable, which the programs would inherit."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
+
+
 def main() -> None:
     _complete_streams()
+    _use_utf8()
     if "_RESTART_GUARD_COMPLETE" in os.environ:
         # Click's own answer to a shell that completes.
         from restart_guard.cli import cli

@@ -9,6 +9,14 @@ _TRIES = 10
 exists, is_dir, is_file = os.path.exists, os.path.isdir, os.path.isfile
 
 
+def home() -> Path:
+    """The user's home. In a container a user may have neither HOME nor an entry in passwd."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def real(path: Path | str) -> str:
     """The path without links, as ``os.path.realpath`` gives it; that raises OSError if a link is replaced meanwhile."""
     for _ in range(_TRIES):

@@ -10,7 +10,7 @@ cd -- "$(dirname -- "$0")/.."
 
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
-found() { [ -x "$1" ]; }
+found() { [ -e "$1" ]; }
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need mariadbd mariadb-server
@@ -27,6 +27,8 @@ need node nodejs
 need java default-jre-headless
 need perl perl
 need php php-cli
+found /usr/share/i18n/locales/zh_CN || missing="$missing locales"
+need localedef libc-bin
 found /usr/sbin/php-fpm* || missing="$missing php-fpm"
 if [ -n "$missing" ]; then
     missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')

@@ -33,7 +33,7 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     named = option or (Path(environ["RESTART_GUARD_CONFIG"]) if environ.get("RESTART_GUARD_CONFIG") else None)
     if named is not None:
         return _absolute(named, environ)
-    home = Path(environ.get("XDG_CONFIG_HOME") or _home() / ".config")
+    home = Path(environ.get("XDG_CONFIG_HOME") or paths.home() / ".config")
     places = [Path("config.toml"), home / "restart-guard/config.toml", Path("/etc/restart-guard/config.toml")]
     for place in places:
         if paths.is_file(place):
@@ -47,7 +47,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = tomllib.loads(file.read().decode())
+            data = tomllib.loads(file.read().decode().removeprefix("\ufeff"))  # some editors put that there
     except OSError as error:
         raise ConfigError(f"{path}: the config cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -101,15 +101,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"]) / "restart-guard"
-    return Path("/var/lib/restart-guard") if os.geteuid() == 0 else _home() / ".local/state/restart-guard"
-
-
-def _home() -> Path:
-    """The user's home. In a container a user may have neither HOME nor an entry in passwd."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path("/")
+    return Path("/var/lib/restart-guard") if os.geteuid() == 0 else paths.home() / ".local/state/restart-guard"
 
 
 def _absolute(path: Path, environ: Mapping[str, str]) -> Path:

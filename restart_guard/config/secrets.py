@@ -77,15 +77,15 @@ class Secret:
         if self._text is not None:
             return self._text
         if self._file is None:
-            text = os.environ.get(self._env or "", "")
+            text = os.environ.get(self._env or "", "").rstrip("\r\n")
             if not text:
                 raise SecretError(
                     f"{self._key}: the environment variable {self._env} is not set; set it and try again."
                 )
             return text
         try:
-            # A final newline comes from the editor and is not part of the secret.
-            text = self._file.read_text(encoding="utf-8").rstrip("\r\n")
+            # A final newline and a byte order mark come from the editor and are not part of the secret.
+            text = self._file.read_text(encoding="utf-8").removeprefix("\ufeff").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise SecretError(f"{self._key}: the secret file {self._file} cannot be read: {reason}.") from error

@@ -174,7 +174,7 @@ class Files:
         content = self.read(self._place(path), limit + 1)
         if len(content) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
-        return content.decode()
+        return content.decode().removeprefix("\ufeff")  # some editors put that there
 
     def read_end(self, path: Path, limit: int, *, start: int) -> bytes:
         """The end of a regular file, but not what is before ``start``; a link must be of the account or root. Raises

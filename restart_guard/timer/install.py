@@ -129,7 +129,7 @@ def _try_out(config: Config) -> None:
     """Run our own command once where there is as little as under cron: a job that cannot begin is heard by nobody.
     Raises GuardError."""
     words = command(config)[: -len(("-c", "FILE"))]
-    home = os.path.expanduser("~")  # noqa: PTH111 (a user without an entry has none)
+    home = str(paths.home())
     environ = {"PATH": search_path(config), "HOME": home, "SHELL": "/bin/sh"}
     try:
         done = subprocess.run(

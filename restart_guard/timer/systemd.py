@@ -22,7 +22,7 @@ def folder(environ: Mapping[str, str]) -> Path:
     """The folder of the system's units for root, else of the user's own (systemd.unit(5))."""
     if os.geteuid() == 0:
         return Path("/etc/systemd/system")
-    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
+    return Path(environ.get("XDG_CONFIG_HOME") or paths.home() / ".config") / "systemd/user"
 
 
 def runs_here() -> bool:
