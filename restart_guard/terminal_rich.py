@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-_COLOURS = {"success": "green", "failure": "red"}
+_COLOURS = {"success": "green", "failure": "red", "died": "red"}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -61,7 +61,8 @@ def command(
 def _row(event: dict[str, Any]) -> tuple[str, ...]:
     subject = event.get(event["kind"], event.get("subject", ""))
     deliveries = [f"{delivery['destination']} {_state(delivery)}" for delivery in event["deliveries"]]
-    return (event["at"], f"{event['kind']} {subject}", event["status"], event["detail"], ", ".join(deliveries))
+    status = "died" if event.get("died") else event["status"]
+    return (event["at"], f"{event['kind']} {subject}", status, event["detail"], ", ".join(deliveries))
 
 
 def _state(delivery: dict[str, Any]) -> str:

@@ -268,8 +268,8 @@ class Journal:
             return [self._shown(*row) for row in rows]
 
     def _incident_events(self, number: str) -> tuple[int, int, str, str] | None:
-        """The first and the last event of an incident, with its kind and subject. Its number is the beginning of the
-        run_id of its first event; it ends when all is well again."""
+        """The first and the last event of an incident, with its kind and subject; for a target with what led to it. Its
+        number is the beginning of the run_id of its first event; it ends when all is well again."""
         begin = self._run(
             "SELECT id, kind, subject FROM events WHERE substr(run_id, 1, 8) = ? AND status = 'failure' "
             "OR substr(run_id, 1, 8) = ? AND kind = 'target' ORDER BY id LIMIT 1",
@@ -278,6 +278,13 @@ class Journal:
         if begin is None:
             return None
         first, kind, subject = begin
+        if kind == "target":  # the deaths and relaunches in a row that led to it
+            (before,) = self._run(
+                "SELECT max(id) FROM events WHERE id < ? AND kind = ? AND subject = ? "
+                "AND json_extract(data, '$.crashes') = 0 AND json_extract(data, '$.died') IS NULL",
+                *(first, kind, subject),
+            ).fetchone()
+            first = (before or 0) + 1
         # A relaunch of a program that keeps dying is a success too.
         well = "AND detail = 'is well again'" if kind == "target" else ""
         (last,) = self._run(

@@ -23,12 +23,12 @@ from restart_guard.host.identity import Identity
 from restart_guard.host.strangers import Likeness, Stranger
 from restart_guard.programs import crashes, launch, processes
 from restart_guard.programs import stop as drain
-from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.crashes import Crashes, Death
 from restart_guard.programs.launch import Launched, Spawned
 from restart_guard.programs.lifecycle import Action, Command, State, decide
 from restart_guard.programs.observe import observe
 from restart_guard.programs.pidlock import Record
-from restart_guard.programs.results import ActionOptions, ActionResult, is_settled
+from restart_guard.programs.results import FAILED, KILLED, ActionOptions, ActionResult, is_settled
 from restart_guard.programs.target import Observation, StopOptions, Target, hook_of
 
 _RUNNING = (Command.START, Command.TICK, Command.COLD, Command.HEAL)
@@ -150,7 +150,7 @@ def _do(target: Target, observed: Observation, command: Command, options: Action
         case Action.LAUNCH if command is Command.TICK:
             if _waits(target, observed.record):
                 return ActionResult(target.name, ok=True, text="")
-            return _launch(target, observed, "relaunched", options, by_hand=False)
+            return _launch(target, observed, "relaunched", options, by_hand=False)._replace(death=_death(observed))
         case Action.LAUNCH:
             return _launch(target, observed, "started", options, by_hand=command is not Command.HEAL)
         case Action.DRAIN | Action.REST | Action.FORGET | Action.KILL | Action.SWEEP as action:
@@ -182,6 +182,14 @@ def _meet(target: Target, stranger: Stranger, observed: Observation) -> ActionRe
     )
 
 
+def _death(observed: Observation) -> Death | None:
+    """What a tick knows of the end of a dead program. Whether it is told already, the journal knows."""
+    process = observed.record.process
+    if process is None or observed.record.boot != process_table.boot_id():
+        return None
+    return Death(None, process_table.uptime_s(process), is_seen=False)
+
+
 def _stand_by(target: Target, observed: Observation, command: Command) -> ActionResult:
     """This host may not run it now. A start is kept as the intent."""
     if command is Command.START and not target.lock.is_there():
@@ -196,7 +204,7 @@ def _end(target: Target, action: Action, observed: Observation, options: ActionO
         ended = drain.kill(observed.process, _family(target, observed))
         target.lock.record(msgspec.structs.replace(observed.record, crashes=Crashes()))
         again = "; the next tick relaunches it" if ended.ok and target.lock.is_there() else ""
-        return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event="killed" if ended.ok else None)
+        return ActionResult(target.name, ok=ended.ok, text=f"{ended.text}{again}", event=KILLED if ended.ok else None)
     if action in (Action.DRAIN, Action.FORGET):
         _give_up(target, observed.record)  # the intent first: a stop that is interrupted stays a stop
     if action in (Action.DRAIN, Action.REST) and observed.process is not None:
@@ -295,7 +303,7 @@ def _launch(target: Target, observed: Observation, word: str, options: ActionOpt
 
 def _launch_result(target: Target, result: Launched, words: str) -> ActionResult:
     if not result.ok:
-        event = f"failed to start: {result.why}"
+        event = f"{FAILED}{result.why}"
         text = f"{words.rpartition('; ')[0]}; {result.text}" if "; " in words else result.text
         return ActionResult(
             target.name,

@@ -19,6 +19,17 @@ class Crashes(NamedTuple):
     next_at: float = 0.0
 
 
+class Death(NamedTuple):
+    """How a program has ended: its exit ``status``, the negative number of a signal, or None where nobody can know it.
+
+    ``lived_s`` are the seconds from its start to its end or, if that was not seen, at most so many.
+    """
+
+    status: int | None
+    lived_s: float
+    is_seen: bool
+
+
 def launched(before: Crashes, backoff: Backoff, *, by_hand: bool, at: float) -> Crashes:
     """The crashes after a launch at ``at``. A launch by hand resets them: a person has looked.
 

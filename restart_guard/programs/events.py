@@ -2,7 +2,9 @@
 
 import math
 import os
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
@@ -10,17 +12,20 @@ import msgspec
 from restart_guard import clock
 from restart_guard.config.options import Config
 from restart_guard.host import process_table
+from restart_guard.host.hook import signal_name
 from restart_guard.ids import new_run_id
 from restart_guard.journal import events
 from restart_guard.journal.incident import Incident, Notice, advance
-from restart_guard.journal.journal import Journal
-from restart_guard.programs.crashes import KEEPS_DYING
-from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, keeps_dying, well_again
+from restart_guard.journal.journal import Journal, Wanted
+from restart_guard.programs.crashes import KEEPS_DYING, Death, next_try_s
+from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, how_it_died, keeps_dying, well_again
 from restart_guard.programs.observe import observe
-from restart_guard.programs.results import ActionResult, held_up, is_well, longest_s
-from restart_guard.programs.target import Target
+from restart_guard.programs.results import FAILED, KILLED, ActionResult, held_up, is_well, longest_s
+from restart_guard.programs.target import Target, target_of
 
 KIND = "target"
+_LOG_BYTES = 4000
+_LOG_LINES = 10
 
 
 def record(config: Config, happened: Sequence[ActionResult]) -> None:
@@ -52,6 +57,8 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
         if notice is not Notice.NONE and incident is not None:
             text = _alert(config, result, detail, incident, now)
             deliveries = events.messages(config, text, mention=True)
+    if result.death is not None:
+        _append_death(config, journal, result.name, result.death, now)
     data = {"relaunch": result.crashes > 0, "crashes": result.crashes}
     events.append(
         config,
@@ -66,13 +73,46 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
     )
 
 
+def _append_death(config: Config, journal: Journal, name: str, death: Death, now: datetime) -> None:
+    """A death is an event of its own. A kill by hand, and a launch that failed at once, have been one already."""
+    last = journal.history(Wanted(kind=KIND, subject=name), limit=1)
+    if not death.is_seen and last and str(last[0]["detail"]).startswith((FAILED, KILLED)):
+        return
+    data = {
+        "relaunch": False,
+        "crashes": 0,
+        "died": True,
+        "exit_status": death.status if death.status is not None and death.status >= 0 else None,
+        "signal": signal_name(-death.status) if death.status is not None and death.status < 0 else None,
+        "lived_s": round(death.lived_s, 1),
+    }
+    detail = f"died: {how_it_died(death, 'en')}"
+    events.append(config, journal, (KIND, name), ok=False, detail=detail, at=now, data=data)
+
+
 def _alert(config: Config, result: ActionResult, detail: str, incident: Incident, now: datetime) -> str:
     here, at = os.uname().nodename, clock.local(now)
+    by_hand = f"restart-guard -c {shlex.quote(str(config.path))} history --incident {incident.id}"
     if result.is_stuck:
-        return cannot_be_guarded(result.name, detail, incident, language=config.language, host=here, at=at)
-    options = config.targets.get(result.name)
-    loop = CrashLoop(result.name, result.crashes, detail, str(options.log_file or "") if options else "")
+        return cannot_be_guarded(
+            result.name, detail, incident, language=config.language, host=here, at=at, command=by_hand
+        )
+    loop = CrashLoop(result.name, result.crashes, detail, result.death, command=by_hand)
+    if result.name in config.targets:
+        loop = _with_log(loop, target_of(config, result.name))
     return keeps_dying(loop, incident, language=config.language, host=here, at=at)
+
+
+def _with_log(loop: CrashLoop, target: Target) -> CrashLoop:
+    """With what a person would look for: the end of the program's log, and when it is tried next."""
+    path, last = target.settings.log_file, ""
+    if path is not None:
+        with suppress(OSError):
+            last = target.files(path).read_end(path, _LOG_BYTES, start=0).decode(errors="replace")
+    record = target.lock.recorded(process_table.boot_id())
+    wait_s = next_try_s(record.crashes, target.settings.restart_backoff, now=clock.boottime())
+    lines = tuple(line for line in last.splitlines() if line.strip())[-_LOG_LINES:]
+    return loop._replace(log=str(path or ""), log_lines=lines, next_try_s=wait_s)
 
 
 _HELD_UP = "held_up"

@@ -8,18 +8,26 @@ from restart_guard.host import process_table
 from restart_guard.host.family import Ending
 from restart_guard.host.identity import Identity
 from restart_guard.programs import health
-from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.crashes import Crashes, Death
 from restart_guard.programs.target import Observation, StopOptions, Target
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 
+FAILED = "failed to start: "
+"""So the event of a launch begins that did not come up."""
+
+KILLED = "killed"
+"""The event of a kill by hand."""
+
+
 class ActionResult(NamedTuple):
     """The result of an action on a target. ``event`` is the text for the journal, None if nothing happened.
 
     ``crashes`` counts the relaunches in a row, this one included, 0 if it is none; ``child`` is the process if it was
-    launched here. ``is_stuck``: a tick can do nothing about it, and neither can the next one.
+    launched here. ``is_stuck``: a tick can do nothing about it, and neither can the next one. ``death``: what it is a
+    relaunch after.
     """
 
     name: str
@@ -31,6 +39,7 @@ class ActionResult(NamedTuple):
     process: Identity | None = None
     child: "Popen[bytes] | None" = None
     is_stuck: bool = False
+    death: Death | None = None
 
 
 class ActionOptions(NamedTuple):

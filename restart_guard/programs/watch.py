@@ -31,7 +31,7 @@ from restart_guard.host.folder_events import FolderEvents
 from restart_guard.host.identity import Facts, Identity
 from restart_guard.lock import held
 from restart_guard.programs import actions, processes, tick
-from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.crashes import Crashes, Death
 from restart_guard.programs.journal_writer import JournalWriter
 from restart_guard.programs.launch import how_it_ended
 from restart_guard.programs.lifecycle import Command, State
@@ -284,7 +284,10 @@ class _Watch:
         """Go on from what was done to a target."""
         ended = ""
         if result.event is not None or result.process is not None:
-            ended, watched.last = watched.ended, None
+            ended = watched.ended
+            if watched.last is not None:
+                result = result._replace(death=Death(*watched.last, is_seen=True))
+            watched.last = None
         if result.child is not None:
             watched.child = result.child
         self._notice_busy(watched, result)

@@ -17,7 +17,7 @@ from restart_guard.host.family import Ending, successor
 from restart_guard.host.identity import Facts, Look, ProcessMatcher, oldest_top
 from restart_guard.journal.incident import Incident
 from restart_guard.programs import crashes
-from restart_guard.programs.crashes import Crashes
+from restart_guard.programs.crashes import Crashes, Death
 from restart_guard.programs.messages import CrashLoop, keeps_dying, well_again
 from tests.conftest import Guard
 from tests.support.fake_wecom import FakeWeCom
@@ -90,6 +90,42 @@ def test_a_first_delay_on_real_processes(service: Service) -> None:
     assert (shown["state"], shown["why"]) == ("backoff", "waiting before its relaunch")
 
 
+@pytest.mark.parametrize("how", ["ticks", "a watch"])
+def test_an_alert_says_why_and_each_death_is_in_the_history(
+    guard: Guard, service: Service, wecom: FakeWeCom, how: str
+) -> None:
+    """The end of its log without secrets, how it ended and after what time, and the command to type, which shows the
+    deaths. A watch that is its parent knows the exit status."""
+    service.configure("", 'restart_backoff = { base = "1ms", max = "1ms", reset_after = "1h" }', min_uptime="50ms")
+    secret = "webhook-secret-0123456789"
+    guard.config.write_text(f'{guard.config.read_text()}[wecom]\nwebhook = "{wecom.webhook}"\n'
+                            f'[redis]\npassword = "{secret}"\n', encoding="utf-8")  # fmt: skip
+    service.write(f"import time\nprint('cannot open {secret}', flush=True)\ntime.sleep(0.3)\nraise SystemExit(7)\n")
+    assert guard("start").code == 0
+    if how == "a watch":
+        with guard.popen("watch") as watch:
+            wait_until(lambda: wecom.texts, what="the alert")
+            watch.terminate()
+    else:
+        wait_until(lambda: guard("restart") and wecom.texts, what="the alert")
+    (text,) = wecom.texts
+    assert "日志末尾：" in text
+    assert "cannot open ***" in text
+    assert secret not in text
+    assert f"查看：restart-guard -c {guard.config} history --incident " in text
+    deaths = [event for event in guard.history() if event.get("died")]
+    assert deaths
+    assert {event["status"] for event in deaths} == {"failure"}
+    if how == "a watch":
+        assert "最近一次退出：退出状态 7，运行了 " in text
+        assert deaths[0]["exit_status"] == 7
+        assert 0.2 < deaths[0]["lived_s"] < 5
+    else:
+        assert "原因不明，最多运行了 " in text
+    number = text.rpartition("--incident ")[2].split()[0]
+    assert guard("history", "--incident", number).out.count("\tdied\t") >= 3
+
+
 def test_a_program_that_cannot_be_looked_after_is_news_once(guard: Guard, service: Service, wecom: FakeWeCom) -> None:
     """A tick can neither see it run nor relaunch it: one event, one alert, and one message when it is well again."""
     service.configure("", 'restart_backoff = { base = "1ms", max = "1ms", reset_after = "100ms" }')
@@ -113,13 +149,33 @@ def test_the_words_of_an_alert_fit_and_say_what_matters() -> None:
     """Name, count, host, reason and log in Chinese and English, at most 2,048 bytes whatever a program says."""
     at = datetime(2026, 11, 21, 2, 0, 15, tzinfo=UTC)
     incident = Incident("abcd1234", at - timedelta(minutes=5), 3, 1, at)
-    loop = CrashLoop("网站", 3, "退出 " * 2000, "/日志/web.log")
+    loop = CrashLoop("网站", 3, "退出 " * 2000, log="/日志/web.log")
     text = keeps_dying(loop, incident, language="zh", host="h", at=at)
     assert text.startswith(
         "【故障】程序 网站 反复退出：已连续重启 3 次，仍会继续尝试 | h\n时间：2026-11-21 02:00:15 +00:00\n"
     )
     assert len(text.encode()) <= 2048
     assert text.endswith("编号 abcd1234")
+    told = keeps_dying(
+        CrashLoop(
+            *("web", 1, "relaunched, pid 7", Death(-9, 125.0, is_seen=True), "/log"),
+            log_lines=("first", "<@all> last"), next_try_s=4.0, command="restart-guard history",
+        ),
+        incident, language="en", host="h", at=at,
+    )  # fmt: skip
+    assert told.splitlines() == [
+        "[DOWN] program web keeps dying: relaunched 1 time in a row, and it goes on | h",
+        "time: 2026-11-21 02:00:15 +00:00",
+        "last death: signal SIGKILL, after 2m5s",
+        "next try: not before 4s",
+        "log: /log",
+        "last: relaunched, pid 7",
+        "the end of its log:",
+        "first",
+        "< @all> last",
+        "look: restart-guard history",
+        "incident abcd1234",
+    ]
     again = well_again("web", incident, uptime_s=61, language="en", host="h", at=at)
     assert again.startswith("[UP] program web has been up for 1m1s; it is well again after 5m | h\n")
 

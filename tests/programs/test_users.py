@@ -279,7 +279,7 @@ def test_a_user_without_a_home_and_without_an_entry(shared: Path) -> None:
         for command in ("start", "status", "doctor", "stop"):
             process = as_user(shared, 54321, command, home=False)
             said = process.communicate(timeout=30)[0]
-            assert process.returncode == (1 if command == "doctor" else 0), said
+            assert process.returncode == 0, said
             assert "bug" not in said
     finally:
         kill_loops(shared)
