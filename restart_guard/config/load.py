@@ -189,7 +189,7 @@ class _Reader:
                 self.problem(f"{where}.{key(name)}", f"expected text, was {shown(one)}.")
             if bad:
                 return None
-            given = "something else" if secret else shown(value)
+            given = ("empty" if value == "" else "something else") if secret else shown(value)
             self.problem(where, f"expected {_wanted(kind)}, was {given}.")
             return None
         return MappingProxyType(converted) if isinstance(converted, dict) else converted

@@ -53,7 +53,7 @@ def cross_checks(sections: Mapping[str, Any], named: Mapping[str, Mapping[str, A
     yield from _shared_problems({name: target for name, target in named["targets"].items() if target is not None})
     for name, refresh in named["refreshes"].items():
         if refresh is not None:
-            yield from _refresh_problems(f"refreshes.{key(name)}", refresh, sections.get("mysql"))
+            yield from _refresh_problems(f"refreshes.{key(name)}", refresh, has_mysql="mysql" in sections)
     for name, check in named["checks"].items():
         if check is None:
             continue
@@ -304,8 +304,8 @@ _LITERAL = re.compile(
 )
 
 
-def _refresh_problems(where: str, refresh: Refresh, mysql: MySql | None) -> Iterator[str]:
-    if mysql is None:
+def _refresh_problems(where: str, refresh: Refresh, *, has_mysql: bool) -> Iterator[str]:
+    if not has_mysql:
         yield f"{where}: expected a section [mysql] beside it, where its query is asked."
     bare = _LITERAL.sub(" ", refresh.query).rstrip().rstrip(";")
     if not _SELECT.match(refresh.query):

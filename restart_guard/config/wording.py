@@ -33,7 +33,8 @@ def shown(value: object) -> str:
         case dict():
             return "a table"
         case list():
-            return "an empty list" if not value else "a list"
+            odd = [part for part in value if not isinstance(part, str) or not part]
+            return "an empty list" if not value else f"a list with {shown(odd[0])} in it" if odd else "a list"
         case int() if abs(value) >= 10**18:
             return "a huge number"
     return str(value)

@@ -105,7 +105,7 @@ def test_all_problems_are_told_at_once_each_with_its_key(tmp_path: Path) -> None
         "mysql.user: expected text on one line, not empty, was 5.",
         "mysql.database: expected a MySQL name of letters, digits, _ and $, but it is missing.",
         "targets.web.program: expected a path, but it is missing.",
-        "checks.数据.keys: expected a list of texts, was a list.",
+        "checks.数据.keys: expected a list of texts, was a list with 3 in it.",
         'checks.数据.type: expected one of "any", "string", "hash", "list", "set", "zset", "stream", was "strng".',
         "checks.数据.retries: expected a whole number from 0 to 100, was -1.",
         'checks.数据.retry_delay: expected a duration such as "30s" or "7d1h", was 5.',
@@ -314,3 +314,23 @@ def test_a_secret_in_an_environment_is_told_like_any_other(tmp_path: Path) -> No
     assert "hunter2" not in str(warnings)
     path.chmod(0o600)
     assert config_file.load(path, {}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[redis]\npassword = ""', 'redis.password: expected text, { env = "NAME" } or { file = "path" }, was empty.'),
+        ('[checks.a]\nkeys = ["k", ""]', 'checks.a.keys: expected a list of texts, was a list with "" in it.'),
+        (
+            '[mysql]\nuser = ""\ndatabase = "d"\n[refreshes.a]\nquery = "SELECT 1, 2"\nkey = "a"\ntype = "hash"',
+            'mysql.user: expected text on one line, not empty, was "".',
+        ),
+    ],
+)
+def test_one_mistake_is_one_problem(tmp_path: Path, text: str, told: str) -> None:
+    """The true one: what is empty is called so, and a section that is there but wrong is not called missing."""
+    path = tmp_path / "config.toml"
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError) as error:
+        config_file.load(path, {})
+    assert str(error.value).splitlines() == [f"{path}: {told}"]

@@ -108,6 +108,41 @@ def test_two_hundred_random_kills_with_everything_failing_now_and_then(
     check_promises(guard, database, wecom)
 
 
+POISON = """CREATE TRIGGER t BEFORE INSERT ON task_monitor FOR EACH ROW
+IF NEW.task_description LIKE '%poison%' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_hundred_random_kills_with_a_row_that_mysql_refuses(
+    guard: Guard, redis_server: RedisServer, database: Database
+) -> None:
+    """Each good row arrives once, whatever lies before it; the refused ones wait, and doctor says why."""
+    seed = int(os.environ.get("RG_SEED", "0")) or random.randrange(10**6)
+    print(f"RG_SEED={seed}")
+    rng = random.Random(seed)
+    database.make_six_columns().run(POISON)
+    text = job(redis_server, database, None, "retries = 0") + '[checks.poison]\nkeys = ["k"]\nretries = 0\n'
+    guard.configure(text)
+    last = steps(guard, "check-redis")[-1]
+    killed = 0
+    while killed < 200:
+        killed += run_and_kill(guard, rng.randrange(1, last))
+    guard("check-redis")
+    guard("deliver", "--all")
+    events = guard.history()
+    good = [event for event in events if event["check"] == "metadata"]
+    rows = database.run("SELECT COUNT(*), COUNT(DISTINCT task_id) FROM task_monitor")
+    assert rows == [(len(good), len(good))]
+    assert len(database.run("SELECT run_id FROM restart_guard_applied")) == len(good)
+    assert all(event["delivered"] == {"mysql": True} for event in good)
+    bad = [event for event in events if event["check"] == "poison"]
+    assert bad
+    assert all(event["deliveries"][0]["state"] == "blocked" for event in bad)
+    assert f"{len(bad)} deliver{'y' if len(bad) == 1 else 'ies'} to mysql blocked: " in guard("doctor").out
+    assert "not this one" in guard("doctor").out
+
+
 def test_a_kill_between_commit_and_mark_is_harmless(
     guard: Guard, redis_server: RedisServer, database: Database, wecom: FakeWeCom
 ) -> None:
