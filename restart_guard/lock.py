@@ -22,31 +22,70 @@ def held(state_dir: Path, names: list[str], *, what: str, fallback: bool = True,
     The descriptors are close-on-exec (PEP 446): a program that is started meanwhile does not keep the lock.
     """
     with ExitStack() as stack:
-        fds = [_open(state_dir, name) for name in sorted(set(names))]
-        if None in fds and fallback:
-            fds.append(_open_directory(state_dir))
-        for fd in fds:
+        could_open = True
+        for name in sorted(set(names)):
+            path = state_dir / "locks" / _file_name(name)
+            fd = _locked(state_dir, path, what=what, wait=wait)
             if fd is None:
-                continue
-            stack.callback(os.close, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    continue  # a file system without locks
-                raise BusyError(f"{what} is running in another process{_holder(fd)}; nothing was changed.") from error
-            with suppress(OSError):
-                os.truncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                could_open = False
+            else:
+                stack.callback(os.close, fd)
+        if not could_open and fallback:
+            directory = _open_directory(state_dir)
+            if directory is not None:
+                stack.callback(os.close, directory)
+                _lock(directory, what=what, wait=wait)
         yield
 
 
-def _open(state_dir: Path, name: str) -> int | None:
+def _locked(state_dir: Path, path: Path, *, what: str, wait: bool) -> int | None:
+    """A descriptor of the lock file, locked; None if it cannot be made. Raises BusyError.
+
+    Somebody may have removed the file while its lock was waited for (``git clean``, ``rsync --delete``): then another
+    process may have locked the one that was made in its place.
+    """
+    while True:
+        fd = _open(state_dir, path)
+        if fd is None:
+            return None
+        try:
+            _lock(fd, what=what, wait=wait)
+        except BusyError:
+            os.close(fd)
+            raise
+        if is_still_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def is_still_at(fd: int, path: Path) -> bool:
+    """Whether an open file is still the one at this path."""
+    try:
+        here = os.stat(path, follow_symlinks=False)  # noqa: PTH116 (in the path of a relaunch)
+    except OSError:
+        return False
+    there = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _lock(fd: int, *, what: str, wait: bool) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return  # a file system without locks
+        raise BusyError(f"{what} is running in another process{_holder(fd)}; nothing was changed.") from error
+    with suppress(OSError):
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def _open(state_dir: Path, path: Path) -> int | None:
     with suppress(OSError):
         # Created in a separate step: parents=True would make it readable by all.
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state_dir / "locks").mkdir(mode=0o700, exist_ok=True)
-        return os.open(state_dir / "locks" / _file_name(name), os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     return None
 
 

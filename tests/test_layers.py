@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 # From the ground up; a name is a package, or a file that stands at the top.
 FLOORS = [
     {"errors", "clock", "durations", "counts", "backoff", "ids", "paths"},
-    {"bug_log", "dial"},
+    {"bug_log"},
     {"threads", "lock", "config", "host"},
+    {"dial"},
     {"alerts", "mysql", "timer"},
     {"redis_server", "journal"},
     {"programs", "refreshes"},

@@ -1,16 +1,20 @@
 """HTTP with every wait bounded, no redirects, no login of ~/.netrc, and errors without the URL: keys travel in it."""
 
 import errno
+import socket
 import ssl
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+import requests.adapters
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from restart_guard import clock
+from restart_guard.dial import dial
 from restart_guard.threads import within
 
 _CONNECT_S = 3.0
@@ -58,6 +62,8 @@ def ask(request: Request, *, proxy: str | None = None, ca_file: Path | None = No
 
 def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int, bytes]:
     with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _Adapter())
         session.trust_env = not proxy and host_of(request.url) not in ("localhost", "127.0.0.1", "::1")
         session.auth = _no_login
         try:
@@ -75,6 +81,48 @@ def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int
                 return answer.status_code, _body(answer)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise _translated(error) from error
+
+
+class _Dialing:
+    """One time limit for all addresses of a host, of which some may be dead."""
+
+    def _new_conn(self: Any) -> socket.socket:
+        # In the words of urllib3's own method, which has the limit for each address.
+        try:
+            return dial(self._dns_host, self.port, self.timeout)
+        except socket.gaierror as error:
+            raise urllib3.exceptions.NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise urllib3.exceptions.ConnectTimeoutError(self, f"Connection to {self.host} timed out.") from error
+        except OSError as error:
+            raise urllib3.exceptions.NewConnectionError(self, f"Failed to establish a connection: {error}") from error
+
+
+class _Connection(_Dialing, HTTPConnection):
+    pass
+
+
+class _TlsConnection(_Dialing, HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        return manager
 
 
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -26,6 +26,7 @@ from restart_guard.host import process_table
 from restart_guard.host.family import Family
 from restart_guard.host.files import Files, user_name
 from restart_guard.host.identity import Identity
+from restart_guard.lock import is_still_at
 from restart_guard.programs.crashes import Crashes
 from restart_guard.programs.health import HealthRecord
 
@@ -132,19 +133,24 @@ class PidLock:
     @contextmanager
     def held(self, *, wait_s: float) -> Iterator[None]:
         """Exclude everybody else from acting on the program. Raises BusyError after the wait, GuardError."""
-        fd = self._open_lock()
-        try:
-            self._lock(fd, clock.monotonic() + wait_s)
-            yield
-        finally:
-            os.close(fd)
+        deadline = clock.monotonic() + wait_s
+        while True:
+            fd, place = self._open_lock()
+            try:
+                self._lock(fd, deadline)
+                if not is_still_at(fd, place):
+                    continue  # it was removed while we waited (git clean, rsync --delete): another one is there now
+                yield
+                return
+            finally:
+                os.close(fd)
 
-    def _open_lock(self) -> int:
-        """The lock file, made if it is missing: beside the program or, where we may not make or open one, beside the
-        ``pid_file``."""
+    def _open_lock(self) -> tuple[int, Path]:
+        """The lock file and its place: beside the program or, where we may not make or open one, beside the
+        ``pid_file``. It is made if it is missing."""
         for place, files in self._places:
             try:
-                return _open_or_make(place, files)
+                return _open_or_make(place, files), place
             except OSError as error:
                 denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
                 if not denied or place is self._places[-1][0]:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from restart_guard.config.options import Times
 
+_LONGEST, _DIGITS, _SHOWN = 1000, 15, 100  # of a stranger's value
+_LONGEST_LEASE_MS = 24 * 3600 * 1000
 RELEASED = "released"
 CANDIDATE = "candidate"
 
@@ -47,12 +49,13 @@ class Mark(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Mark":
         """Parse a value. A value that we did not write counts as another node's, and is watched like any other."""
-        kind, node, life, number, lease_ms, heir = [*text.split("|", 5), "", "", "", "", ""][:6]
-        if number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
+        kind, node, life, number, lease_ms, heir = [*text[:_LONGEST].split("|", 5), "", "", "", "", ""][:6]
+        is_short = len(number) <= _DIGITS and len(lease_ms) <= _DIGITS
+        if is_short and number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
             mark = cls(node, life, int(number), kind, int(lease_ms), heir)
-            if mark.text == text:
+            if mark.text == text and mark.lease_ms <= _LONGEST_LEASE_MS:
                 return mark
-        return cls(text, "?")
+        return cls(text[:_SHOWN], "?")
 
 
 def holder(value: str | None) -> str | None:
@@ -148,6 +151,8 @@ def wanted(view: View, now: float, times: Times) -> Change | None:
         return Change(view.sight.value, new) if now < view.hold.until and _may_renew(view, mark) else None
     if mark is None:
         return Change(None, new._replace(kind=CANDIDATE))
+    if (mark.node, mark.life, mark.kind) == (view.me.node, view.me.life, ""):
+        return Change(view.sight.value, new)  # our own claim, whose answer was lost: claimed anew, from now on
     # A node that claims now may act a gap later. The holder's config may have a longer lease than ours.
     is_silent = now - max(view.sight.seen_at, view.sight.watching_since) >= max(times.lease, mark.lease) - times.gap
     # A node that has handed over does not take the lease back at once.
@@ -190,8 +195,8 @@ def written(view: View, change: Change, span: Span, times: Times, *, acknowledge
     """
     sight, hold = view.sight._replace(value=change.new.text, seen_at=span.came), view.hold
     view = view._replace(me=change.new, sight=sight)
-    if change.new.kind or not acknowledged:
-        return view
+    if change.new.kind or not acknowledged or (view.leads and span.sent >= hold.until):
+        return view  # sent after its own deadline: the targets are ended by then
     until = span.sent + times.fence
     if not view.leads:
         before = Mark("", "") if change.expected is None else Mark.parse(change.expected)

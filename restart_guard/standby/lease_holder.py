@@ -94,10 +94,9 @@ class LeaseHolder:
     def step_down(self, life: str) -> None:
         self.view = lease.stepped_down(self.view, life)
 
-    def release(self, life: str) -> None:
-        """Step down in a way that lets others lead without waiting. Nothing of ours may run any more."""
-        view = self.view
-        self.step_down(life)
+    def release(self, view: View) -> None:
+        """Let others lead without waiting, after the leadership of this view. Nothing of ours may run any more, and the
+        next process of this host must know that already."""
         if not view.leads:
             return
         try:

@@ -20,6 +20,13 @@ from restart_guard.errors import StoreError
 from restart_guard.redis_server.client import connected
 from restart_guard.standby.lease import Change, Span
 
+# One call: a transaction (WATCH … EXEC) has two, and the driver calls a lost answer of EXEC a conflict.
+_COMPARE_AND_SET = """
+local found = redis.call('GET', KEYS[1])
+if (found and '1' or '0') ~= ARGV[1] or (found and found ~= ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+return 1
+"""
 _LITTER_LEASES = 10  # the key's TTL, in leases: it only removes keys that nobody uses any more
 
 
@@ -55,22 +62,20 @@ class LeaseStore:
         return None if value is None else value.decode(errors="replace"), Span(sent, clock.boottime())
 
     def change(self, change: Change, acks: int, wait_s: float) -> ChangeResult:
-        """Change the lease if it still has the expected value, and wait until so many replicas have it."""
+        """Change the lease if it still has the expected value, and wait until so many replicas have it.
+
+        A conflict is an answer. Without an answer, which is a StoreError, the change may have taken place.
+        """
+        expected = ("0", "") if change.expected is None else ("1", change.expected)
         sent = clock.boottime()
-        with self._client.pipeline() as transaction:
-            transaction.watch(self._key)
-            current = transaction.get(self._key)
-            if (None if current is None else current.decode(errors="replace")) != change.expected:
-                return ChangeResult(took_place=False, acknowledged=False, span=Span(sent, clock.boottime()))
-            transaction.multi()
-            transaction.set(self._key, change.new.text, px=self._ttl_ms)
-            try:
-                transaction.execute()
-            except redis.WatchError:
-                return ChangeResult(took_place=False, acknowledged=False, span=Span(sent, clock.boottime()))
-            came = clock.boottime()
-            # On the same connection, which the pool has just got back: WAIT counts the writes of its own connection.
-            acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
+        done = self._client.execute_command(
+            "EVAL", _COMPARE_AND_SET, 1, self._key, *expected, change.new.text, self._ttl_ms
+        )
+        came = clock.boottime()
+        if not done:
+            return ChangeResult(took_place=False, acknowledged=False, span=Span(sent, came))
+        # On the same connection, which the pool has just got back: WAIT counts the writes of its own connection.
+        acknowledged = not acks or self._client.execute_command("WAIT", acks, round(wait_s * 1000)) >= acks
         return ChangeResult(took_place=True, acknowledged=acknowledged, span=Span(sent, came))
 
     def stand_ready(self, life: str, for_s: float) -> None:

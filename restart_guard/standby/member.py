@@ -54,12 +54,26 @@ def run(config: Config, say: Say, *, for_s: float | None) -> None:
     until = None if for_s is None else clock.monotonic() + for_s
     with ExitStack() as stack:
         aside = stack.enter_context(BackgroundWriter(say))
+        _require_state_dir(config)
         with held(config.state_dir, [f"next-{config.standby_name}"], what="A waiting standby process"):
             stack.enter_context(held(config.state_dir, [config.standby_name], what="The standby process", wait=True))
         member = GroupMember(config, aside.say)
         if until is None:  # under cron a new process starts each minute, which is no news
             aside.say(f"{member.node} takes part in {settings.group}")
         member.run(until)
+
+
+def _require_state_dir(config: Config) -> None:
+    """Without a place for the permit no host can lead, and the two locks would be one. Raises GuardError."""
+    locks = config.state_dir / "locks"
+    why = "it may not be written"
+    try:
+        locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(locks, os.W_OK | os.X_OK) and not os.statvfs(locks).f_flag & os.ST_RDONLY:
+            return
+    except OSError as error:
+        why = error.strerror or repr(error)
+    raise GuardError(f"standby keeps its permit in {config.state_dir}, where nothing can be written: {why}.")
 
 
 @dataclass
@@ -82,6 +96,8 @@ class GroupMember:
         assert config.permit is not None  # noqa: S101 (there is a section)
         self._permit = config.permit
         self._permitted_until = 0.0
+        self._bound_until = 0.0  # the latest end of a leadership of ours that was ever on disk
+        self._is_releasing = False
         self._asked_to_leave = 0
         self._hand_over = False
         self._cannot = ""
@@ -98,6 +114,7 @@ class GroupMember:
         targets = operate.chosen(config, config.standby_targets) if config.standby_targets else []
         self._targets = Leadership(config, targets, lambda name, result: self._post(partial(self._ended, name), result))
         self._kept = self._taken_up()
+        self._bound_until = self._kept.view.hold.until
         self._lease = LeaseHolder(config, self._settings, self._kept.view, news=self._news, renewed=self._renewed)
         life = self._kept.view.me.life if self._kept.acts else ""
         self._token = _Token(self._kept.token, asked_for=life, known_for=life)
@@ -174,7 +191,7 @@ class GroupMember:
             if self._targets.acts:
                 self._stand_down(self._because(why), _AT_ONCE)
         is_news = holder != lease.holder(view.sight.value) or now - self._kept_at >= self._times.lease
-        if view.leads or is_news:
+        if (view.leads or is_news) and not self._is_releasing:
             self._keep()
 
     def _renewed(self) -> None:
@@ -197,8 +214,9 @@ class GroupMember:
             if self._targets.is_overdue or self._asked_to_leave > 1:
                 self._abandon()
         elif self._hand_over or self._asked_to_leave:
+            if not self._release():
+                return False
             self._hand_over = False
-            self._release()
             return self._asked_to_leave > 0
         elif self._lease.view.leads and self._needs_token():
             self._claim()
@@ -292,12 +310,21 @@ class GroupMember:
                 take, result = self._results.get_nowait()
                 take(result)
 
-    def _release(self) -> None:
-        """Let the others lead without waiting. Nothing of ours runs any more."""
-        self._permit_is(Permit())
+    def _release(self) -> bool:
+        """Let the others lead without waiting. Nothing of ours runs any more. False if a permit, or a note for the next
+        process, cannot be taken back: the lease is kept until these have run out."""
+        self._is_releasing = True  # from now on nothing is written that would bind us for longer
+        view = self._lease.view
+        self._lease.step_down(_new_life())
         self._token.number = None
-        self._lease.release(_new_life())
-        self._keep()
+        is_free = self._permit_is(Permit()) and self._keep()
+        if not is_free and clock.boottime() < self._bound_until + fence.LATE_S:
+            self._lease.view = view
+            return False
+        # Only now: whoever is killed here and starts again finds on disk that it does not lead.
+        self._lease.release(view)
+        self._is_releasing = False
+        return True
 
     def _give_up(self) -> None:
         self._permit_is(Permit())
@@ -316,14 +343,18 @@ class GroupMember:
             return False
         self._cannot = ""
         self._permitted_until = wanted.until
+        self._bound_until = max(self._bound_until, wanted.until)
         return True
 
-    def _keep(self) -> None:
+    def _keep(self) -> bool:
         # If the lease was just lost, the targets may still have to be stopped; the next process must not keep them.
         acts = self._targets.acts and self._lease.view.leads
         self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token.number, acts=acts)
-        memory.save(self._config, self._kept)
         self._kept_at = clock.boottime()
+        is_saved = memory.save(self._config, self._kept)
+        if is_saved:
+            self._bound_until = max(self._bound_until, self._lease.view.hold.until)
+        return is_saved
 
     def _news(self) -> dict[str, Any]:
         return {"token": self._token.number, "acting": self._targets.acts}

@@ -39,13 +39,15 @@ def load(config: Config) -> SavedState | None:
     return kept if kept.boot == process_table.boot_id() else None
 
 
-def save(config: Config, kept: SavedState) -> None:
+def save(config: Config, kept: SavedState) -> bool:
     """Save the state, if possible: without it the next process first watches for a lease."""
     path = _path(config)
     with suppress(OSError):
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(kept))
         new.replace(path)
+        return True
+    return False
 
 
 def here(config: Config) -> str:

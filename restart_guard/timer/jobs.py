@@ -3,7 +3,7 @@
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ from restart_guard import paths
 from restart_guard.config.options import Config, Timer
 
 _MINUTELY = "* * * * *"
-_CATCH_UP = "23 * * * *"
-_REFRESH_CATCH_UP = "43 * * * *"
+_CATCH_UPS = (23, 53, 38, 8)  # minutes of the catch-up; one that no job of its kind is due at
+_REFRESH_CATCH_UPS = (43, 13, 58, 28)
 
 
 class Job(NamedTuple):
@@ -57,12 +57,29 @@ def jobs(config: Config, *, watch: bool, delay_s: float = 0.0) -> Iterator[Job]:
             yield job(f"check-{_plain(name)}", check.schedule, words, "get_redis_data.log", weekly=True)
     if config.checks:
         late = ("--late", f"{delay_s:.0f}s") if delay_s else ()
-        yield job("catch-up", _CATCH_UP, command(config, "check-redis", "--if-due", *late), "get_redis_data.log")
+        schedules = [timer.check_redis, *(check.schedule or "" for check in config.checks.values())]
+        yield job(
+            "catch-up",
+            _apart(_CATCH_UPS, schedules),
+            command(config, "check-redis", "--if-due", *late),
+            "get_redis_data.log",
+        )
     scheduled = {name: one.schedule for name, one in config.refreshes.items() if one.schedule is not None}
     for name, schedule in scheduled.items():
         yield job(f"refresh-{_plain(name)}", schedule, command(config, "refresh", name), "refresh.log")
     if scheduled:
-        yield job("refresh-catch-up", _REFRESH_CATCH_UP, command(config, "refresh", "--if-due"), "refresh.log")
+        yield job(
+            "refresh-catch-up",
+            _apart(_REFRESH_CATCH_UPS, scheduled.values()),
+            command(config, "refresh", "--if-due"),
+            "refresh.log",
+        )
+
+
+def _apart(minutes: Sequence[int], schedules: Iterable[str]) -> str:
+    """Each hour at the first of these minutes that is not the minute of a schedule."""
+    taken = {schedule.split()[0] for schedule in schedules if schedule}
+    return f"{next((minute for minute in minutes if str(minute) not in taken), minutes[0])} * * * *"
 
 
 def _plain(name: str) -> str:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from restart_guard.alerts import http
+from tests.test_dial import dead
 
 pytestmark = pytest.mark.server
 NOW = dt.datetime.now(dt.UTC)
@@ -105,3 +106,16 @@ def test_what_a_proxy_says_is_told(status: str, permanent: bool) -> None:
         error = failure("https://qyapi.weixin.qq.com/send?key=the-secret-key", proxy=f"http://127.0.0.1:{port}")
     assert (error.code, error.permanent) == ("proxy", permanent), error
     assert status.split(maxsplit=1)[0] in str(error)
+
+
+def test_dead_addresses_share_the_time_with_the_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with two silent addresses before the one that answers is reached in time."""
+
+    def answer(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with server(answer) as port, dead("127.0.0.2", port), dead("127.0.0.3", port):
+        known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (2, 3, 1)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: known)
+        assert http.ask(http.Request("GET", f"http://three.example:{port}/")) == (200, b"ok")

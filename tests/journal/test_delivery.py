@@ -8,16 +8,17 @@ import pytest
 
 from tests.conftest import Database, Guard, job
 from tests.support.fake_wecom import FakeWeCom
-from tests.support.servers import MariaDb, RedisServer, free_port, resume
+from tests.support.servers import MariaDb, MySql, RedisServer, free_port, resume
 
 FAILING = "retries = 0"
 
 
+@pytest.mark.parametrize("kind", [MariaDb, MySql])
 def test_a_dead_mysql_delays_nothing_else_and_loses_nothing(
-    guard: Guard, redis_server: RedisServer, wecom: FakeWeCom
+    guard: Guard, redis_server: RedisServer, wecom: FakeWeCom, kind: type[MariaDb]
 ) -> None:
     """The alert goes out; the row waits, is tried by every run, and arrives once when MySQL is back."""
-    with MariaDb() as server:
+    with kind() as server:
         database = Database(server, "irm")
         guard.configure(job(redis_server, database, wecom, FAILING))
         done = guard("check-redis", "--json")

@@ -180,7 +180,7 @@ def write_lost(scene: Scene, leader: Host) -> None:
     for one in scene.servers:
         if one is not old:
             one.signal(signal.SIGCONT)
-    wait_until(lambda: scene.server is not old, what="the failover", timeout=60)
+    wait_until(lambda: scene.server is not old, what="the failover", timeout=120)
     come_back(scene, old)
 
 

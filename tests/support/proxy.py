@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,8 @@ from typing import Self
 class Proxy:
     """Forwards to a loopback port or a unix socket. After ``lose_answer_to`` was seen from the client, the server's
     answer is read and dropped and both connections are cut, once. With ``drip_s`` answers come byte by byte, so many
-    seconds apart."""
+    seconds apart. When the first text of ``on_seen`` has been passed on, its second is called, once; ``is_cut`` lets
+    nobody connect any more."""
 
     def __init__(self, target: int | Path) -> None:
         self._target = target
@@ -20,6 +22,8 @@ class Proxy:
         self.lose_answer_to: bytes | None = None
         self.lost = 0
         self.drip_s = 0.0
+        self.on_seen: tuple[bytes, Callable[[], None]] | None = None
+        self.is_cut = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -32,6 +36,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.is_cut:
+                    client.close()
+                    continue
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _connect(self) -> socket.socket:
@@ -67,4 +74,7 @@ class Proxy:
                     self.lose_answer_to = None
                     cut.set()
                 server.sendall(data)
+                if self.on_seen is not None and self.on_seen[0] in data:
+                    (_, then), self.on_seen = self.on_seen, None
+                    then()
             server.shutdown(socket.SHUT_WR)

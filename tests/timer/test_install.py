@@ -458,6 +458,13 @@ def test_what_counts_as_missed(
         assert due.has_missed(journal, scheduled) is missed
 
 
+def test_the_catch_up_is_not_due_with_the_check(guard: Guard) -> None:
+    """Else both would begin in the same second, each week."""
+    guard.configure('[checks.a]\nkeys = ["k"]\n[timer]\ncheck_redis = "23 2 * * 1"\n')
+    lines = guard("install-timer", "--backend", "print").out.splitlines()
+    assert [one.split(" ")[0] for one in lines] == ["*", "23", "53"]
+
+
 def test_checks_have_schedules_of_their_own(guard: Guard) -> None:
     """A line for those with the usual time, which names them, and one for each other."""
     guard.configure(
