@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import redis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
@@ -238,6 +239,7 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
     """Reads no answer without end: the largest value that is asked for is smaller (see checks/read.py)."""
 
     _sock: Any
+    _reader: Any
 
     def on_connect(self, connection: Any, **options: Any) -> None:
         super().on_connect(connection, **options)
@@ -247,6 +249,35 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
         if self._sock is not None:
             self._sock.count = 0
         return super().read_response(*arguments, **options)
+
+    def read_many(self, count: int) -> list[Any]:
+        """So many answers in a row, errors among them."""
+        answers: list[Any] = []
+        while len(answers) < count:
+            answer = self._reader.gets()
+            if answer is NOT_ENOUGH_DATA:
+                self.read_from_socket()
+            elif isinstance(answer, redis.ConnectionError):
+                raise answer
+            else:
+                self._sock.count = 0
+                answers.append(answer)
+        return answers
+
+
+def read_answers(connection: Any, count: int) -> list[Any]:
+    """The answers to so many commands that were sent together, errors among them. Driver errors are raised.
+
+    The driver's own way, one by one, takes 5 µs for each: as much as all else that is done for a row.
+    """
+    try:
+        return list(connection._parser.read_many(count))  # noqa: SLF001 (it is our own)
+    except OSError as error:
+        connection.disconnect()
+        raise redis.ConnectionError(f"Error while reading: {error}") from error
+    except BaseException:
+        connection.disconnect()
+        raise
 
 
 class _Counted:

@@ -127,8 +127,9 @@ class KeyedRefresh:
         missing."""
         is_single = self._refresh.type in ("string", "json")
         values = checked(answers[0]) if is_single else answers
-        foreign = [key for (key, _), value in zip(groups, values, strict=True) if _is_foreign(value)]
-        nothing = [key for (key, _), value in zip(groups, values, strict=True) if value is None] if is_single else []
+        odd = [(key, value) for (key, _), value in zip(groups, values, strict=True) if not isinstance(value, bytes)]
+        foreign = [key for key, value in odd if _is_foreign(value)]
+        nothing = [key for key, value in odd if value is None] if is_single else []
         if nothing and self._client.exists(*nothing):
             foreign = [key for key in nothing if self._client.type(key) != b"none"]
         if foreign and not self._force:
@@ -167,7 +168,7 @@ class KeyedRefresh:
 
     def _judge_writes(self, answers: list[Any]) -> None:
         require_ours(checked(answers[-1]), self._token, self._refresh.key)
-        for answer in answers:
+        for answer in (one for one in answers if not isinstance(one, (bytes, int))):
             checked(answer)
             for inner in answer if isinstance(answer, list) else ():  # of EXEC
                 checked(inner)

@@ -4,7 +4,7 @@ the differences. Pure; values are bytes, as in ``mapping``."""
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,10 +35,11 @@ class PerKey(NamedTuple):
         many = self.kind in ("set", "zset", "list") or (self.kind == "json" and self.is_fixed)
         open_key: bytes | None = None
         open_values: Values = []
+        key_of = self._keys()
         for batch in batches:
             done: list[tuple[bytes, Values]] = []
             for row in self._rows(batch):
-                key, value = self._key(row), self._value(row)
+                key, value = key_of(row), self._value(row)
                 if many and key == open_key:
                     open_values += value
                     continue
@@ -64,8 +65,18 @@ class PerKey(NamedTuple):
         width = len(self.columns)
         return zip(*(batch[column::width] for column in range(width)), strict=True)
 
-    def _key(self, row: Sequence[bytes | None]) -> bytes:
-        return b"".join(part if isinstance(part, bytes) else self._filled(row, part) for part in self.parts)
+    def _keys(self) -> Callable[[Sequence[bytes | None]], bytes]:
+        """A function that makes the key of a row."""
+        pattern = b"".join(part.replace(b"%", b"%%") if isinstance(part, bytes) else b"%b" for part in self.parts)
+        columns = [part for part in self.parts if isinstance(part, int)]
+
+        def key(row: Sequence[bytes | None]) -> bytes:
+            try:
+                return pattern % tuple([row[column] for column in columns])
+            except TypeError:  # None has no bytes
+                return b"".join([self._filled(row, column) for column in columns])
+
+        return key
 
     def _filled(self, row: Sequence[bytes | None], column: int) -> bytes:
         value = row[column]

@@ -6,15 +6,17 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+import hiredis
 import redis
 
 from restart_guard.config.options import Redis
 from restart_guard.errors import RefreshError, StoreError
-from restart_guard.redis_server.client import connected
+from restart_guard.redis_server.client import connected, read_answers
 from restart_guard.refreshes import mapping
 from restart_guard.refreshes.mapping import Values
 
 _IN_FLIGHT = 4
+_JOINED_BYTES = 16 * 2**20
 
 SCRATCH_MS = 3_600_000
 
@@ -33,7 +35,11 @@ class Pipe:
 
     def send(self, commands: Sequence[Values], then: Callable[[list[Any]], None]) -> None:
         """``then`` gets the answers, errors among them, later and in order. Driver errors are raised."""
-        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        # The driver's own packing converts each word first; ours are bytes already.
+        pack: Any = hiredis.pack_command
+        packed = [pack(tuple(command)) for command in commands]
+        is_small = sum(map(len, packed)) < _JOINED_BYTES
+        self._connection.send_packed_command([b"".join(packed)] if is_small else packed)
         self._waiting.append((len(commands), then))
         if len(self._waiting) > _IN_FLIGHT:
             self._take()
@@ -44,13 +50,7 @@ class Pipe:
 
     def _take(self) -> None:
         count, then = self._waiting.pop(0)
-        then([self._answer() for _ in range(count)])
-
-    def _answer(self) -> Any:
-        try:
-            return self._connection.read_response()
-        except redis.ResponseError as error:
-            return error
+        then(read_answers(self._connection, count))
 
 
 def checked(answer: Any) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from restart_guard.host import process_table
 from tests.conftest import Guard
 from tests.support.servers import wait_until
-from tests.support.services import watching
+from tests.support.services import kill_dead, watching
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
@@ -132,7 +132,7 @@ def test_honest_use_of_a_users_folder(home: Home) -> None:
     for path in (home.lock, home.state):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (HIM, 0o600)
     assert (home.folder / "logs").stat().st_uid == HIM
-    os.kill(pid, signal.SIGKILL)
+    kill_dead(pid)
     assert "relaunched" in guard("restart").out
     with watching(guard):
         (pid,) = home.pids()
@@ -396,7 +396,7 @@ def test_a_neighbour_cannot_hold_the_lock(home: Home) -> None:
     assert guard("start").code == 0
     with as_user(NEIGHBOUR, FLOCK, *map(str, home.folder.iterdir()), str(home.folder)):
         (pid,) = home.pids()
-        os.kill(pid, signal.SIGKILL)
+        kill_dead(pid)
         assert "relaunched" in guard("restart").out
         assert guard("stop").code == 0
         assert guard("start").code == 0
@@ -464,7 +464,7 @@ def test_a_neighbours_process_is_never_the_program_nor_its_kin(home: Home, what:
     if what == "arguments":
         source = f"print('ready', flush=True)\nos.execv('/bin/sh', ['/bin/sh', {str(home.program)!r}])"
     with as_user(NEIGHBOUR, source, environ=environ) as neighbour:
-        os.kill(pid, signal.SIGKILL)
+        kill_dead(pid)
         assert "relaunched" in guard("restart").out
         (again,) = home.pids()
         assert home.pid_lock.read_text() == f"{again}\n"

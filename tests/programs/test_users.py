@@ -10,6 +10,7 @@ import pytest
 
 from restart_guard.host import process_table
 from tests.conftest import Guard
+from tests.support.services import kill_dead
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
@@ -250,7 +251,7 @@ def test_a_member_of_a_group_leaves_anothers_instance_alone(shared: Path) -> Non
         assert "runs as user nobody" in text
         assert "only that user and root can stop" in text
         assert text.endswith("exit code 1")
-        os.kill(pid, signal.SIGKILL)
+        kill_dead(pid)
         assert "relaunched" in said_by(shared, 12345, "restart", group=GROUP)
         (again,) = loops(shared)
         assert process_table.owner(again) == 12345

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).parent / "programs"
 
 
+def kill_dead(pid: int) -> None:
+    """kill -9, until it is dead: on a busy machine a signal takes its time."""
+    os.kill(pid, signal.SIGKILL)
+
+    def is_dead() -> bool:
+        facts = process_table.facts(pid)
+        return facts is None or facts.dead
+
+    wait_until(is_dead, what=f"the end of {pid}")
+
+
 class Service:
     """A guarded copy of tests/support/programs/service.py."""
 
