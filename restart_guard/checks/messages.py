@@ -7,7 +7,7 @@ from restart_guard.alerts.wording import Language, clip, fit, moment, say
 from restart_guard.checks.outcome import Attempt, KeyProblem, Outcome
 from restart_guard.counts import counted
 from restart_guard.durations import span
-from restart_guard.journal.incident import Incident, Notice
+from restart_guard.journal.incident import Incident, Notice, ended
 from restart_guard.mysql.table import Row
 from restart_guard.redis_server.wording import trouble
 
@@ -192,15 +192,7 @@ def subject(outcome: Outcome, language: Language) -> str:
 
 def headline(outcome: Outcome, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
     if kind is Notice.RECOVERED:
-        lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-        what = " " + say(
-            _WORDS,
-            "lasted",
-            language,
-            lasted=lasted,
-            failures=incident.failures,
-            failed_runs=counted(incident.failures, "failed run"),
-        )
+        what = " " + say(_WORDS, "lasted", language, **ended(incident, at))
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(outcome, language), 400)
     return f"{say(_WORDS, kind.value, language)}{subject(outcome, language)}{what} | {clip(outcome.host, 80)}"

@@ -5,6 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from restart_guard.counts import counted
+from restart_guard.durations import span
+
 
 class Notice(StrEnum):
     NONE = "none"
@@ -21,6 +24,15 @@ class Incident(NamedTuple):
     failures: int
     notices: int
     last_notice_at: datetime | None
+
+
+def ended(incident: Incident, at: datetime) -> dict[str, str | int]:
+    """The words of a recovery: how long it ``lasted``, and its ``failures``, in English ``failed_runs``."""
+    return {
+        "lasted": span(max(0.0, (at - incident.opened_at).total_seconds())),
+        "failures": incident.failures,
+        "failed_runs": counted(incident.failures, "failed run"),
+    }
 
 
 def advance(

@@ -8,7 +8,7 @@ from restart_guard.alerts.wording import Language, clip, fit, moment, say
 from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.host.hook import signal_name
-from restart_guard.journal.incident import Incident, Notice
+from restart_guard.journal.incident import Incident, Notice, ended
 from restart_guard.programs.crashes import Death
 
 _WORDS: dict[str, tuple[str, str]] = {
@@ -109,9 +109,8 @@ def cannot_be_guarded(
 
 def well_again(target: str, incident: Incident, *, uptime_s: float, language: Language, host: str, at: datetime) -> str:
     """The text that ends an incident."""
-    lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-    words = {"target": clip(target, 80), "uptime": span(uptime_s), "lasted": lasted, "host": clip(host, 80)}
-    head = say(_WORDS, Notice.RECOVERED.value, language, **words)
+    words = {"target": clip(target, 80), "uptime": span(uptime_s), "host": clip(host, 80)}
+    head = say(_WORDS, Notice.RECOVERED.value, language, **words, **ended(incident, at))
     return fit(
         f"{head}\n{say(_WORDS, 'when', language, at=moment(at))}\n", "", say(_WORDS, "id", language, id=incident.id)
     )

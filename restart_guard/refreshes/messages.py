@@ -8,7 +8,7 @@ from restart_guard.alerts.wording import Language, clip, fit, moment, say
 from restart_guard.counts import counted
 from restart_guard.durations import span
 from restart_guard.errors import GuardError, RefreshError, StoreError
-from restart_guard.journal.incident import Incident, Notice
+from restart_guard.journal.incident import Incident, Notice, ended
 from restart_guard.mysql.table import Row
 from restart_guard.redis_server.wording import trouble
 from restart_guard.refreshes.mapping import Drift, Example
@@ -169,15 +169,7 @@ def row(done: Refreshed, *, language: Language, log_path: str, at: datetime) -> 
 def notice(done: Refreshed, incident: Incident, kind: Notice, *, language: Language, at: datetime) -> str:
     """The text of an alert, a repeat or a recovery. Its first line alone says what broke, where and how."""
     if kind is Notice.RECOVERED:
-        lasted = span(max(0.0, (at - incident.opened_at).total_seconds()))
-        what = " " + say(
-            _WORDS,
-            "lasted",
-            language,
-            lasted=lasted,
-            failures=incident.failures,
-            failed_runs=counted(incident.failures, "failed run"),
-        )
+        what = " " + say(_WORDS, "lasted", language, **ended(incident, at))
     else:
         what = ("：" if language == "zh" else ": ") + clip(summary(done, language), 400)
     head = f"{say(_WORDS, kind.value, language)}{subject(done, language)}{what} | {clip(done.host, 80)}"

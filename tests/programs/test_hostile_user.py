@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from restart_guard.config import load as config_file
 from restart_guard.host import process_table
+from restart_guard.journal.journal import Journal
+from restart_guard.programs import events
+from restart_guard.programs.results import ActionResult
 from tests.conftest import Guard
 from tests.support.servers import wait_until
 from tests.support.services import kill_dead, watching
@@ -375,6 +379,19 @@ def test_an_account_that_is_gone_is_told_for_its_target_alone(home: Home) -> Non
     assert "there is no user nobody-here" in done.err
     assert len(running(other)) == 1
     assert home.guard("stop", "--force", "other").code == 0
+
+
+def test_an_alert_goes_out_without_the_log_of_an_account_that_is_gone(home: Home) -> None:
+    """The user was removed while his program kept dying: the event and its alert are not lost for that."""
+    guard = home.configure(
+        'log_file = "app.log"\n[wecom]\nwebhook = "a-key-of-no-robot-01"\n', 'user = "nobody-here"\n'
+    )
+    config = config_file.load(guard.config, {})
+    events.record(config, [ActionResult("app", ok=False, text="", event="failed to start: x", crashes=3)])
+    with Journal.open(config.state_dir) as journal:
+        (alert,) = journal.undelivered("wecom")
+    assert "app" in alert.payload["text"]
+    assert "its last words" not in alert.payload["text"]
 
 
 FLOCK = """
