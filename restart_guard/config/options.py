@@ -203,11 +203,13 @@ class Standby(Struct, frozen=True, kw_only=True):
 
     @property
     def times(self) -> Times:
+        """With defaults that leave room for two lost beats: before a watch begins anew (``gap`` is four of them) and
+        before a leader begins to stop (half of ``fence`` is three)."""
         return Times(
             lease=self.lease,
-            beat=self.lease * 0.1 if self.beat is None else self.beat,
-            fence=self.lease * 0.4 if self.fence is None else self.fence,
-            gap=self.lease * 0.2 if self.gap is None else self.gap,
+            beat=self.lease * 0.06 if self.beat is None else self.beat,
+            fence=self.lease * 0.38 if self.fence is None else self.fence,
+            gap=self.lease * 0.24 if self.gap is None else self.gap,
         )
 
 

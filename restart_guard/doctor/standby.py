@@ -5,13 +5,14 @@ from typing import Any
 
 import redis
 
-from restart_guard.config.options import Config
+from restart_guard.config.options import Config, Times
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.errors import StoreError
 from restart_guard.redis_server import client as redis_client
-from restart_guard.standby import status
+from restart_guard.standby import memory, status
 
 _LEAST_SENTINELS = 3
+_ROOM = 2.5  # beats: one is lost, the next one is answered half a beat late
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -24,14 +25,16 @@ def findings(config: Config) -> Iterator[Finding]:
     if not status.takes_part(config):
         advice = "restart-guard install-timer, or restart-guard standby as a service"
         yield Finding(Level.WARN, "standby: no standby process runs on this host at the moment", advice)
-    if group.lease_s is not None and group.lease_s != config.standby.lease:
+    kept = memory.load(config)
+    notes = kept.notes if kept is not None else ()
+    for note in notes:
+        what, _, advice = note.partition(": ")
+        yield Finding(Level.WARN, f"standby: {what}", advice)
+    if not notes and group.lease_s is not None and group.lease_s != config.standby.lease:
         what = f"standby: the leader's lease is {group.lease_s:g}s, here it is {config.standby.lease:g}s"
         yield Finding(Level.WARN, what, "use the same [standby] on each host")
-    times = config.standby.times
-    if 2 * times.fence + times.gap > times.lease * 1.001:
-        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two hosts may lead for a moment"
-        yield Finding(Level.WARN, what, f"a fence of at most {(times.lease - times.gap) / 2:g}s, or a longer lease")
-    fence_s = times.fence
+    yield from _times(config.standby.times)
+    fence_s = config.standby.times.fence
     for name in config.standby_targets:
         if config.targets[name].stop_timeout > fence_s / 2:
             what = f"standby: {name} may drain for longer than half of fence; when the lease is lost it is killed"
@@ -40,6 +43,19 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _failover(config)
     except StoreError:
         return  # reported in another section
+
+
+def _times(times: Times) -> Iterator[Finding]:
+    if 2 * times.fence + times.gap > times.lease * 1.001:
+        what = f"standby: fence is {times.fence:g}s: after a failover that loses writes two hosts may lead for a moment"
+        yield Finding(Level.WARN, what, f"a fence of at most {(times.lease - times.gap) / 2:g}s, or a longer lease")
+    # One beat is lost by one lost answer.
+    if times.gap < _ROOM * times.beat:
+        what = f"standby: gap is {times.gap:g}s: with one lost beat a standby begins its watch anew"
+        yield Finding(Level.WARN, what, f"a gap of {_ROOM * times.beat:g}s, or a shorter beat")
+    if times.fence / 2 < _ROOM * times.beat:
+        what = f"standby: fence is {times.fence:g}s: with one lost beat the leader stops its targets"
+        yield Finding(Level.WARN, what, f"a fence of {2 * _ROOM * times.beat:g}s, or a shorter beat")
 
 
 def _failover(config: Config) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """Connects to Redis, and turns its errors into ours.
 
 The driver's own retries are off everywhere (``redis.Redis()`` would make ten): the check is the one place that tries
-again. RESP2 is spoken, since a server or proxy without HELLO refuses RESP3 and nothing here needs it. Every call opens
-a connection of its own, so that after a failover the next one asks the Sentinels again.
+again. RESP2 is spoken, since a server or proxy without HELLO refuses RESP3 and nothing here needs it. ``connected``
+opens a connection of its own, so that after a failover the next one asks the Sentinels again; ``KeptClient`` keeps its
+connections and asks them all the same.
 """
 
 import errno
@@ -52,6 +53,11 @@ _WHOLE_S = 10.0
 _CLUSTER_WORDS = {"MOVED", "ASK", "CROSSSLOT"}
 
 
+def database_of(settings: Redis) -> int:
+    """The number of the database. Raises StoreError."""
+    return _address(settings).database
+
+
 def name(settings: Redis) -> str:
     """The server for messages, without secrets: ``redis localhost:6379/0``."""
     if settings.sentinels:
@@ -79,6 +85,46 @@ def connected(settings: Redis, *, whole_s: float | None = None) -> Iterator[redi
             client.close()
 
 
+class KeptClient:
+    """A client that keeps its connection from use to use. With Sentinels each use asks them for the master, on a kept
+    connection too: whoever only keeps the master's goes on writing to a demoted one for seconds."""
+
+    def __init__(self, settings: Redis) -> None:
+        self._settings = settings
+        self._sentinel: Sentinel | None = None
+        self._client: redis.Redis | None = None
+        self._address: RedisAddress | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._client is not None
+
+    @contextmanager
+    def use(self, whole_s: float) -> Iterator[redis.Redis]:
+        """Any error closes the connection, and the next use opens another. Driver errors are raised as StoreError."""
+        with _translate_errors():
+            try:
+                address = _address(self._settings)
+                if self._settings.sentinels:
+                    self._sentinel = self._sentinel or _sentinel(self._settings, address)
+                    address = _of_master(address, self._sentinel, self._settings)
+                if self._client is None or address != self._address:
+                    self.close()
+                    self._client, self._address = _client_of(self._settings, address), address
+                with _cut_after(self._client, whole_s):
+                    yield self._client
+            except BaseException:
+                self.close()
+                if self._sentinel is not None:  # another is asked first: this one may hang, or be cut off
+                    self._sentinel.sentinels.append(self._sentinel.sentinels.pop(0))
+                raise
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+
 @contextmanager
 def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
     """Close the connection after a time: a server that sends a byte now and then keeps every single wait short."""
@@ -87,7 +133,8 @@ def _cut_after(client: redis.Redis, seconds: float) -> Iterator[None]:
         return
     timer = threading.Timer(seconds, client.connection_pool.disconnect)
     timer.daemon = True
-    timer.start()
+    with suppress(RuntimeError):  # no more threads are allowed: rather without
+        timer.start()
     try:
         yield
     finally:
@@ -167,27 +214,41 @@ def ttl_left(settings: Redis, key: str) -> float | None:
 
 
 def _client(settings: Redis) -> redis.Redis:
-    common: dict[str, Any] = {
+    address = _address(settings)
+    if settings.sentinels:
+        address = _of_master(address, _sentinel(settings, address), settings)
+    return _client_of(settings, address)
+
+
+def _client_of(settings: Redis, address: RedisAddress) -> redis.Redis:
+    where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
+    if address.socket:
+        where = {"unix_socket_path": address.socket}
+    login: dict[str, Any] = {"username": address.username, "password": address.password}
+    return _bound(redis.Redis(**where, **_common(settings), **login, db=address.database))
+
+
+def _sentinel(settings: Redis, address: RedisAddress) -> Sentinel:
+    places = [parse_place(place) for place in settings.sentinels or ()]
+    login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
+    sentinel = Sentinel(places, sentinel_kwargs={**_common(settings), **login, **_tls(settings, address)})
+    for one in sentinel.sentinels:
+        _bound(one)
+    return sentinel
+
+
+def _of_master(address: RedisAddress, sentinel: Sentinel, settings: Redis) -> RedisAddress:
+    host, port = _master(sentinel, settings.service or "")
+    return address._replace(host=host, port=port)
+
+
+def _common(settings: Redis) -> dict[str, Any]:
+    return {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": float(settings.timeout),
         "socket_connect_timeout": float(settings.timeout),
     }
-    address = _address(settings)
-    if settings.sentinels:
-        places = [parse_place(place) for place in settings.sentinels]
-        login = {"username": settings.sentinel_username, "password": _reveal(settings.sentinel_password)}
-        sentinel = Sentinel(places, sentinel_kwargs={**common, **login, **_tls(settings, address)})
-        for one in sentinel.sentinels:
-            _bound(one)
-        host, port = _master(sentinel, settings.service or "")
-        address = address._replace(host=host, port=port)
-    where: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(settings, address)}
-    if address.socket:
-        where = {"unix_socket_path": address.socket}
-    return _bound(
-        redis.Redis(**where, **common, db=address.database, username=address.username, password=address.password)
-    )
 
 
 def _bound(client: redis.Redis) -> redis.Redis:

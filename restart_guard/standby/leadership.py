@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import msgspec
 from restart_guard import clock
 from restart_guard.backoff import delay
 from restart_guard.config.options import Config
-from restart_guard.errors import ExitCode, GuardError
+from restart_guard.errors import BusyError, ExitCode, GuardError
 from restart_guard.host import process_table
 from restart_guard.programs import actions, fence, processes
 from restart_guard.programs.crashes import Crashes
@@ -32,7 +31,7 @@ _PATIENCE_S = 5.0  # beyond a target's own time to stop
 
 class Leadership:
     """The targets of a group on this host. ``post`` is called in a thread with a target's name and result, for
-    ``ended``."""
+    ``ended``; with an empty name and the result of writing the pid locks for ``begun``."""
 
     def __init__(self, config: Config, targets: Sequence[Target], post: Callable[[str, Any], None]) -> None:
         self._config = config
@@ -45,6 +44,7 @@ class Leadership:
         self._overdue_at = 0.0
         self._stop = StopOptions(force=True)
         self._said: dict[str, str] = {}
+        self._cannot = ""
         self.acts = False
 
     @property
@@ -60,17 +60,25 @@ class Leadership:
     def begin(self) -> None:
         """Write the pid locks and start a watch, which does the rest."""
         self.acts = True
-        self._failures, self._watch_again_at = 0, 0.0
+        self._failures, self._watch_again_at, self._cannot = 0, 0.0, ""
         # In a thread: syncing many of them to the disk may take longer than a beat.
         in_background(partial(_intend, self._targets.values()), partial(self._post, ""))
         self.keep_watching()  # the next call finds the reason again if it fails
 
+    def begun(self, result: Any) -> None:
+        """Take the result of writing the pid locks: without one nobody would look after that target."""
+        if result and self.acts:
+            self._cannot = str(result)
+
     def keep_watching(self) -> str:
-        """Start the watch, also if it has ended. Returns the reason if that fails again and again.
+        """Start the watch, also if it has ended. Returns the reason if that fails again and again, or if a pid lock
+        could not be written.
 
         The watch ends with this process: else each process that is killed would leave one.
         """
         now = clock.monotonic()
+        if self._cannot:
+            return self._cannot
         if not self._targets or (self._watch is not None and self._watch.poll() is None):
             return ""
         if self._watch is not None:
@@ -151,15 +159,22 @@ class Leadership:
         return names
 
 
-def _intend(targets: Iterable[Target]) -> None:
+def _intend(targets: Iterable[Target]) -> str:
     """Write the pid locks, so that a watch looks at the targets. A lock that an operator has removed stays away.
+    Returns why one could not be written.
 
     Crashes under an earlier leadership do not delay this launch, which is a start and no relaunch.
     """
+    problems = []
     for target in targets:
-        with suppress(GuardError, PermissionError), target.lock.held(wait_s=_AGAIN_S):
-            record = target.lock.recorded(process_table.boot_id())
-            was_stopped = not target.lock.is_there() and target.lock.has_record()
-            if not was_stopped and (record.process is None or not processes.is_alive(record.process)):
-                target.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
-                target.lock.write(target.lock.read() or os.getpid())
+        try:
+            with target.lock.held(wait_s=_PATIENCE_S):
+                record = target.lock.recorded(process_table.boot_id())
+                was_stopped = not target.lock.is_there() and target.lock.has_record()
+                if not was_stopped and (record.process is None or not processes.is_alive(record.process)):
+                    target.lock.record(msgspec.structs.replace(record, starting=True, crashes=Crashes()))
+                    target.lock.write(target.lock.read() or os.getpid())
+        except (GuardError, OSError) as error:
+            if not (isinstance(error, BusyError) and target.lock.is_there()):  # else somebody is starting it
+                problems.append(f"{target.name}: {error}")
+    return "; ".join(problems)

@@ -18,6 +18,7 @@ from restart_guard.config.options import Times
 
 _LONGEST, _DIGITS, _SHOWN = 1000, 15, 100  # of a stranger's value
 _LONGEST_LEASE_MS = 24 * 3600 * 1000
+_HIGHEST_TOKEN = 10 ** (_DIGITS - 1)
 RELEASED = "released"
 CANDIDATE = "candidate"
 
@@ -26,8 +27,9 @@ class Mark(NamedTuple):
     """A value of the lease: which node wrote it, in which process lifetime, and its sequence number.
 
     ``kind`` is empty for a holder's value, RELEASED if the lease is free, CANDIDATE for a mark that a watching node
-    puts in an empty key. ``lease_ms`` is the writer's lease time, in case the configs of the hosts differ. ``heir`` is
-    the process lifetime of the only node that may take a released lease at once; without an heir all may.
+    puts in an empty key. ``heir`` is the process lifetime of the only node that may take a released lease at once;
+    without an heir all may. ``token`` is the highest fencing token that the writer knows of. The rest are the writer's
+    times, in milliseconds, in case the configs of the hosts differ; 0 is unknown.
     """
 
     node: str
@@ -36,26 +38,43 @@ class Mark(NamedTuple):
     kind: str = ""
     lease_ms: int = 0
     heir: str = ""
+    token: int = 0
+    beat_ms: int = 0
+    fence_ms: int = 0
+    gap_ms: int = 0
 
     @property
     def text(self) -> str:
-        words = [self.kind, self.node, self.life, str(self.number), str(self.lease_ms)]
-        return "|".join([*words, self.heir] if self.heir else words)
+        """What stands in Redis; what is empty at the end is left out."""
+        late = [str(number or "") for number in (self.token, self.beat_ms, self.fence_ms, self.gap_ms)]
+        words = [self.kind, self.node, self.life, str(self.number), str(self.lease_ms), self.heir, *late]
+        return "|".join(words).rstrip("|")
 
     @property
     def lease(self) -> float:
         return self.lease_ms / 1000
 
+    @property
+    def times(self) -> Times:
+        return Times(*(ms / 1000 for ms in (self.lease_ms, self.beat_ms, self.fence_ms, self.gap_ms)))
+
     @classmethod
     def parse(cls, text: str) -> "Mark":
         """Parse a value. A value that we did not write counts as another node's, and is watched like any other."""
-        kind, node, life, number, lease_ms, heir = [*text[:_LONGEST].split("|", 5), "", "", "", "", ""][:6]
-        is_short = len(number) <= _DIGITS and len(lease_ms) <= _DIGITS
-        if is_short and number.isdecimal() and lease_ms.isdecimal() and kind in ("", RELEASED, CANDIDATE):
-            mark = cls(node, life, int(number), kind, int(lease_ms), heir)
+        words = text[:_LONGEST].split("|")
+        kind, node, life, *numbers = [*words, *[""] * 10][:10]
+        heir = numbers.pop(2)
+        is_short = all(len(one) <= _DIGITS and one.isdecimal() for one in numbers if one)
+        if is_short and kind in ("", RELEASED, CANDIDATE):
+            number, lease_ms, token, beat_ms, fence_ms, gap_ms = (int(one or 0) for one in numbers)
+            mark = cls(node, life, number, kind, lease_ms, heir, token, beat_ms, fence_ms, gap_ms)
             if mark.text == text and mark.lease_ms <= _LONGEST_LEASE_MS:
                 return mark
         return cls(text[:_SHOWN], "?")
+
+    def with_times(self, times: Times) -> "Mark":
+        lease_ms, beat_ms, fence_ms, gap_ms = (round(seconds * 1000) for seconds in times)
+        return self._replace(lease_ms=lease_ms, beat_ms=beat_ms, fence_ms=fence_ms, gap_ms=gap_ms)
 
 
 def holder(value: str | None) -> str | None:
@@ -98,7 +117,8 @@ class Sight(NamedTuple):
 
 
 class View(NamedTuple):
-    """The knowledge of a node: the mark that it wrote last, its own hold of the lease, and what it has read."""
+    """The knowledge of a node: the mark that it wrote last, its own hold of the lease, and what it has read. The
+    ``token`` of its mark is the highest that it has seen anywhere."""
 
     me: Mark
     hold: Hold = Hold()
@@ -140,13 +160,20 @@ def read(view: View, value: str | None, span: Span, times: Times) -> View:
         kept = [one for one in sight.past if span.came - one[0] <= 2 * times.lease]
         past = (*kept, (span.came, sight.contact_at))
         sight = sight._replace(value=value, before=sight.value, seen_at=span.came, past=past)
-    return view._replace(sight=sight._replace(contact_at=span.sent))
+    seen = 0 if value is None else Mark.parse(value).token
+    return knowing(view._replace(sight=sight._replace(contact_at=span.sent)), seen)
+
+
+def knowing(view: View, token: int) -> View:
+    """The view of who has seen this fencing token. A number beyond all measure is nobody's."""
+    is_news = view.me.token < token <= _HIGHEST_TOKEN
+    return view._replace(me=view.me._replace(token=token)) if is_news else view
 
 
 def wanted(view: View, now: float, times: Times) -> Change | None:
     """The change to write after the read of this beat."""
     mark = view.sight.mark
-    new = view.me._replace(number=view.me.number + 1, kind="", lease_ms=round(times.lease * 1000))
+    new = view.me.with_times(times)._replace(number=view.me.number + 1, kind="")
     if view.leads:
         return Change(view.sight.value, new) if now < view.hold.until and _may_renew(view, mark) else None
     if mark is None:
@@ -250,7 +277,7 @@ def why_lost(view: View, now: float) -> str:
 
 def stepped_down(view: View, life: str) -> View:
     """The view of a watcher again, in a new process lifetime: its earlier marks then count as another node's."""
-    return view._replace(me=Mark(view.me.node, life), hold=Hold())
+    return view._replace(me=Mark(view.me.node, life, token=view.me.token), hold=Hold())
 
 
 def released(mark: Mark, value: str | None, heir: str) -> Change:

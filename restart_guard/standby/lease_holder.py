@@ -1,18 +1,19 @@
 """One member's side of the lease: its view, beat by beat, and the trouble it has."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 from typing import Any
 
-import msgspec
-
 from restart_guard import clock
 from restart_guard.config.options import Config, Standby
 from restart_guard.errors import StoreError
+from restart_guard.redis_server import client as redis_client
 from restart_guard.standby import lease
 from restart_guard.standby.lease import Change, Mark, View
-from restart_guard.standby.lease_store import LeaseStore, listen, open_store
+from restart_guard.standby.lease_store import KeptStore, LeaseStore, listen, news_channel
+from restart_guard.standby.peers import Peers
 
 _LEAST_SILENCE_S = 2.0
 _LEAST_TIMEOUT_S = 0.05
@@ -23,7 +24,8 @@ News = Callable[[], Mapping[str, Any]]
 class LeaseHolder:
     """``view`` is the basis of all decisions. ``trouble`` is why the last beat failed, empty after a good one.
 
-    ``renewed`` is called as soon as the view has a new deadline, before it is published.
+    ``renewed`` is called as soon as the view has a new deadline, before it is published. ``peers`` collects what
+    a person should mend.
     """
 
     def __init__(
@@ -35,35 +37,57 @@ class LeaseHolder:
         self._news = news
         self._renewed = renewed
         self._acks = config.standby_acks
-        self._first_sentinel = 0
         self._good_at = clock.boottime()
         self._is_troubled = False
+        timeout_s = max(_LEAST_TIMEOUT_S, self._times.beat * 0.8)
+        lease_s = self._times.lease
+        self._store = KeptStore(config.redis, settings.group, lease_s=lease_s, timeout_s=timeout_s)
+        database = None
+        with suppress(StoreError):  # which each beat tells
+            database = redis_client.database_of(config.redis)
+        self.peers = Peers(settings.group, view.me.node, self._times, database)
+        self.peers.is_here(view.me.life)
         self.view = view
         self.trouble = ""
 
     def beat(self, *, may_claim: bool) -> None:
         """Read the lease, and change it if a change is due."""
-        begun = clock.boottime()
-        trouble, change = "", None
+        was_open = self._store.is_open
+        error = self._try(may_claim=may_claim)
+        if error is not None and error.code == "closed" and was_open:
+            error = self._try(may_claim=may_claim)  # a kept connection may have been closed since the last beat
+        if error is not None:
+            self.trouble = self._config.redact(str(error))
+        elif not self.trouble:
+            self._good_at = clock.boottime()
+
+    def _try(self, *, may_claim: bool) -> StoreError | None:
+        self.trouble, change = "", None
         try:
-            with self._store() as store:
+            with self._store.use() as store:
                 value, span = store.read()
                 self.view = lease.read(self.view, value, span, self._times)
+                if self.view.sight.mark is not None:
+                    self.peers.read(self.view.sight.mark)
                 change = self._due(store, may_claim=may_claim)
                 if change is not None:
-                    trouble = self._change(store, change)
+                    self.trouble = self._change(store, change)
                     change = None
                 if self.view.may_act(clock.boottime()) and not lease.why_lost(self.view, clock.boottime()):
-                    store.tell(self._settings.channel, self._heartbeat(released=False))
+                    self._publish(store, released=False)
         except StoreError as error:
-            trouble = self._config.redact(str(error))
             if change is not None:
                 self.view = lease.unclear(self.view, change)
-        if trouble or clock.boottime() - begun > self._times.beat / 2:
-            self._first_sentinel += 1  # so that a Sentinel that does not answer is asked last
-        self.trouble = trouble
-        if not trouble:
-            self._good_at = clock.boottime()
+            return error
+        return None
+
+    def _publish(self, store: LeaseStore, *, released: bool) -> None:
+        refused = store.tell(self._settings.channel, self._heartbeat(released=released), alive=not released)
+        if refused:
+            self.peers.note(
+                f"The heartbeats on the channels {self._settings.channel} and {news_channel(self._settings.channel)} "
+                f"are refused, and the lease goes on without them: {refused}"
+            )
 
     def trouble_news(self) -> str:
         """A message when trouble has lasted for a while, or is over. A single failed beat is no news."""
@@ -92,7 +116,11 @@ class LeaseHolder:
         )
 
     def step_down(self, life: str) -> None:
+        self.peers.is_here(life)
         self.view = lease.stepped_down(self.view, life)
+
+    def knows_token(self, number: int) -> None:
+        self.view = lease.knowing(self.view, number)
 
     def release(self, view: View) -> None:
         """Let others lead without waiting, after the leadership of this view. Nothing of ours may run any more, and the
@@ -100,38 +128,32 @@ class LeaseHolder:
         if not view.leads:
             return
         try:
-            with self._store() as store:
+            with self._store.use() as store:
                 value, _ = store.read()
                 mark = None if value is None else Mark.parse(value)
                 if mark is not None and (mark.life, mark.kind) == (view.me.life, ""):
                     heir = store.heir() if view.may_act(clock.boottime()) else ""
                     heir = "" if heir == view.me.life else heir
                     store.change(lease.released(view.me, value, heir), 0, 0.0)
-                    store.tell(self._settings.channel, self._heartbeat(released=True), alive=False)
+                    self._publish(store, released=True)
         except StoreError as error:
             self.trouble = self._config.redact(str(error))
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` when a node of the group releases the lease."""
-
-        def hear(news: Mapping[str, Any]) -> None:
-            if news.get("released") and news.get("group") == self._settings.group:
-                wake()
-
+        """Hear the group's heartbeats. Call ``wake`` when a node of the group releases the lease."""
         silence_s = max(_LEAST_SILENCE_S, 5 * self._times.beat)
+        hear = partial(self._hear, wake)
         job = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=hear)
         Thread(target=job, daemon=True).start()
 
-    def _heartbeat(self, *, released: bool) -> dict[str, Any]:
-        """The heartbeat with its particulars, for any listener; other members only react to a release."""
-        who = {"group": self._settings.group, "node": self.view.me.node, "number": self.view.me.number}
-        return {**who, **self._news(), "released": released}
+    def _hear(self, wake: Callable[[], None], news: Mapping[str, Any]) -> None:
+        """In a thread."""
+        self.peers.heard(news)
+        if news.get("released") and news.get("group") == self._settings.group:
+            wake()
 
-    def _store(self) -> Any:
-        redis = self._config.redis
-        if redis.sentinels:
-            first = self._first_sentinel % len(redis.sentinels)
-            turned = (*redis.sentinels[first:], *redis.sentinels[:first])
-            redis = msgspec.structs.replace(redis, sentinels=turned)
-        timeout_s = max(_LEAST_TIMEOUT_S, self._times.beat * 0.8)
-        return open_store(redis, self._settings.group, lease_s=self._times.lease, timeout_s=timeout_s)
+    def _heartbeat(self, *, released: bool) -> dict[str, Any]:
+        """The heartbeat with its particulars, for any listener."""
+        me = self.view.me
+        who = {"group": self._settings.group, "node": me.node, "number": me.number, "life": me.life}
+        return {**who, **self._news(), "released": released, "database": self.peers.database}

@@ -1,8 +1,8 @@
 """The lease in Redis: one value, changed only by compare-and-set of the whole value; and heartbeats, which are only
 news.
 
-Every beat opens its own connection, so that after a failover the Sentinels are asked again: a client that keeps one
-goes on writing to a demoted master for seconds. All waits are shorter than a beat.
+The connection is kept from beat to beat: a name server, a lost packet of a new connection or a TLS handshake then costs
+no beat. All waits are shorter than a beat.
 """
 
 import math
@@ -17,7 +17,7 @@ from restart_guard import clock
 from restart_guard.config.options import Redis
 from restart_guard.durations import Duration
 from restart_guard.errors import StoreError
-from restart_guard.redis_server.client import connected
+from restart_guard.redis_server.client import KeptClient, connected
 from restart_guard.standby.lease import Change, Span
 
 # One call: a transaction (WATCH … EXEC) has two, and the driver calls a lost answer of EXEC a conflict.
@@ -48,7 +48,7 @@ class ChangeResult(NamedTuple):
 
 
 class LeaseStore:
-    """One connection, for one beat. ``open_store`` raises driver errors as StoreError."""
+    """The lease over one connection. ``open_store`` and ``KeptStore`` raise driver errors as StoreError."""
 
     def __init__(self, client: redis.Redis, group: str, lease_s: float) -> None:
         self._client: Any = client
@@ -87,11 +87,38 @@ class LeaseStore:
         value = self._client.get(self._heir_key)
         return value.decode(errors="replace") if value else ""
 
-    def tell(self, channel: str, news: dict[str, Any], *, alive: bool = True) -> None:
-        """Publish ``alive``, and the particulars as JSON on the second channel."""
+    def tell(self, channel: str, news: dict[str, Any], *, alive: bool = True) -> str:
+        """Publish ``alive``, and the particulars as JSON on the second channel. Returns why that is not allowed; the
+        lease does not need it."""
+        pipeline = self._client.pipeline(transaction=False)
         if alive:
-            self._client.publish(channel, "alive")
-        self._client.publish(news_channel(channel), msgspec.json.encode(news))
+            pipeline.publish(channel, "alive")
+        pipeline.publish(news_channel(channel), msgspec.json.encode(news))
+        try:
+            pipeline.execute()
+        except redis.exceptions.NoPermissionError as error:
+            return str(error)
+        return ""
+
+
+class KeptStore:
+    """The lease over a connection that is kept."""
+
+    def __init__(self, settings: Redis, group: str, *, lease_s: float, timeout_s: float) -> None:
+        self._client = KeptClient(msgspec.structs.replace(settings, timeout=Duration(timeout_s)))
+        self._group = group
+        self._lease_s = lease_s
+        self._whole_s = 3 * timeout_s
+
+    @property
+    def is_open(self) -> bool:
+        return self._client.is_open
+
+    @contextmanager
+    def use(self) -> Iterator[LeaseStore]:
+        """For one beat. Raises StoreError."""
+        with self._client.use(self._whole_s) as client:
+            yield LeaseStore(client, self._group, self._lease_s)
 
 
 @contextmanager

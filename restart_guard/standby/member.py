@@ -27,6 +27,7 @@ from restart_guard.lock import held
 from restart_guard.programs import fence, operate, processes
 from restart_guard.programs.target import StopOptions
 from restart_guard.standby import events, fencing_token, lease, memory, messages
+from restart_guard.standby.fencing_token import Claimed
 from restart_guard.standby.leadership import Leadership
 from restart_guard.standby.lease import Mark, View
 from restart_guard.standby.lease_holder import LeaseHolder
@@ -78,12 +79,16 @@ def _require_state_dir(config: Config) -> None:
 
 @dataclass
 class _Token:
-    """The fencing token of this host's leadership. ``asked_for`` and ``known_for`` are process lifetimes."""
+    """The fencing token of this host's leadership. ``asked_for`` and ``known_for`` are process lifetimes.
+
+    ``wait_until`` is when the targets are started without one, once the lease allows it; 0 before that.
+    """
 
     number: int | None = None
     why_none: str = ""
     asked_for: str = ""
     known_for: str = ""
+    wait_until: float = 0.0
 
 
 class GroupMember:
@@ -101,7 +106,6 @@ class GroupMember:
         self._asked_to_leave = 0
         self._hand_over = False
         self._cannot = ""
-        self._last_sign: float | None = None
         self._kept_at = 0.0
         self._unrecorded = 0
         self._results: SimpleQueue[tuple[Callable[[Any], None], Any]] = SimpleQueue()
@@ -129,7 +133,8 @@ class GroupMember:
         """The state of the process before this one, if it ran in this boot and under the same name."""
         kept = memory.load(self._config)
         if kept is None or kept.view.me.node != self.node:
-            return SavedState(process_table.boot_id(), View(Mark(self.node, _new_life())))
+            me = Mark(self.node, _new_life(), token=memory.highest_token(self._config))
+            return SavedState(process_table.boot_id(), View(me))
         if kept.view.leads and clock.boottime() >= kept.view.hold.until:
             view = lease.stepped_down(kept.view, _new_life())
             return msgspec.structs.replace(kept, view=view, token=None, acts=False)
@@ -170,6 +175,8 @@ class GroupMember:
         gently = self._lease.view.hold.until - self._times.fence / 2 - now
         if self._targets.acts and gently > 0:
             pauses.append(gently)
+        if not self._targets.acts and self._token.wait_until > now:
+            pauses.append(self._token.wait_until - now)
         if until is not None and clock.monotonic() < until:
             pauses.append(until - clock.monotonic())
         return max(_LEAST_PAUSE_S, min(pauses))
@@ -179,12 +186,11 @@ class GroupMember:
         may_claim = not self._asked_to_leave and clock.boottime() >= self._kept.rest_until
         self._lease.beat(may_claim=may_claim)
         view, now = self._lease.view, clock.boottime()
-        news = self._lease.trouble_news()
-        if news:
-            self._say(news)
+        for news in (self._lease.trouble_news(), *self._lease.peers.news()):
+            if news:
+                self._say(news)
         holder = lease.holder(before.sight.value)
-        if not view.leads and lease.holder(view.sight.value) not in (None, self.node):
-            self._last_sign = view.sight.seen_at
+        self._note_sign(view)
         why = lease.why_lost(view, now)
         if why:
             self._give_up()
@@ -193,6 +199,16 @@ class GroupMember:
         is_news = holder != lease.holder(view.sight.value) or now - self._kept_at >= self._times.lease
         if (view.leads or is_news) and not self._is_releasing:
             self._keep()
+
+    def _note_sign(self, view: View) -> None:
+        """That another leader lives, from a change of the lease: a value that is only read again is no sign."""
+        value = view.sight.value
+        is_sign = not view.leads and lease.holder(value) not in (None, self.node)
+        if is_sign and value is not None and (self._kept.last_sign is None or self._kept.last_sign[0] != value):
+            self._signed(value, view.sight.seen_at)
+
+    def _signed(self, value: str, at: float) -> None:
+        self._kept = msgspec.structs.replace(self._kept, last_sign=(value, at))
 
     def _renewed(self) -> None:
         """The targets may drain as long as the lease is ours."""
@@ -218,10 +234,10 @@ class GroupMember:
                 return False
             self._hand_over = False
             return self._asked_to_leave > 0
-        elif self._lease.view.leads and self._needs_token():
-            self._claim()
-        elif self._lease.view.may_act(now) and left > self._times.fence / 2:
-            self._lead()
+        elif self._lease.view.leads:
+            self._claim_token()
+            if self._lease.view.may_act(now) and left > self._times.fence / 2 and not self._waits_for_token(now):
+                self._lead()
         return False
 
     def _look_after(self, left: float) -> None:
@@ -246,37 +262,53 @@ class GroupMember:
         self._hand_over = True
         self._stand_down(f"it cannot run its targets: {cannot}", StopOptions(force=True))
 
-    def _needs_token(self) -> bool:
-        """Whether a token must be claimed: while the claim of the lease waits for its confirmation. The beats go on
-        meanwhile."""
-        if self._token.known_for == self._lease.view.me.life:
-            return False
-        mysql, store = self._config.mysql, self._settings.fence_store
-        self._token.why_none = "there is no [mysql]" if mysql is None else "fence_store is none"
-        return mysql is not None and store == "mysql"
-
-    def _claim(self) -> None:
-        life = self._lease.view.me.life
-        if self._token.asked_for == life:
+    def _claim_token(self) -> None:
+        """Ask for it while the claim of the lease waits for its confirmation. The beats go on meanwhile."""
+        life, mysql = self._lease.view.me.life, self._config.mysql
+        if life in (self._token.known_for, self._token.asked_for):
             return
-        self._token.asked_for = life
-        assert self._config.mysql is not None  # noqa: S101 (it needs one)
-        job = partial(fencing_token.claim, self._config.mysql, self._settings.group, self.node)
+        self._token = _Token(asked_for=life)
+        if mysql is None or self._settings.fence_store != "mysql":
+            self._token.why_none = "there is no [mysql]" if mysql is None else "fence_store is none"
+            self._token.known_for = life
+            return
+        above = self._lease.view.me.token
+        job = partial(fencing_token.claim, mysql, self._settings.group, self.node, above)
         in_background(job, partial(self._post, partial(self._claimed, life)))
 
-    def _claimed(self, life: str, token: Any) -> None:
+    def _waits_for_token(self, now: float) -> bool:
+        """For no longer than a beat from when the targets may run: MySQL may hang."""
+        if self._token.known_for == self._lease.view.me.life:
+            return False
+        if not self._token.wait_until:
+            self._token.wait_until = now + self._times.beat
+            self._token.why_none = "MySQL has not answered yet"
+        return now < self._token.wait_until
+
+    def _claimed(self, life: str, result: Any) -> None:
         # A token of an earlier leadership is useless: another host may have got a higher one since.
-        if life == self._lease.view.me.life:
-            self._token.known_for = life
-            self._token.number = token if isinstance(token, int) else None
-            self._token.why_none = str(token) if isinstance(token, DeliveryError) else repr(token)
+        if life != self._lease.view.me.life:
+            return
+        self._token.known_for = life
+        if not isinstance(result, Claimed):
+            self._token.why_none = str(result) if isinstance(result, DeliveryError) else repr(result)
+            return
+        self._token.number = result.number
+        self._lease.knows_token(result.number)
+        if result.was_set_back:
+            self._say(
+                f"The table guard_epoch knew only lower fencing tokens than {self._settings.group} has seen: it was "
+                f"restored or dropped. {result.number} is above all of them."
+            )
+        if self._targets.acts:
+            self._say(f"The fencing token {result.number} came late: what was started before has none.")
 
     def _lead(self) -> None:
         if not self._permit_is(Permit(self._lease.view.acts_until, self._token.number)):
             self._leave_it_to_others(self._cannot)
             return
         self._targets.begin()
-        gap = None if self._last_sign is None else clock.boottime() - self._last_sign
+        gap = None if self._kept.last_sign is None else clock.boottime() - self._kept.last_sign[1]
         self._tell(
             partial(messages.took_over, self._settings.group, self.node, gap),
             partial(messages.token, self._token.number, self._token.why_none),
@@ -285,7 +317,7 @@ class GroupMember:
 
     def _stand_down(self, why: str, stop: StopOptions) -> None:
         """While a hand-over drains, the lease is still ours, but nothing may be started any more."""
-        self._last_sign = clock.boottime()
+        self._signed(self._lease.view.me.text, clock.boottime())
         self._targets.end(stop)
         if self._lease.view.leads:
             self._allow()
@@ -300,7 +332,10 @@ class GroupMember:
         self._say(f"{names}: could not be confirmed as stopped; its fence has killed what it could")
 
     def _ended(self, name: str, result: Any) -> None:
-        text = self._targets.ended(name, result) if name else "" if result is None else repr(result)
+        if not name:
+            self._targets.begun(result)
+            return
+        text = self._targets.ended(name, result)
         if text:
             self._say(text)
 
@@ -316,7 +351,7 @@ class GroupMember:
         self._is_releasing = True  # from now on nothing is written that would bind us for longer
         view = self._lease.view
         self._lease.step_down(_new_life())
-        self._token.number = None
+        self._token = _Token()
         is_free = self._permit_is(Permit()) and self._keep()
         if not is_free and clock.boottime() < self._bound_until + fence.LATE_S:
             self._lease.view = view
@@ -329,7 +364,7 @@ class GroupMember:
     def _give_up(self) -> None:
         self._permit_is(Permit())
         self._lease.step_down(_new_life())
-        self._token.number = None
+        self._token = _Token()
         self._keep()
 
     def _allow(self) -> None:
@@ -349,7 +384,9 @@ class GroupMember:
     def _keep(self) -> bool:
         # If the lease was just lost, the targets may still have to be stopped; the next process must not keep them.
         acts = self._targets.acts and self._lease.view.leads
-        self._kept = msgspec.structs.replace(self._kept, view=self._lease.view, token=self._token.number, acts=acts)
+        self._kept = msgspec.structs.replace(
+            self._kept, view=self._lease.view, token=self._token.number, acts=acts, notes=self._lease.peers.current()
+        )
         self._kept_at = clock.boottime()
         is_saved = memory.save(self._config, self._kept)
         if is_saved:

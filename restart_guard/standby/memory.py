@@ -16,10 +16,11 @@ from restart_guard.standby.lease import View
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """Valid in one boot only: its times are of CLOCK_BOOTTIME.
+    """Valid in one boot only, except for the highest token in its view: its times are of CLOCK_BOOTTIME.
 
     ``acts``: a leader had begun to run its targets. After ``failures`` to run them it does not lead before
-    ``rest_until``.
+    ``rest_until``. ``last_sign`` is the last change of the lease by a leader, and when it was seen. ``notes`` are what
+    a person should mend.
     """
 
     boot: str
@@ -28,15 +29,27 @@ class SavedState(msgspec.Struct, frozen=True):
     acts: bool = False
     failures: int = 0
     rest_until: float = 0.0
+    last_sign: tuple[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load(config: Config) -> SavedState | None:
     """The saved state; None if there is none, or none of this boot."""
+    kept = _read(config)
+    return kept if kept is not None and kept.boot == process_table.boot_id() else None
+
+
+def highest_token(config: Config) -> int:
+    """The highest fencing token that this host has seen, in whatever boot; 0 if none."""
+    kept = _read(config)
+    return 0 if kept is None else kept.view.me.token
+
+
+def _read(config: Config) -> SavedState | None:
     try:
-        kept = msgspec.json.decode(_path(config).read_bytes(), type=SavedState)
+        return msgspec.json.decode(_path(config).read_bytes(), type=SavedState)
     except (OSError, msgspec.MsgspecError):
         return None
-    return kept if kept.boot == process_table.boot_id() else None
 
 
 def save(config: Config, kept: SavedState) -> bool:

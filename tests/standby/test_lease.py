@@ -56,7 +56,7 @@ def test_a_leader_puts_back_what_vanished_and_yields_to_another() -> None:
     for value in (None, "candidate|b|9|1|10000", "|a|1|3|10000"):
         view, change = beat(leader(), value, 101.0)
         assert change is not None
-        assert change == lease.Change(value, Mark("a", "1", 8, lease_ms=10000))
+        assert change == lease.Change(value, Mark("a", "1", 8).with_times(TIMES))
         assert lease.why_lost(view, 101.0) == ""
     for value in ("|b|9|1|10000", "released|b|9|4|10000", "|a|other life|3|10000", "what somebody typed"):
         view, change = beat(leader(), value, 101.0)
@@ -81,7 +81,7 @@ def test_a_released_lease_is_taken_at_once_by_who_has_watched() -> None:
     assert gone == f"{RELEASED}|a|1|8|10000"
     watching = watcher("|a|1|7|10000", 99.0, 99.5, 80.0)
     view, change = beat(watching, gone, 100.0)
-    assert change == lease.Change(gone, Mark("b", "2", 1, lease_ms=10000))
+    assert change == lease.Change(gone, Mark("b", "2", 1).with_times(TIMES))
     _, change = beat(watching._replace(sight=watching.sight._replace(watching_since=95.0)), gone, 100.0)
     assert change is None
     # A failover brings it back, when somebody else has led since.
@@ -128,8 +128,21 @@ def test_a_holder_with_a_longer_lease_is_given_its_time() -> None:
 
 def test_marks_survive_their_text() -> None:
     """A mark that was written is read back unchanged."""
-    for mark in (Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, 900, "heir"), Mark("a", "b", 12, CANDIDATE)):
+    marks = [Mark("主机", "l", 3), Mark("a", "b", 0, RELEASED, 900, "heir"), Mark("a", "b", 12, CANDIDATE, token=7)]
+    for mark in (*marks, *(one.with_times(TIMES) for one in marks)):
         assert Mark.parse(mark.text) == mark
+    assert marks[0].with_times(TIMES).times == TIMES
+
+
+def test_the_highest_token_is_not_forgotten() -> None:
+    """Whoever has read it writes it on, in a new process lifetime too; a number beyond all measure is nobody's."""
+    view, change = beat(watcher("|a|1|7|10000||41", 50.0, 99.0, 40.0), "|a|1|7|10000||41", 100.0)
+    assert change is not None
+    assert change.new.token == 41
+    view, _ = beat(lease.stepped_down(view, "3"), "|a|1|8|10000||40", 100.5)
+    assert view.me == Mark("b", "3", token=41)
+    view, _ = beat(view, f"|a|1|9|10000||{'9' * 15}", 101.0)
+    assert view.me.token == 41
 
 
 @given(st.text())
