@@ -4,7 +4,10 @@ An error's text is a sentence for an operator: what failed, on which thing, why,
 are turned into these once, in the module that talks to the driver.
 """
 
+import errno
 from enum import IntEnum, StrEnum
+
+_NO_ROOM = "no more processes or threads are allowed here (ulimit -u, or the pids limit of the container)"
 
 
 class ExitCode(IntEnum):
@@ -30,6 +33,13 @@ class GuardError(Exception):
     """A failure that is reported in one sentence and is no bug of ours."""
 
     exit_code = ExitCode.FAILED
+
+
+class CrowdedError(GuardError):
+    """A thread cannot be started, since this account or container has as many as it may have."""
+
+    def __init__(self) -> None:
+        super().__init__(f"A thread could not be started: {_NO_ROOM}.")
 
 
 class ConfigError(GuardError):
@@ -105,3 +115,16 @@ class DeliveryError(GuardError):
         self.permanent = permanent
         self.whole_destination = whole_destination
         self.not_before_s = not_before_s
+
+
+def told(error: BaseException) -> str:
+    """An error for a person: its sentence, or of an unexpected one what a developer needs."""
+    return str(error) if isinstance(error, GuardError) else repr(error)
+
+
+def why_not_started(error: OSError) -> str:
+    """Why a process could not be started, in words. The kernel's own say "Resource temporarily unavailable" and name
+    no resource; see fork(2)."""
+    if error.errno == errno.EAGAIN:
+        return _NO_ROOM
+    return error.strerror or repr(error)

@@ -7,14 +7,26 @@ from threading import Thread
 from typing import Generic, Self, TypeVar
 
 from restart_guard import clock
+from restart_guard.errors import CrowdedError
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 _FLUSH_S = 2.0
 
 
+def start_thread(job: Callable[[], None]) -> Thread:
+    """Raises CrowdedError."""
+    thread = Thread(target=job, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise CrowdedError from error
+    return thread
+
+
 def in_background(job: Callable[[], _Result], post: Callable[[_Result | BaseException], None]) -> None:
-    """Run a job in a thread. ``post`` gets its result, or the exception that it raised, in that thread."""
+    """Run a job in a thread. ``post`` gets its result, or the exception that it raised, in that thread; or that no
+    thread could be started."""
 
     def work() -> None:
         try:
@@ -24,7 +36,10 @@ def in_background(job: Callable[[], _Result], post: Callable[[_Result | BaseExce
         else:
             post(result)
 
-    Thread(target=work, daemon=True).start()
+    try:
+        start_thread(work)
+    except CrowdedError as error:
+        post(error)
 
 
 class Background(Generic[_Result]):
@@ -72,22 +87,22 @@ class BackgroundWriter(Generic[_Item]):
     """Writes lines or results in a thread, for callers that must not wait for a reader: ``say`` returns at once.
 
     At the end what is still to be written has two seconds. If nobody reads, the process exits without it, since Python
-    itself would wait for ever.
+    itself would wait for ever. Raises CrowdedError when it is entered.
     """
 
     def __init__(self, say: Callable[[_Item], None]) -> None:
         self._items: SimpleQueue[_Item | None] = SimpleQueue()
-        self._thread = Thread(target=self._write, args=(say,), daemon=True)
+        self._say = say
 
     def say(self, item: _Item) -> None:
         self._items.put(item)
 
-    def _write(self, say: Callable[[_Item], None]) -> None:
+    def _write(self) -> None:
         while (item := self._items.get()) is not None:
-            say(item)
+            self._say(item)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = start_thread(self._write)
         return self
 
     def __exit__(self, *failed: object) -> None:

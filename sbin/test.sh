@@ -19,6 +19,7 @@ need cron cron
 need faketime faketime
 need gcc gcc
 need ip iproute2
+need nft nftables
 need systemd-analyze systemd
 need openssl openssl
 need sqlite3 sqlite3

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from restart_guard import clock
 from restart_guard.durations import span
+from restart_guard.errors import why_not_started
 from restart_guard.host import children
 from restart_guard.host.files import Account
 
@@ -80,7 +81,7 @@ def run(hook: Hook, redact: Callable[[str], str] = str) -> CommandResult:
                 )
             )
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
+            why = why_not_started(error) if isinstance(error, OSError) else str(error)
             # Only the program: arguments may hold a secret.
             return CommandResult("not_started", f"{Path(hook.words[0]).name}: {why}")
         before = b""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from restart_guard import clock
+from restart_guard.errors import why_not_started
 from restart_guard.host import permit, process_table
 from restart_guard.host.family import FENCE, MARK, TICKET, Ending, Family, Snapshot, successor
 from restart_guard.host.identity import Facts, Identity
@@ -54,11 +55,14 @@ def main() -> None:
     family = Family(own, os.environ.get(TICKET, ""), uid=os.getuid())
     _kill(partial(_marked, own, os.environ.get(MARK, "")), own.boot)  # left by a launch whose fences were killed
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that a daemon becomes our child and is fenced too
-    again = partial(_second, path, own)
-    second = again()
-    child = _child(command, before)
+    again = partial(_second_again, path, own)
+    try:
+        second, child = _second(path, own), _child(command, before)
+    except OSError as error:
+        sys.exit(f"The fence could not start its processes: {why_not_started(error)}.")
     os.closerange(3, 64)
     while True:
+        second = second or again()
         left_s = permit.read(path).until - clock.boottime()
         if left_s <= 0:
             _kill(partial(_left, family, second), own.boot)
@@ -155,6 +159,14 @@ def _child(command: list[str], mask: set[signal.Signals] | set[int]) -> int:
         sys.stderr.flush()
     finally:
         os._exit(127)
+
+
+def _second_again(path: Path, own: Identity) -> int:
+    """0 if it could not be started; the next look tries again."""
+    try:
+        return _second(path, own)
+    except OSError:
+        return 0
 
 
 def _second(path: Path, own: Identity) -> int:

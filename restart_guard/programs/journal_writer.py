@@ -2,31 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
 from restart_guard import clock
 from restart_guard.config.options import Config
-from restart_guard.errors import JournalError
+from restart_guard.errors import CrowdedError, JournalError
 from restart_guard.programs import events, tick
 from restart_guard.programs.crashes import KEEPS_DYING
 from restart_guard.programs.results import ActionResult
 from restart_guard.programs.target import Target
+from restart_guard.threads import start_thread
 
 _KEPT = 1000
 _GATHER_S = 0.05  # deaths at the same time make one transaction, and the disk does not compete with the relaunches
 
 
 class JournalWriter:
-    """``say`` gets the lines for the operator; it is called from the writer's threads."""
+    """``say`` gets the lines for the operator; it is called from the writer's threads. Raises CrowdedError."""
 
     def __init__(self, config: Config, say: Callable[[ActionResult], None]) -> None:
         self._config = config
         self._say = say
         self._queue: SimpleQueue[ActionResult | None] = SimpleQueue()
         self._house: Thread | None = None
-        self._thread = Thread(target=self._write, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._write)
 
     def put(self, result: ActionResult) -> None:
         self._queue.put(result)
@@ -34,8 +35,10 @@ class JournalWriter:
     def keep_house(self, targets: Sequence[Target]) -> None:
         """Heartbeat, incidents, deliveries; not started again while the last round is still running."""
         if self._house is None or not self._house.is_alive():
-            self._house = Thread(target=self._keep_house, args=(targets,), daemon=True)
-            self._house.start()
+            try:
+                self._house = start_thread(partial(self._keep_house, targets))
+            except CrowdedError as error:
+                self._say(ActionResult("journal", ok=False, text=str(error)))
 
     def finish(self, seconds: float) -> None:
         """Wait until everything is written, or for this time."""

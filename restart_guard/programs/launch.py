@@ -7,7 +7,7 @@ import msgspec
 
 from restart_guard import clock
 from restart_guard.durations import span
-from restart_guard.errors import GuardError
+from restart_guard.errors import GuardError, why_not_started
 from restart_guard.host import children, process_table
 from restart_guard.host.family import Ending, Family, successor
 from restart_guard.host.hook import signal_name
@@ -217,7 +217,8 @@ def how_it_ended(status: int) -> str:
 def _why(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
-    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    why = why_not_started(error)
+    return f"{why}: {error.filename}" if error.filename else why
 
 
 def _size(target: Target) -> int:

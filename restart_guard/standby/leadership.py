@@ -12,7 +12,7 @@ import msgspec
 from restart_guard import clock
 from restart_guard.backoff import delay
 from restart_guard.config.options import Config
-from restart_guard.errors import BusyError, ExitCode, GuardError
+from restart_guard.errors import BusyError, ExitCode, GuardError, told, why_not_started
 from restart_guard.host import process_table
 from restart_guard.programs import actions, fence, processes
 from restart_guard.programs.crashes import Crashes
@@ -100,7 +100,8 @@ class Leadership:
                     preexec_fn=partial(fence.die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509 (a prctl)
                 )
             except (OSError, subprocess.SubprocessError) as error:
-                return f"its watch cannot be started: {error}"
+                why = why_not_started(error) if isinstance(error, OSError) else str(error)
+                return f"its watch cannot be started: {why}"
         return ""
 
     @property
@@ -133,7 +134,7 @@ class Leadership:
     def ended(self, name: str, result: Any) -> str:
         """Take the result of a stop. Returns a text if there is something new to report. A target that could not be
         stopped is tried again by ``end_again``."""
-        outcome = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=repr(result))
+        outcome = result if isinstance(result, ActionResult) else ActionResult(name, ok=False, text=told(result))
         if name not in self._ending:
             return ""
         if outcome.ok and not outcome.busy:

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any
 
 from restart_guard import clock
 from restart_guard.config.options import Config, Standby
-from restart_guard.errors import StoreError
+from restart_guard.errors import CrowdedError, StoreError
 from restart_guard.redis_server import client as redis_client
 from restart_guard.standby import lease
 from restart_guard.standby.lease import Change, Mark, View
 from restart_guard.standby.lease_store import KeptStore, LeaseStore, listen, news_channel
 from restart_guard.standby.peers import Peers
+from restart_guard.threads import start_thread
 
 _LEAST_SILENCE_S = 2.0
 _LEAST_TIMEOUT_S = 0.05
@@ -144,7 +144,10 @@ class LeaseHolder:
         silence_s = max(_LEAST_SILENCE_S, 5 * self._times.beat)
         hear = partial(self._hear, wake)
         job = partial(listen, self._config.redis, self._settings.channel, silence_s=silence_s, hear=hear)
-        Thread(target=job, daemon=True).start()
+        try:
+            start_thread(job)
+        except CrowdedError as error:
+            self.peers.note(f"The heartbeats of the others are not heard: {error}")
 
     def _hear(self, wake: Callable[[], None], news: Mapping[str, Any]) -> None:
         """In a thread."""

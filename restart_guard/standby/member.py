@@ -20,7 +20,7 @@ import msgspec
 from restart_guard import clock
 from restart_guard.backoff import delay
 from restart_guard.config.options import Config
-from restart_guard.errors import DeliveryError, GuardError
+from restart_guard.errors import GuardError, told
 from restart_guard.host import permit, process_table
 from restart_guard.host.permit import Permit
 from restart_guard.lock import held
@@ -291,7 +291,7 @@ class GroupMember:
             return
         self._token.known_for = life
         if not isinstance(result, Claimed):
-            self._token.why_none = str(result) if isinstance(result, DeliveryError) else repr(result)
+            self._token.why_none = told(result)
             return
         self._token.number = result.number
         self._lease.knows_token(result.number)
@@ -417,7 +417,7 @@ class GroupMember:
     def _recorded(self, result: Any) -> None:
         self._unrecorded -= 1
         if isinstance(result, BaseException):
-            self._say(f"This could not be recorded: {result!r}")
+            self._say(f"This could not be recorded: {told(result)}")
 
 
 def _new_life() -> str:

@@ -1,6 +1,7 @@
 """Faults with an aim: at the moment between a decision and the act that follows from it. With one Redis that never
 fails, two hosts never run at once."""
 
+import os
 import select
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from restart_guard.errors import StoreError
 from restart_guard.standby import lease
 from restart_guard.standby.lease import Change, Hold, Mark, Sight, Span, View
 from restart_guard.standby.lease_store import open_store
-from tests.conftest import Guard
+from tests.conftest import Database, Guard
 from tests.support.hosts import Group
+from tests.support.net import Net
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
 
+ROOT = Path(__file__).parents[2]
 TIMES = Times(lease=10.0, beat=1.0, fence=4.0, gap=2.0)
 
 
@@ -242,3 +245,156 @@ def test_a_silent_name_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
         assert clock.monotonic() - begun < 1.0
     finally:
         release.set()
+
+
+@pytest.mark.server
+def test_connections_are_kept(group: Group, redis_server: RedisServer) -> None:
+    """From beat to beat, so that neither a name server nor a lost packet of a new one costs a beat; and one that was
+    closed meanwhile costs none either."""
+    with Proxy(redis_server.port) as proxy:
+        group.lease = 2.0
+        host = group.add("a")
+        text = host.guard.config.read_text()
+        host.guard.config.write_text(text.replace(redis_server.url, f"redis://127.0.0.1:{proxy.port}/0"))
+        host.join()
+        launch = group.leader() and group.last()
+        before = proxy.connected
+        group.wait_for_more(300)
+        assert proxy.connected - before <= 1  # of the listener
+        for _ in range(10):
+            with redis_server.client() as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            group.wait_for_more(20)
+        last = group.last()
+        assert launch is not None
+        assert last is not None
+        assert (last.launch, "cannot be read" in host.said()) == (launch.launch, False)
+
+
+@pytest.mark.server
+def test_a_lost_answer_of_a_claim_costs_a_beat(tmp_path: Path, redis_server: RedisServer) -> None:
+    """The connection is made anew and the claim renewed, within the lease and what it takes to confirm it."""
+    with Proxy(redis_server.port) as proxy:
+        group = Group(tmp_path, f'[redis]\nurl = "redis://127.0.0.1:{proxy.port}/0"\n', lease=4.0)
+        try:
+            host = group.add("a")
+            proxy.lose_answer_to = b"EVAL"  # the candidate's mark
+            host.join()
+            wait_until(lambda: proxy.lost, what="the first loss")
+            begun = time.monotonic()
+            wait_until(lambda: candidate(redis_server), what="the mark")
+            proxy.lose_answer_to = b"EVAL"  # the claim
+            group.leader()
+            assert proxy.lost == 2
+            assert group.lines()[0].at - begun < 1.5 * group.lease
+        finally:
+            group.end()
+
+
+def candidate(server: RedisServer) -> bool:
+    with server.client() as client:
+        return (client.get("restart-guard:{g}:lease") or b"").startswith(b"candidate|")
+
+
+@pytest.mark.server
+def test_names_do_not_stop_a_group(tmp_path: Path) -> None:
+    """The first of two name servers is silent from the start, then both are: it leads, goes on over a restart of Redis,
+    and another takes over."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    with (
+        Net("redis", "a", "b") as net,
+        RedisServer("--protected-mode", "no", address=net.address["redis"]) as server,
+        ExitStack() as stack,
+    ):
+        server.before = net.inside("redis")
+        server.start()
+        for name in ("a", "b"):
+            net.ask_names_of(name, net.address["b" if name == "a" else "a"], net.address["redis"])
+        command = [sys.executable, "-m", "tests.support.name_server", net.address["redis"], server.address]
+        names = stack.enter_context(
+            subprocess.Popen([*net.inside("redis"), *command], stdout=subprocess.PIPE, cwd=ROOT)
+        )
+        stack.callback(names.kill)
+        assert names.stdout is not None
+        assert names.stdout.readline() == b"ready\n"
+        group = Group(tmp_path, f'[redis]\nurl = "redis://redis.example:{server.port}/0"\n', lease=2.0)
+        group.place = lambda name: (net.inside(name), "")
+        try:
+            group.start("a", "b")
+            leader = group.leader()
+            group.wait_for_heir(server)
+            names.send_signal(signal.SIGSTOP)
+            server.kill()
+            server.start()
+            group.wait_for_more(300)
+            group.wait_for_heir(server)
+            leader = group.leader()
+            moment = time.monotonic()
+            leader.signal(signal.SIGKILL)
+            other = group.wait_for_another(leader)
+            assert group.taken_over_after(moment, other) < 1.2 * group.lease + 2.0
+            group.check()
+        finally:
+            group.end()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.parametrize("percent", [10, 20])
+def test_lost_packets(tmp_path: Path, percent: int) -> None:
+    """A tenth of them, each way: a leader goes on, and another takes over within two leases; a fifth: somebody
+    leads."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    with (
+        Net("redis", "a", "b") as net,
+        RedisServer("--protected-mode", "no", address=net.address["redis"]) as server,
+    ):
+        server.before = net.inside("redis")
+        group = Group(tmp_path, f'[redis]\nurl = "{server.start().url}"\n', lease=6.0)
+        group.place = lambda name: (net.inside(name), "")
+        try:
+            if not net.can_lose():
+                pytest.skip("this kernel has no nftables to drop packets with")
+            for name in net.address:
+                net.lose(name, percent)
+            group.start("a", "b")
+            leader = group.leader()
+            group.wait_for_more(500)
+            leader = group.leader()
+            moment = time.monotonic()
+            leader.signal(signal.SIGKILL)
+            other = group.wait_for_another(leader, timeout=60.0)
+            if percent == 10:
+                assert group.taken_over_after(moment, other) < 2 * group.lease + 1.0
+            group.check()
+        finally:
+            group.end()
+
+
+@pytest.mark.parametrize("how", ["dropped", "restored from a backup, and Redis is empty"])
+def test_a_token_is_never_given_twice(group: Group, redis_server: RedisServer, database: Database, how: str) -> None:
+    """The highest stands in the lease and on each host as well as in the table; who was set back is told."""
+    group.lease = 1.0
+    server = database.server
+    group.config += f'[mysql]\nsocket = "{server.socket}"\nuser = "root"\ndatabase = "{database.name}"\n'
+    group.start("a")
+    leader = group.leader()
+    wait_until(lambda: "1" in {one.token for one in group.lines()}, what="the first token")
+    for highest in (2, 3):
+        assert leader.guard("standby", "--hand-over").code == 0
+        wait_until(lambda token=highest: str(token) in {one.token for one in group.lines()}, what=f"token {highest}")
+    if how == "dropped":
+        server.run(f"DROP TABLE {database.name}.guard_epoch")
+    else:
+        server.run(f"UPDATE {database.name}.guard_epoch SET epoch = 1")
+        leader.end()
+        with redis_server.client() as client:
+            client.flushall()
+        leader.join()
+    wait_until(lambda: leader.guard("standby", "--hand-over").code == 0, what="it to hand over")
+    wait_until(lambda: "4" in {one.token for one in group.lines()}, what="token 4")
+    assert [one.token for one in group.lines()] == sorted(one.token for one in group.lines())
+    said = leader.said()
+    assert "The table guard_epoch knew only lower fencing tokens than g has seen" in said, said

@@ -1,9 +1,16 @@
 """What goes wrong on a host of a group: it is told, it keeps the lease from nobody who could lead, and whoever is asked
 to leave leaves."""
 
+import fcntl
 import json
+import os
+import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +23,8 @@ from restart_guard import clock
 from tests.support.hosts import STAMPER, Group, Host, of
 from tests.support.pipes import full_pipe
 from tests.support.servers import RedisServer, free_port, wait_until
+
+LONELY = 59_321  # a uid that nothing else runs as
 
 
 @pytest.fixture
@@ -88,6 +97,80 @@ def test_a_permit_that_cannot_be_written_hands_over(group: Group) -> None:
     group.check()
     assert "it cannot run its targets" in told(leader)
     assert any("cannot be written: Is a directory" in text for text in events(leader))
+
+
+@pytest.mark.parametrize("trouble", ["read-only folder", "busy lock"])
+def test_a_pid_lock_that_cannot_be_written_hands_over(group: Group, redis_server: RedisServer, trouble: str) -> None:
+    """Without one nobody would look after the target: that is told, and another host leads."""
+    group.start("a", "b")
+    leader = group.leader()
+    (other,) = group.others(leader)
+    group.wait_for_heir(redis_server)
+    folder = other.guard.directory
+    with ExitStack() as stack:
+        if trouble == "busy lock":
+            lock = stack.enter_context((folder / ".run.py.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            why = "web: Another process"
+        else:
+            if subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode:
+                pytest.skip("this file system, or this user, cannot make files immutable")
+            stack.callback(subprocess.run, ["chattr", "-i", folder], check=True)
+            why = "web: "
+        assert leader.guard("standby", "--hand-over").code == 0
+        kept = other.guard.state / "standby-g.json"
+        wait_until(lambda: json.loads(kept.read_text())["failures"], what="the other to give up", timeout=30)
+        group.wait_for_more(50)
+        assert group.leader() is leader
+        said = other.said()
+        assert f"it cannot run its targets: {why}" in said
+    group.check()
+
+
+def test_mysql_that_hangs_holds_up_no_takeover(group: Group, redis_server: RedisServer) -> None:
+    """The token is waited for a beat at most, in a takeover and in a hand-over; that there is none is told."""
+    group.lease = 3.0
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # it takes connections, and says nothing
+        port = hung.getsockname()[1]
+        group.config += f'[mysql]\nhost = "127.0.0.1"\nport = {port}\nuser = "u"\npassword = "p"\ndatabase = "d"\n'
+        group.start("a", "b")
+        leader = group.leader()
+        group.wait_for_heir(redis_server)
+        moment = time.monotonic()
+        leader.signal(signal.SIGTERM)
+        other = group.wait_for_another(leader)
+        assert group.taken_over_after(moment, other) < group.lease
+        leader.end()
+        leader.join()
+        group.wait_for_heir(redis_server)
+        moment = time.monotonic()
+        other.signal(signal.SIGKILL)
+        group.wait_for_another(other)
+        assert group.taken_over_after(moment, leader) < 1.2 * group.lease + 2.0
+        assert "without a fencing token: MySQL has not answered yet" in leader.said()
+    group.check()
+
+
+def test_a_leader_that_was_not_seen_for_long(group: Group, redis_server: RedisServer) -> None:
+    """How long nobody led counts from its last renewal, though its value was read again when Redis was back."""
+    group.start("a", "b")
+    leader = group.leader()
+    (other,) = group.others(leader)
+    wait_until((other.guard.state / "standby-g.json").exists, what="the other to see it")
+    time.sleep(1.5 * group.lease)
+    all_dead = time.monotonic()
+    leader.signal(signal.SIGKILL)
+    time.sleep(0.1)  # what it has sent is there
+    redis_server.signal(signal.SIGSTOP)
+    try:
+        time.sleep(5 * group.lease)
+    finally:
+        redis_server.signal(signal.SIGCONT)
+    group.wait_for_another(leader)
+    gap = time.monotonic() - all_dead
+    (text,) = [text for text in wait_until(lambda: events(other), what="the event") if "TAKEOVER" in text]
+    told_s = float(re.search(r"after about ([0-9.]+)s", text).group(1))  # type: ignore[union-attr]
+    assert 5 * group.lease < told_s <= gap + 1
 
 
 def test_a_watch_that_cannot_start_hands_over(group: Group) -> None:
@@ -252,3 +335,41 @@ def test_what_was_stopped_on_a_standby_stays_down_there(group: Group) -> None:
     assert {one.host for one in group.lines()[count:]} <= {leader.name}
     assert other.guard("start", "web").code == 0
     assert group.wait_for_another(leader) is other
+
+
+@pytest.mark.server
+def test_no_more_processes_are_no_bug(redis_server: RedisServer) -> None:
+    """At whatever limit (ulimit -u, pids of a container): a sentence, and no traceback."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user of its own")
+    with tempfile.TemporaryDirectory() as folder:
+        own = Path(folder) / "own"
+        own.mkdir()
+        os.chown(own, LONELY, LONELY)
+        os.chmod(folder, 0o755)  # noqa: PTH101 (its name is a text)
+        config = Path(folder) / "config.toml"
+        config.write_text(f'[redis]\nurl = "{redis_server.url}"\n[standby]\ngroup = "g"\nlease = "500ms"\n')
+        for limit in range(1, 5):
+            script = (
+                "import os, resource, sys; from restart_guard.entry import run\n"
+                f"words = ['-c', {str(config)!r}, 'standby', '--for', '1s']\n"
+                "run(words)\n"  # imports everything: that user may not read Python's folder
+                f"os.environ['XDG_STATE_HOME'] = {str(own)!r}\n"
+                f"os.setgroups([]); os.setgid({LONELY}); os.setuid({LONELY})\n"
+                f"resource.setrlimit(resource.RLIMIT_NPROC, ({limit}, {limit}))\n"
+                "sys.exit(run(words))\n"
+            )
+            environment = os.environ | {"XDG_STATE_HOME": f"{folder}/root", "HOME": folder}
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env=environment,
+                cwd=folder,
+                capture_output=True,
+                encoding="utf-8",
+                check=False,
+            )
+            said = done.stdout + done.stderr
+            assert "no more processes or threads are allowed here" in said, said
+            assert "Traceback" not in said
+            assert "bug" not in said
+            assert done.returncode in (0, 1)

@@ -1,7 +1,9 @@
 """Network namespaces of a test's own, joined by a bridge, whose links can be cut."""
 
+import shutil
 import subprocess
 import uuid
+from pathlib import Path
 from typing import Self
 
 from tests.support.servers import find_program
@@ -33,6 +35,7 @@ class Net:
     def __exit__(self, *_: object) -> None:
         for space in (*map(self._space, self._names), self._switch):
             _ip("netns", "delete", space)
+            shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
 
     def inside(self, name: str) -> list[str]:
         """What stands before a command that is to run there."""
@@ -44,6 +47,27 @@ class Net:
 
     def heal(self, name: str) -> None:
         _ip("-n", self._switch, "link", "set", self._port(name), "up")
+
+    def can_lose(self) -> bool:
+        """Whether the kernel has nftables."""
+        (name, *_) = self._names
+        probe = [*self.inside(name), find_program("nft"), "add table inet probe"]
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+    def lose(self, name: str, percent: int) -> None:
+        """So many of the packets that arrive there are dropped, by chance; 0 ends it."""
+        rules = (
+            "add table inet loss; delete table inet loss; add table inet loss; "
+            "add chain inet loss arriving { type filter hook input priority 0; }; "
+            f"add rule inet loss arriving numgen random mod 100 < {percent} drop"
+        )
+        subprocess.run([*self.inside(name), find_program("nft"), rules], check=True)
+
+    def ask_names_of(self, name: str, *servers: str) -> None:
+        """Where programs that are started there from now on ask for names; see ip-netns(8)."""
+        folder = Path("/etc/netns") / self._space(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "resolv.conf").write_text("".join(f"nameserver {server}\n" for server in servers))
 
     def keep_apart(self, *names: str, apart: bool = True) -> None:
         """These do not reach one another, but all others."""

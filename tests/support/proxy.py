@@ -24,6 +24,7 @@ class Proxy:
         self.drip_s = 0.0
         self.on_seen: tuple[bytes, Callable[[], None]] | None = None
         self.is_cut = False
+        self.connected = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -36,6 +37,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.connected += 1
                 if self.is_cut:
                     client.close()
                     continue
