@@ -1,6 +1,7 @@
 """Hosts of a group whose configs do not fit together: told on each host that can see it, and by ``doctor``."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_channels_that_a_user_may_not_use(group: Group, redis_server: RedisServe
             text = host.guard.config.read_text().replace("redis://", f"redis://{name}:pw@")
             host.guard.config.write_text(text)
             host.join()
-            wait_until(lambda one=name: any(stamp.host == one for stamp in group.lines()), what="it to lead")
+            wait_until(partial(has_run, group, name), what="it to lead")
             said = host.said()
             assert ("The heartbeats on the channels heartbeat and heartbeat:json are refused" in said) == is_told, said
             assert "cannot be" not in said
@@ -83,6 +84,10 @@ def test_channels_that_a_user_may_not_use(group: Group, redis_server: RedisServe
     finally:
         with redis_server.client() as client:
             client.execute_command("ACL", "DELUSER", "deaf", "well")
+
+
+def has_run(group: Group, name: str) -> bool:
+    return any(stamp.host == name for stamp in group.lines())
 
 
 def test_an_earlier_process_of_this_host_is_no_other() -> None:

@@ -115,7 +115,7 @@ def test_a_pid_lock_that_cannot_be_written_hands_over(group: Group, redis_server
         else:
             if subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode:
                 pytest.skip("this file system, or this user, cannot make files immutable")
-            stack.callback(subprocess.run, ["chattr", "-i", folder], check=True)
+            stack.callback(lambda: subprocess.run(["chattr", "-i", folder], check=True))
             why = "web: "
         assert leader.guard("standby", "--hand-over").code == 0
         kept = other.guard.state / "standby-g.json"
