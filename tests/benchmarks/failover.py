@@ -295,6 +295,7 @@ class Trial:
         others = partial(since, self, begun, leader.name)
         taken: float = wait_until(others, what="a takeover", timeout=_PATIENCE_S + 10 * group.lease)[0].at
         group.check()
+        assert all(proxy.lose_answer_to is None for proxy in self.proxies.values())  # it was lost
         return (taken - moment) / group.lease
 
     def lines(self) -> list[Stamp]:

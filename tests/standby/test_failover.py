@@ -1,5 +1,5 @@
 """A group of hosts never has two leaders, whatever befalls it, and always one again: each fault once, and in the slow
-tests ten times at moments of chance (RG_ROUNDS by hand for more)."""
+tests ten times at moments of chance (by hand RG_ROUNDS for more, and RG_HOSTS)."""
 
 import os
 import time
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.server
 Fault = Callable[[Scene, Host], None]
 
 ROUNDS = int(os.environ.get("RG_ROUNDS", "10"))
+HOSTS = "abcde"[: int(os.environ.get("RG_HOSTS", "3"))]
 
 
 def named(found: Sequence[Fault]) -> pytest.MarkDecorator:
@@ -70,7 +71,7 @@ def test_three_sites(tmp_path: Path) -> None:
 @named(faults.ONE_SERVER)
 def test_one_server_again_and_again(tmp_path: Path, fault: Fault) -> None:
     """With three hosts."""
-    with faults.one_server(tmp_path, "a", "b", "c") as scene:
+    with faults.one_server(tmp_path, *HOSTS) as scene:
         for _ in range(ROUNDS):
             scene.suffer(fault)
 
@@ -81,7 +82,7 @@ def test_one_server_again_and_again(tmp_path: Path, fault: Fault) -> None:
 @pytest.mark.parametrize("acks", [None, 0], ids=["acknowledged", "unacknowledged"])
 def test_under_sentinels_again_and_again(tmp_path: Path, fault: Fault, acks: int | None) -> None:
     """Half of the rounds each way."""
-    with faults.under_sentinels(tmp_path, "a", "b", acks=acks) as scene:
+    with faults.under_sentinels(tmp_path, *HOSTS, acks=acks) as scene:
         for _ in range((ROUNDS + 1) // 2):
             scene.suffer(fault)
 
@@ -91,7 +92,7 @@ def test_under_sentinels_again_and_again(tmp_path: Path, fault: Fault, acks: int
 @named(faults.NETWORK)
 def test_network_again_and_again(tmp_path: Path, fault: Fault) -> None:
     """The same cuts many times at random phases, with three hosts."""
-    with faults.network(tmp_path, "a", "b", "c") as scene:
+    with faults.network(tmp_path, *HOSTS) as scene:
         for _ in range(ROUNDS):
             scene.suffer(fault)
 
