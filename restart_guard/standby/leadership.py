@@ -152,6 +152,13 @@ class Leadership:
         for name in [name for name, at in self._ending.items() if at <= now]:
             self._yield(name)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether anything that is being stopped still lives, as far as the records tell."""
+        boot = process_table.boot_id()
+        families = [self._targets[name].lock.recorded(boot).family for name in self._ending]
+        return any(family is not None and processes.family_of(family) for family in families)
+
     def abandon(self) -> list[str]:
         """Wait no longer. Returns the names of targets that may still run; their fences end them when the permit
         expires."""

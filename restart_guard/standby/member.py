@@ -324,11 +324,15 @@ class GroupMember:
         self._tell(partial(messages.stepped_down, self._settings.group, self.node, why), None)
 
     def _abandon(self) -> None:
-        """Leave targets that do not end in all their time to their fences; what a fence cannot end hangs in
-        the kernel."""
+        """Leave targets that do not end in all their time to their fences, and wait for these, which may be starved.
+        What a fence cannot end hangs in the kernel."""
+        is_revoked = self._permit_is(Permit())
+        permitted_s = 0.0 if is_revoked else max(0.0, self._permitted_until - clock.boottime())
+        clock.sleep(permitted_s + 5 * fence.LATE_S)
+        deadline = clock.boottime() + self._times.fence
+        while self._targets.is_running and clock.boottime() < deadline:
+            clock.sleep(fence.LATE_S)
         names = ", ".join(self._targets.abandon())
-        revoked = self._permit_is(Permit())
-        clock.sleep(5 * fence.LATE_S if revoked else max(0.0, self._permitted_until - clock.boottime() + fence.LATE_S))
         self._say(f"{names}: could not be confirmed as stopped; its fence has killed what it could")
 
     def _ended(self, name: str, result: Any) -> None:
