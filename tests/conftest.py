@@ -242,6 +242,23 @@ def service(guard: Guard) -> Iterator[Service]:
     one.end()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own of 256 KiB, mounted where the state directory is."""
+    state = tmp_path / "state"
+    state.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", state], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        reason = "mounting a file system needs root"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield state
+    subprocess.run(["umount", "-l", state], check=True)
+
+
 def job(redis_server: RedisServer, database: Database | None, wecom: FakeWeCom | None, check: str = "") -> str:
     """The config of the usual job: one string key, no waiting between attempts."""
     text = f'[redis]\nurl = "{redis_server.url}"\n'

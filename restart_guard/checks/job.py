@@ -29,10 +29,11 @@ _DANGER = "redis.danger"
 
 
 class Result(NamedTuple):
-    """An outcome, and where it was recorded."""
+    """An outcome, and where it was recorded. ``full_ttl`` is the check's."""
 
     outcome: Outcome
     recorded: Recorded
+    full_ttl: float | None
 
     def shown(self) -> dict[str, Any]:
         """The object of ``check-redis --json``."""
@@ -43,7 +44,7 @@ class Result(NamedTuple):
             "status": outcome.status,
             "reads": outcome.reads,
             "attempts": len(outcome.attempts),
-            **particulars(outcome),
+            **particulars(outcome, self.full_ttl),
             "detail": messages.summary(outcome, "en"),
             "delivered": self.recorded.delivered,
         }
@@ -88,7 +89,7 @@ def read_only(config: Config, checks: dict[str, Check], *, progress: read.Progre
     for name, check in checks.items():
         start = _Start.now()
         reading = read.read(config.redis, check, progress=progress)
-        yield Result(_outcome(config, name, start, reading), Recorded({}))
+        yield Result(_outcome(config, name, start, reading), Recorded({}), check.full_ttl)
 
 
 def run(
@@ -110,9 +111,10 @@ def run(
             outcome = _healed_or_failed(config, name, check, progress=progress, say=say)._replace(run_id=run_id)
             if start is not None:
                 start.wait()
-            data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **particulars(outcome)}
+            more = particulars(outcome, check.full_ttl)
+            data = {"reads": outcome.reads, "attempts": len(outcome.attempts), **more}
             entry = JournalEntry(KIND, name, outcome, messages, data, "get_redis_data.log")
-            yield Result(outcome, finish(config, entry, down, say))
+            yield Result(outcome, finish(config, entry, down, say), check.full_ttl)
 
 
 def _healed_or_failed(config: Config, name: str, check: Check, *, progress: read.Progress, say: Say) -> Outcome:
@@ -191,14 +193,19 @@ def _outcome(config: Config, name: str, start: _Start, reading: Reading, attempt
     )
 
 
-def particulars(outcome: Outcome) -> dict[str, Any]:
-    """The fields that the journal and --json have beside the summary."""
-    reading = outcome.reading
+def particulars(outcome: Outcome, full_ttl: float | None) -> dict[str, Any]:
+    """The fields that the journal and --json have beside the summary. ``least_ttl_s``, ``age_s`` and ``size`` are those
+    of the last read; None if they are not known."""
+    reading, least = outcome.reading, outcome.reading.least_ttl_s
     return {
         "bad": [{"key": bad.key, "reason": messages.reason(bad, "en")} for bad in reading.bad],
         "bad_total": reading.bad_total,
         "error": reading.trouble.code if reading.trouble else None,
         "keys": reading.keys,
+        "least_ttl_s": None if least is None else round(least, 1),
+        "age_s": None if least is None or full_ttl is None else round(full_ttl - least, 1),
+        "size": reading.size,
+        "read_ms": round(reading.took_s * 1000),
         "recoveries": [attempt._asdict() | {"ok": attempt.ok} for attempt in outcome.attempts],
         "duration_ms": round(outcome.duration_s * 1000),
         "server": outcome.server,

@@ -21,7 +21,9 @@ class Reading(NamedTuple):
     """One read of a check's data.
 
     ``bad`` holds the first of ``bad_total`` problems, ``codes`` all their kinds, ``trouble`` the error that ended the
-    read. Of the problems ``bad_patterns`` are patterns that match too little, the others are keys.
+    read. Of the problems ``bad_patterns`` are patterns that match too little, the others are keys. ``least_ttl_s`` is
+    the least TTL among the keys, None if no key has one or none was looked at; ``size`` is in bytes or members, of all
+    keys; ``took_s`` is for this read alone.
     """
 
     keys: int
@@ -30,6 +32,9 @@ class Reading(NamedTuple):
     trouble: StoreError | None = None
     codes: frozenset[str] = frozenset()
     bad_patterns: int = 0
+    least_ttl_s: float | None = None
+    size: int = 0
+    took_s: float = 0.0
 
     @property
     def good(self) -> bool:

@@ -44,7 +44,7 @@ Progress = Callable[[int, int | None], None]
 
 def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     """Read everything that a check names and judge it. Errors of the server are in the result, never raised."""
-    tally = _Tally(check, progress)
+    tally, begun = _Tally(check, progress), clock.monotonic()
     try:
         with connected(settings, whole_s=check.timeout + settings.timeout) as client:
             for problem in persistence.problems(client) if settings.require_persistence else ():
@@ -57,7 +57,10 @@ def read(settings: Redis, check: Check, *, progress: Progress) -> Reading:
     except StoreError as error:
         tally.trouble = error if clock.monotonic() <= tally.deadline else tally.slow()
     return Reading(
-        tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes), tally.bad_patterns
+        *(tally.keys, tuple(tally.bad), tally.bad_total, tally.trouble, frozenset(tally.codes), tally.bad_patterns),
+        least_ttl_s=None if tally.least_pttl < 0 else tally.least_pttl / 1000,
+        size=tally.size,
+        took_s=clock.monotonic() - begun,
     )
 
 
@@ -75,6 +78,13 @@ class _Tally:
         self.codes: set[str] = set()
         self.bad_patterns = 0
         self.trouble: StoreError | None = None
+        self.least_pttl = -1
+        self.size = 0
+
+    def see(self, pttl: int, size: int | None) -> None:
+        if pttl >= 0 and (self.least_pttl < 0 or pttl < self.least_pttl):
+            self.least_pttl = pttl
+        self.size += size or 0
 
     def count(self, keys: int) -> None:
         """Keys were read. Raises StoreError when the check's time is up."""
@@ -109,6 +119,7 @@ def _read_keys(client: redis.Redis, check: Check, tally: _Tally) -> None:
         else:
             # Behind a proxy that spreads keys over servers a script sees the keys of one server only.
             missing = [suspect.key for suspect in sifted.suspects if suspect.pttl == _MISSING]
+            tally.see(sifted.least_pttl, sifted.size)
             _judge_suspects((one for one in sifted.suspects if one.pttl != _MISSING), tally, must_exist=True)
             _judge(client, missing, tally, must_exist=True)
         tally.count(len(keys))
@@ -125,6 +136,7 @@ def _judge_suspects(suspects: Iterable[Suspect], tally: _Tally, *, must_exist: b
     """Judge the keys that the sieve returned. Returns the number of keys that do not exist after all."""
     verdict, missing = judge(tally.check), 0
     for key, kind, pttl, size in suspects:
+        tally.see(pttl, size)
         code = verdict(kind, pttl, size)
         if code == "missing" and not must_exist:
             missing += 1
@@ -141,6 +153,7 @@ def _read_pattern(client: redis.Redis, check: Check, pattern: str, tally: _Tally
         sifted = sieve.page(pattern, max(cursor, 0), BATCH)
         if sifted is None:
             break
+        tally.see(sifted.least_pttl, sifted.size)
         present = sifted.keys - _judge_suspects(sifted.suspects, tally, must_exist=False)
         cursor, matched = sifted.cursor, matched + present
         tally.count(present)
@@ -169,6 +182,7 @@ def _judge(client: redis.Redis, keys: list[bytes], tally: _Tally, *, must_exist:
     present = len(keys)
     for key, (kind, pttl, size) in zip(keys, facts, strict=True):
         code = verdict(kind, pttl, size)
+        tally.see(pttl, size)
         if code is None:
             if check.format == "json":
                 if (size or 0) <= _LARGEST_JSON:

@@ -25,26 +25,33 @@ end
 local sizes = {string='STRLEN', hash='HLEN', list='LLEN', set='SCARD', zset='ZCARD', stream='XLEN'}
 local command, bounded = sizes[want], low > -1 or high > -1
 local call, pcall = redis.call, redis.pcall
-local found = {cursor, #keys}
+local found = {cursor, #keys, -1, 0}
 for index = 1, #keys do
   local key, size = keys[index], nil
   if command then size = pcall(command, key) end
   local good = type(size) == 'number' and size > 0 and size >= least and (most < 0 or size <= most)
+  local left = -1
   if good and bounded then
-    local left = call('PTTL', key)
+    left = call('PTTL', key)
     good = left >= low and left >= 0 and (high < 0 or left <= high)
   end
   if not good then
     local kind = call('TYPE', key).ok
     local measure = sizes[kind]
     size = measure and call(measure, key) or -1
-    local left = call('PTTL', key)
+    left = call('PTTL', key)
     local fine = want == '' and size > 0 and size >= least and (most < 0 or size <= most)
     if fine and bounded then fine = left >= low and left >= 0 and (high < 0 or left <= high) end
     if not fine then
       local at = #found
       found[at + 1], found[at + 2], found[at + 3], found[at + 4] = key, kind, left, size
+    else
+      good = true
     end
+  end
+  if good then
+    if left >= 0 and (found[3] < 0 or left < found[3]) then found[3] = left end
+    found[4] = found[4] + (size or 0)
   end
 end
 return found
@@ -61,11 +68,13 @@ class Suspect(NamedTuple):
 
 class Sifted(NamedTuple):
     """``cursor`` is for the next page of a pattern, 0 at the end; ``keys`` is the number of keys that were
-    looked at."""
+    looked at. Of the keys that are no suspects: the least PTTL, -1 if none was looked at, and the sum of the sizes."""
 
     cursor: int
     keys: int
     suspects: list[Suspect]
+    least_pttl: int = -1
+    size: int = 0
 
 
 class Sieve:
@@ -94,7 +103,9 @@ class Sieve:
         if not self.works:
             return None
         try:
-            cursor, looked_at, *flat = self._client.execute_command("EVAL", _SCRIPT, count, *arguments)
+            cursor, looked_at, least_pttl, total, *flat = self._client.execute_command(
+                "EVAL", _SCRIPT, count, *arguments
+            )
         except redis.ResponseError as error:
             if error_word(error) not in _REFUSED:
                 raise
@@ -102,4 +113,4 @@ class Sieve:
             return None
         facts = zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         suspects = [Suspect(key, kind.decode(), pttl, size if size >= 0 else None) for key, kind, pttl, size in facts]
-        return Sifted(int(cursor), int(looked_at), suspects)
+        return Sifted(int(cursor), int(looked_at), suspects, int(least_pttl), int(total))

@@ -10,6 +10,7 @@ identity verified through it right before kill(2).
 """
 
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -30,7 +31,10 @@ assert sys.platform == "linux"  # noqa: S101 (tells type checkers of other platf
 _PROC = "/proc"
 _PR_SET_CHILD_SUBREAPER = 36
 _PIDFD_SEND_SIGNAL, _PIDFD_OPEN = 424, 434  # the same on all architectures but alpha
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # _IOWR(0xFF, 11, struct pidfd_info) of 64 bytes
+_MOST_ENDED = 64
 _LOOK_S = 0.02
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _RLIMIT_LOCKS = 10  # Python has no name for it
 _LONGEST_POLL_MS = 2**31 - 1  # poll(2) takes an int: 24 days
 
@@ -167,6 +171,15 @@ def _link(pid: int, name: str) -> Path | None:
         return Path(os.readlink(f"{_PROC}/{pid}/{name}"))  # noqa: PTH115 (Path.readlink costs twice as much)
     except PermissionError:
         return None
+
+
+def resident(pid: int) -> int:
+    """The memory of a process that is in RAM, in bytes; what it shares with others is counted in each. 0 if it is
+    gone."""
+    try:
+        return int(_read(f"{pid}/statm").split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
 
 
 def environment_entry(pid: int, name: str) -> str | None:
@@ -380,11 +393,13 @@ class Deaths:
     def __init__(self) -> None:
         self._poll = select.poll()
         self._fds: dict[int, Identity] = {}
+        self._ended: dict[Identity, int] = {}
 
     def close(self) -> None:
-        for fd in self._fds:
+        for fd in (*self._fds, *self._ended.values()):
             os.close(fd)
         self._fds.clear()
+        self._ended.clear()
 
     def listen(self, fd: int) -> None:
         """Also wake up when this descriptor can be read."""
@@ -417,9 +432,38 @@ class Deaths:
                 break
         ended = [(fd, self._fds[fd]) for fd in ready if fd in self._fds]
         others = [fd for fd in ready if fd not in self._fds]
-        for fd, _ in ended:
-            self._forget(fd)
+        for fd, process in ended:
+            self._keep_to_ask(process, fd)
         return [process for _, process in ended], others
+
+    def exit_status(self, process: Identity) -> int | None:
+        """The exit status of a process that ``wait`` has told of, or the negative number of the signal; once. None
+        where nobody can know it: before Linux 6.15, or as long as its parent has not reaped it.
+
+        PIDFD_GET_INFO with PIDFD_INFO_EXIT, see include/uapi/linux/pidfd.h.
+        """
+        fd = self._ended.pop(process, None)
+        if fd is None:
+            return None
+        try:
+            answer = fcntl.ioctl(fd, _PIDFD_GET_INFO, _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder) + bytes(56))
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        # struct pidfd_info: a mask of 64 bits comes first, the status as of wait(2) last.
+        is_known = int.from_bytes(answer[:8], sys.byteorder) & _PIDFD_INFO_EXIT
+        return os.waitstatus_to_exitcode(int.from_bytes(answer[60:64], sys.byteorder)) if is_known else None
+
+    def _keep_to_ask(self, process: Identity, fd: int) -> None:
+        if not has_pidfds():
+            self._forget(fd)
+            return
+        self._poll.unregister(fd)
+        del self._fds[fd]
+        while len(self._ended) >= _MOST_ENDED:  # nobody has asked
+            os.close(self._ended.pop(next(iter(self._ended))))
+        self._ended[process] = fd
 
     def _ready(self, seconds: float | None) -> list[int]:
         longest = None if seconds is None else min(max(0, seconds * 1000), _LONGEST_POLL_MS)

@@ -88,6 +88,15 @@ def _path(get: Callable[[], str]) -> Path | None:
         raise ProcessLookupError(3, "no such process") from error
 
 
+def resident(pid: int) -> int:
+    """The memory of a process that is in RAM, in bytes; what it shares with others is counted in each. 0 if it is
+    gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def environment_entry(pid: int, name: str) -> str | None:
     """The value of this variable when the process was started; None if it had none, or if we may not look."""
     return environment(pid, name).get(name)
@@ -217,3 +226,7 @@ class Deaths:
             if ended or ready or clock.monotonic() >= deadline:
                 self._living -= set(ended)
                 return ended, ready
+
+    def exit_status(self, _process: Identity) -> int | None:
+        """The exit status of a process that ``wait`` has told of: nobody can know it here."""
+        return None

@@ -36,10 +36,12 @@ def scheduled(config: Config) -> list[Scheduled]:
     return checks + refreshes
 
 
-def has_missed(journal: Journal, job: Scheduled, *, late_s: float = 0.0, only_look: bool = False) -> bool:
+def has_missed(
+    journal: Journal, job: Scheduled, *, late_s: float = 0.0, only_look: bool = False, now: datetime | None = None
+) -> bool:
     """Whether a job did not run at its last scheduled time, or was killed midway; one that may be ``late_s`` late has
     so much longer. A new one is remembered as seen, unless with ``only_look``. Raises ConfigError, JournalError."""
-    now = clock.now()
+    now = now or clock.now()
     slot = last_slot(job.schedule, now=now - timedelta(seconds=late_s))
     before = last_slot(job.schedule, now=slot - timedelta(seconds=1))
     tolerance = min(_HALF_A_DAY, (slot - before) / 2)

@@ -18,7 +18,7 @@ import msgspec
 
 from restart_guard.errors import JournalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _WAIT_S = 10.0
 
 _SCHEMA = """
@@ -64,6 +64,37 @@ CREATE TABLE incidents (
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);  -- the newest of each only
 """
 
+# Since schema 2. The newest span of each subject is in a small table of its own, since each tick writes it.
+_SPANS = """
+CREATE TABLE spans (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,              -- target
+    subject TEXT NOT NULL,
+    state TEXT NOT NULL,
+    since REAL NOT NULL,             -- seconds since 1970, UTC
+    until REAL NOT NULL
+);
+CREATE INDEX spans_by_subject ON spans (kind, subject, since);
+CREATE TABLE newest_spans (
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    state TEXT NOT NULL,
+    since REAL NOT NULL,
+    until REAL NOT NULL,
+    PRIMARY KEY (kind, subject)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    relaunches INTEGER NOT NULL,
+    down_s REAL NOT NULL,
+    PRIMARY KEY (kind, subject)
+) WITHOUT ROWID;
+INSERT INTO totals SELECT kind, subject, count(*), 0 FROM events
+    WHERE kind = 'target' AND json_extract(data, '$.relaunch') GROUP BY kind, subject;
+"""
+_DEATHS = "CREATE INDEX deaths ON events (subject, id) WHERE kind = 'target' AND json_extract(data, '$.died')"
+
 
 def open_file(state_dir: Path) -> tuple[Path, sqlite3.Connection]:
     """Open the journal in the state directory; both are created if they are missing. Raises JournalError."""
@@ -93,15 +124,22 @@ def _narrow(path: Path) -> None:
 
 
 def open_file_to_read(state_dir: Path) -> tuple[Path, sqlite3.Connection] | None:
-    """Open an existing journal, also on a full or read-only disk (SQLite then only reads); None if there is none."""
+    """Open an existing journal, also on a full or read-only disk (SQLite then only reads); None if there is none.
+
+    To one of schema 1 the newer tables are added in memory: it is changed only by whoever writes to it.
+    """
     path = state_dir / "journal.db"
     with translate_errors(path), ExitStack() as on_error:
         if not path.exists() or path.stat().st_size == 0:
             return None
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", timeout=_WAIT_S, isolation_level=None, uri=True)
         on_error.callback(connection.close)
-        if _refuse_newer(connection, path) == 0:
+        version = _refuse_newer(connection, path)
+        if version == 0:
             return None
+        if version == 1:
+            connection.execute("PRAGMA temp_store = MEMORY")
+            _run_all(connection, _SPANS.replace("CREATE TABLE", "CREATE TEMP TABLE").replace("INDEX ", "INDEX temp."))
         on_error.pop_all()
     return path, connection
 
@@ -125,10 +163,18 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
         return
     with transaction(path, connection):
         # Look again under the lock: another process may have created it in the meantime.
-        if _refuse_newer(connection, path) == 0:
-            for statement in _statements(_SCHEMA):
-                connection.execute(statement)
+        version = _refuse_newer(connection, path)
+        if version == 0:
+            _run_all(connection, _SCHEMA)
+        if version < SCHEMA_VERSION:
+            _run_all(connection, _SPANS)
+            connection.execute(_DEATHS)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _run_all(connection: sqlite3.Connection, script: str) -> None:
+    for statement in _statements(script):
+        connection.execute(statement)
 
 
 def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:

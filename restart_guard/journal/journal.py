@@ -3,8 +3,8 @@
 Several processes. Each write is one ``BEGIN IMMEDIATE`` transaction and waits up to ten seconds for another one.
 
 Limits. ``prune`` removes events beyond the newest 10,000, and those older than 400 days except the newest 1,000 (so
-that a clock that is wrong once does not empty the journal), and of these only events that have nothing pending. Events
-are append-only; a trigger refuses to change one.
+that a clock that is wrong once does not empty the journal), and of these only events that have nothing pending. Spans
+(``spans.py``) are kept for 400 days too, and at most 50,000. Events are append-only; a trigger refuses to change one.
 """
 
 import os
@@ -25,7 +25,9 @@ from restart_guard.journal.incident import Incident
 KEEP_DAYS = 400
 KEEP_EVENTS = 10_000
 KEEP_ANYWAY = 1_000
+KEEP_SPANS = 50_000
 _NO_END = 2**63 - 1
+_EVENT = "run_id, at, kind, subject, status, detail, data"
 
 
 class Event(NamedTuple):
@@ -36,6 +38,13 @@ class Event(NamedTuple):
     status: str
     detail: str
     data: Mapping[str, Any]
+
+
+class Totals(NamedTuple):
+    """Of a target, since the journal was begun: both never fall."""
+
+    relaunches: int = 0
+    down_s: float = 0.0
 
 
 class Wanted(NamedTuple):
@@ -84,19 +93,23 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._connection.close()
 
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, and on disk when it ends."""
         return transaction(self.path, self._connection)
 
-    def _run(self, sql: str, *values: object) -> sqlite3.Cursor:
+    def run(self, sql: str, *values: object) -> sqlite3.Cursor:
+        """For the modules of this package."""
         with translate_errors(self.path):
             return self._connection.execute(sql, values)
 
     def append(self, event: Event, deliveries: Sequence[tuple[str, Any]]) -> None:
         """Add an event and its (destination, payload) pairs; only inside a transaction."""
-        cursor = self._run(
+        cursor = self.run(
             "INSERT INTO events (run_id, at, kind, subject, status, detail, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(
                 event.run_id,
@@ -109,13 +122,13 @@ class Journal:
             ),
         )
         for destination, payload in deliveries:
-            self._run(
+            self.run(
                 "INSERT INTO deliveries (event_id, destination, payload) VALUES (?, ?, ?)",
                 *(cursor.lastrowid, destination, _json(payload)),
             )
 
     def incident(self, kind: str, subject: str) -> Incident | None:
-        row = self._run(
+        row = self.run(
             "SELECT id, opened_at, failures, notices, last_notice_at FROM incidents WHERE kind = ? AND subject = ?",
             *(kind, subject),
         ).fetchone()
@@ -126,16 +139,16 @@ class Journal:
 
     def incidents(self, kind: str) -> dict[str, Incident]:
         """All open incidents of a kind, by subject."""
-        rows = self._run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
+        rows = self.run("SELECT subject FROM incidents WHERE kind = ?", kind).fetchall()
         incidents = {str(row[0]): self.incident(kind, row[0]) for row in rows}
         return {subject: incident for subject, incident in incidents.items() if incident is not None}
 
     def set_incident(self, kind: str, subject: str, incident: Incident | None) -> None:
         if incident is None:
-            self._run("DELETE FROM incidents WHERE kind = ? AND subject = ?", kind, subject)
+            self.run("DELETE FROM incidents WHERE kind = ? AND subject = ?", kind, subject)
             return
         last = stamp(incident.last_notice_at) if incident.last_notice_at else None
-        self._run(
+        self.run(
             "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(kind, subject, incident.id, stamp(incident.opened_at), incident.failures, incident.notices, last),
         )
@@ -144,7 +157,7 @@ class Journal:
         """The destinations that something has not reached yet; blocked deliveries count too."""
         names: list[str] = []
         while True:  # one look into the index for each, however many deliveries wait
-            (name,) = self._run(
+            (name,) = self.run(
                 "SELECT min(destination) FROM deliveries WHERE state != 'delivered' AND destination > ?",
                 names[-1] if names else "",
             ).fetchone()
@@ -154,7 +167,7 @@ class Journal:
 
     def open_states(self, destination: str) -> dict[str, int]:
         """The number of pending and of blocked deliveries to a destination; states without any are left out."""
-        rows = self._run(
+        rows = self.run(
             "SELECT state, count(*) FROM deliveries WHERE state != 'delivered' AND destination = ? GROUP BY state",
             destination,
         )
@@ -162,7 +175,7 @@ class Journal:
 
     def why_waiting(self, destination: str, state: str) -> str | None:
         """The error of the newest delivery to a destination that was tried. What waits behind it has none."""
-        row = self._run(
+        row = self.run(
             "SELECT error FROM deliveries WHERE state = ? AND destination = ? AND error IS NOT NULL "
             "ORDER BY id DESC LIMIT 1",
             *(state, destination),
@@ -174,7 +187,7 @@ class Journal:
         ``silence_only``, no silence that it asked for. A moment further away than any wait means that the clock was set
         back."""
         column = "not_before" if silence_only else "next_try"
-        row = self._run(
+        row = self.run(
             f"SELECT 1 FROM deliveries WHERE state != 'delivered' AND destination = ? AND {column} > ? "  # noqa: S608
             f"AND {column} <= ? LIMIT 1",
             *(destination, stamp(now), stamp(now + timedelta(seconds=DELIVERY_CAP_S))),
@@ -186,7 +199,7 @@ class Journal:
     ) -> list[Delivery]:
         """What has not arrived yet, oldest first, blocked deliveries included: those behind the one with the id
         ``after``, at most ``limit``, and without those that were blocked by a config with the mark ``unlike``."""
-        rows = self._run(
+        rows = self.run(
             "SELECT id, destination, payload, state, tries, next_try, not_before, error, config_mark "
             "FROM deliveries WHERE state != 'delivered' AND (?1 IS NULL OR destination = ?1) AND id > ?2 "
             "AND (?3 IS NULL OR config_mark IS NOT ?3) ORDER BY id LIMIT ?4",
@@ -203,7 +216,7 @@ class Journal:
 
     def alerts_waiting(self) -> list[tuple[int, str, str]]:
         """(event id, kind, subject) of events with an alert that was tried and has not arrived."""
-        rows = self._run(
+        rows = self.run(
             "SELECT DISTINCT events.id, kind, subject FROM deliveries JOIN events ON events.id = event_id WHERE "
             "state != 'delivered' AND destination NOT IN ('mysql', 'ping') AND (tries > 0 OR state = 'blocked') "
             "AND json_extract(payload, '$.mention') "
@@ -214,7 +227,7 @@ class Journal:
     def add_delivery(self, event_id: int, destination: str, payload: Mapping[str, Any]) -> None:
         """Add a delivery to an event; the same one only once."""
         with self.transaction():
-            self._run(
+            self.run(
                 "INSERT INTO deliveries (event_id, destination, payload) SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
                 "(SELECT 1 FROM deliveries WHERE event_id = ?1 AND destination = ?2 AND payload = ?3)",
                 *(event_id, destination, _json(payload)),
@@ -222,7 +235,7 @@ class Journal:
 
     def delivered(self, delivery_id: int, at: datetime) -> None:
         with self.transaction():
-            self._run(
+            self.run(
                 "UPDATE deliveries SET state = 'delivered', delivered_at = ?, tries = tries + 1, error = NULL, "
                 "error_code = NULL, next_try = NULL, not_before = NULL, config_mark = NULL WHERE id = ?",
                 *(stamp(at), delivery_id),
@@ -231,7 +244,7 @@ class Journal:
     def failed(self, delivery_id: int, error: str, code: str, next_try: datetime, not_before: datetime | None) -> None:
         """Record a try that failed with a temporary error."""
         with self.transaction():
-            self._run(
+            self.run(
                 "UPDATE deliveries SET state = 'pending', tries = tries + 1, error = ?, error_code = ?, next_try = ?, "
                 "not_before = ?, config_mark = NULL WHERE id = ?",
                 *(error, code, stamp(next_try), stamp(not_before) if not_before else None, delivery_id),
@@ -241,7 +254,7 @@ class Journal:
         """Record a try that failed with an error that only a person can fix; ``all_behind``: it would be the same for
         what waits behind this item."""
         with self.transaction():
-            self._run(
+            self.run(
                 "UPDATE deliveries SET state = 'blocked', tries = tries + (id = ?1), error = ?2, error_code = ?3, "
                 "next_try = NULL, not_before = NULL, config_mark = ?4 "
                 "WHERE id = ?1 OR (?5 AND state != 'delivered' AND destination = ?6 AND id > ?1)",
@@ -257,7 +270,7 @@ class Journal:
                 return []
             first, last, kind, subject = found
             wanted = wanted._replace(kind=kind, subject=subject)
-        rows = self._run(
+        rows = self.run(
             "SELECT id, run_id, at, kind, subject, status, detail, data FROM events "
             "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR status = ?3) "
             "AND (?4 IS NULL OR at >= ?4) AND id BETWEEN ?5 AND ?6 ORDER BY id DESC LIMIT ?7",
@@ -270,7 +283,7 @@ class Journal:
     def _incident_events(self, number: str) -> tuple[int, int, str, str] | None:
         """The first and the last event of an incident, with its kind and subject; for a target with what led to it. Its
         number is the beginning of the run_id of its first event; it ends when all is well again."""
-        begin = self._run(
+        begin = self.run(
             "SELECT id, kind, subject FROM events WHERE substr(run_id, 1, 8) = ? AND status = 'failure' "
             "OR substr(run_id, 1, 8) = ? AND kind = 'target' ORDER BY id LIMIT 1",
             *(number.lower(), number.lower()),
@@ -279,7 +292,7 @@ class Journal:
             return None
         first, kind, subject = begin
         if kind == "target":  # the deaths and relaunches in a row that led to it
-            (before,) = self._run(
+            (before,) = self.run(
                 "SELECT max(id) FROM events WHERE id < ? AND kind = ? AND subject = ? "
                 "AND json_extract(data, '$.crashes') = 0 AND json_extract(data, '$.died') IS NULL",
                 *(first, kind, subject),
@@ -287,14 +300,14 @@ class Journal:
             first = (before or 0) + 1
         # A relaunch of a program that keeps dying is a success too.
         well = "AND detail = 'is well again'" if kind == "target" else ""
-        (last,) = self._run(
+        (last,) = self.run(
             f"SELECT min(id) FROM events WHERE id > ? AND kind = ? AND subject = ? AND status = 'success' {well}",  # noqa: S608
             *(first, kind, subject),
         ).fetchone()
         return first, last or _NO_END, kind, subject
 
     def event(self, run_id: str) -> dict[str, Any] | None:
-        row = self._run(
+        row = self.run(
             "SELECT id, run_id, at, kind, subject, status, detail, data FROM events WHERE run_id = ?", run_id
         ).fetchone()
         with readable(self.path):
@@ -302,7 +315,7 @@ class Journal:
 
     def _shown(self, *row: Any) -> dict[str, Any]:
         event_id, run_id, at, kind, subject, status, detail, data = row
-        deliveries = self._run(
+        deliveries = self.run(
             "SELECT destination, state, tries, error, error_code, next_try, delivered_at FROM deliveries "
             "WHERE event_id = ? ORDER BY id",
             event_id,
@@ -323,15 +336,55 @@ class Journal:
             **msgspec.json.decode(data),
         }
 
-    def relaunches(self) -> dict[str, int]:
-        """How often each target was relaunched, as far back as the journal goes."""
-        rows = self._run(
-            "SELECT subject, count(*) FROM events WHERE kind = 'target' AND json_extract(data, '$.relaunch') GROUP BY 1"
+    def outcomes(self, wanted: Wanted, *, limit: int) -> list[Event]:
+        """The newest events of a kind and subject, without their deliveries; oldest first."""
+        rows = self.run(
+            f"SELECT {_EVENT} FROM events WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT ?",  # noqa: S608
+            *(wanted.kind, wanted.subject, limit),
+        ).fetchall()
+        with readable(self.path):
+            return [_event(row) for row in reversed(rows)]
+
+    def newest(self, limit: int) -> list[Event]:
+        """The newest events, without their deliveries; newest first."""
+        rows = self.run(f"SELECT {_EVENT} FROM events ORDER BY id DESC LIMIT ?", limit).fetchall()  # noqa: S608
+        with readable(self.path):
+            return [_event(row) for row in rows]
+
+    def last_deaths(self) -> dict[str, Event]:
+        """The last death of each target that is still in the journal."""
+        rows = self.run(
+            f"SELECT {_EVENT} FROM events WHERE id IN "  # noqa: S608
+            "(SELECT max(id) FROM events WHERE kind = 'target' AND json_extract(data, '$.died') GROUP BY subject)"
+        ).fetchall()
+        with readable(self.path):
+            return {str(row[3]): _event(row) for row in rows}
+
+    def oldest_open(self, destination: str) -> datetime:
+        """When the oldest event happened that a destination has not got yet; only if there is one."""
+        (at,) = self.run(
+            "SELECT at FROM events WHERE id = (SELECT event_id FROM deliveries WHERE state != 'delivered' AND "
+            "destination = ? ORDER BY id LIMIT 1)",
+            destination,
+        ).fetchone()
+        with readable(self.path):
+            return datetime.fromisoformat(at)
+
+    def totals(self, kind: str) -> dict[str, Totals]:
+        """What has been counted for each subject; it outlives the events."""
+        rows = self.run("SELECT subject, relaunches, down_s FROM totals WHERE kind = ?", kind)
+        return {str(subject): Totals(int(relaunches), float(down_s)) for subject, relaunches, down_s in rows}
+
+    def count(self, kind: str, subject: str, more: Totals) -> None:
+        """Add to the totals of a subject; only inside a transaction."""
+        self.run(
+            "INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "relaunches = relaunches + excluded.relaunches, down_s = down_s + excluded.down_s",
+            *(kind, subject, more.relaunches, more.down_s),
         )
-        return {str(subject): int(count) for subject, count in rows}
 
     def last_delivery(self, destination: str) -> datetime | None:
-        row = self._run(
+        row = self.run(
             "SELECT max(delivered_at) FROM deliveries WHERE destination = ? AND state = 'delivered'", destination
         ).fetchone()
         return _moment(row[0])
@@ -339,41 +392,52 @@ class Journal:
     def remember(self, name: str, value: str) -> None:
         """Keep the newest value of a fact. Nothing is written if the value is the same."""
         if self.recall(name) != value:
-            self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
+            self.run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
     def recall(self, name: str) -> str | None:
-        row = self._run("SELECT value FROM facts WHERE name = ?", name).fetchone()
+        row = self.run("SELECT value FROM facts WHERE name = ?", name).fetchone()
         return str(row[0]) if row else None
 
     def salt(self) -> str:
         """A random text made once for each journal."""
         with self.transaction():
-            self._run("INSERT OR IGNORE INTO facts VALUES ('salt', ?)", os.urandom(16).hex())
+            self.run("INSERT OR IGNORE INTO facts VALUES ('salt', ?)", os.urandom(16).hex())
         return self.recall("salt") or ""
 
     def prune(self, now: datetime) -> None:
         """Remove some old events that have nothing pending, at most 500 a time; only inside a transaction."""
         old = stamp(now - timedelta(days=KEEP_DAYS))
-        self._run("CREATE TEMP TABLE IF NOT EXISTS pruned (id INTEGER PRIMARY KEY)")
-        self._run("DELETE FROM pruned")
-        self._run(
+        self.run("CREATE TEMP TABLE IF NOT EXISTS pruned (id INTEGER PRIMARY KEY)")
+        self.run("DELETE FROM pruned")
+        self.run(
             "INSERT INTO pruned SELECT id FROM events WHERE "
             "((at < ?1 AND id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?3)) "
             "OR id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?2)) AND NOT EXISTS "
             "(SELECT 1 FROM deliveries WHERE event_id = events.id AND state != 'delivered') ORDER BY id LIMIT 500",
             *(old, KEEP_EVENTS, KEEP_ANYWAY),
         )
-        self._run("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM pruned)")
-        self._run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
+        self.run("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM pruned)")
+        self.run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
+        oldest = (now - timedelta(days=KEEP_DAYS)).timestamp()
+        self.run(
+            "DELETE FROM spans WHERE id IN (SELECT id FROM spans WHERE until < ?1 OR id <= "
+            "(SELECT id FROM spans ORDER BY id DESC LIMIT 1 OFFSET ?2) ORDER BY id LIMIT 500)",
+            *(oldest, KEEP_SPANS),
+        )
 
     def probe(self) -> None:
         """Write something, to find out whether the journal can be written."""
         with self.transaction():
-            self._run("INSERT OR REPLACE INTO facts VALUES ('probe', ?)", os.urandom(4).hex())
+            self.run("INSERT OR REPLACE INTO facts VALUES ('probe', ?)", os.urandom(4).hex())
 
     def check_integrity(self) -> str:
         """``ok``, or the damage that SQLite finds."""
-        return str(self._run("PRAGMA quick_check(1)").fetchone()[0])
+        return str(self.run("PRAGMA quick_check(1)").fetchone()[0])
+
+
+def _event(row: Sequence[Any]) -> Event:
+    run_id, at, kind, subject, status, detail, data = row
+    return Event(run_id, datetime.fromisoformat(at), kind, subject, status, detail, msgspec.json.decode(data))
 
 
 def _json(value: object) -> str:

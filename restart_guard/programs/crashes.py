@@ -22,12 +22,14 @@ class Crashes(NamedTuple):
 class Death(NamedTuple):
     """How a program has ended: its exit ``status``, the negative number of a signal, or None where nobody can know it.
 
-    ``lived_s`` are the seconds from its start to its end or, if that was not seen, at most so many.
+    ``lived_s`` are the seconds from its start to its end or, if that was not seen, at most so many. ``at`` is when that
+    was, in seconds since 1970; 0 if it was not seen.
     """
 
     status: int | None
     lived_s: float
     is_seen: bool
+    at: float = 0.0
 
 
 def launched(before: Crashes, backoff: Backoff, *, by_hand: bool, at: float) -> Crashes:

@@ -27,7 +27,7 @@ class ActionResult(NamedTuple):
 
     ``crashes`` counts the relaunches in a row, this one included, 0 if it is none; ``child`` is the process if it was
     launched here. ``is_stuck``: a tick can do nothing about it, and neither can the next one. ``death``: what it is a
-    relaunch after.
+    relaunch after. ``at``: when, in seconds since 1970, if it is recorded later.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ActionResult(NamedTuple):
     child: "Popen[bytes] | None" = None
     is_stuck: bool = False
     death: Death | None = None
+    at: float = 0.0
 
 
 class ActionOptions(NamedTuple):

@@ -94,7 +94,8 @@ def test_keys_behind_a_proxy_that_spreads_them(guard: Guard) -> None:
             with server.client() as client:
                 assert 0 < client.dbsize() < len(keys)
         bounds: dict[str, Any] = {"type": "string", "min_ttl": Duration(60), "max_ttl": Duration(1000)}
-        assert read(at(where), keys=keys, **bounds) == Reading(keys=len(keys))
+        found = read(at(where), keys=keys, **bounds)
+        assert (found.good, found.keys, found.least_ttl_s is not None) == (True, len(keys), True)
         assert read(at(where), keys=keys, format="json").good
         assert reasons(read(at(where), keys=("key:1", "gone"), **bounds)) == [("gone", "missing")]
         pattern = read(at(where), patterns=("key:*",))
@@ -484,7 +485,9 @@ def test_the_sieve_on_the_server_changes_no_verdict(
     sifted = read(at(redis_server.url), max_ttl=max_ttl, **asked)
     plain = read(at(redis_server.url, username="plain"), max_ttl=max_ttl, **asked)
     assert sorted(reasons(sifted)) == sorted(reasons(plain))
-    assert sifted._replace(bad=()) == plain._replace(bad=())
+    # Without bounds the sieve asks for no TTL, and without a type for no size.
+    apart: dict[str, Any] = {"bad": (), "took_s": 0.0, "least_ttl_s": None, "size": 0}
+    assert sifted._replace(**apart) == plain._replace(**apart)
 
 
 def fill(client: Any, key: str, kind: str, size: int) -> None:
@@ -501,3 +504,22 @@ def fill(client: Any, key: str, kind: str, size: int) -> None:
             client.zadd(key, {str(number): number})
         elif kind == "stream":
             client.xadd(key, {"a": "b"})
+
+
+@pytest.mark.parametrize("user", ["default", "plain"])
+def test_what_is_left_and_how_much_there_is(redis_server: RedisServer, user: str) -> None:
+    """The least TTL and all sizes, by the script and without it; a key that never expires has none."""
+    with redis_server.client() as client:
+        client.acl_setuser("plain", enabled=True, nopass=True, keys="*", commands=["+@all", "-@scripting"])
+        for number in range(3):
+            client.set(f"s:{number}", "x" * 10, ex=1000 + number)
+        client.set("for ever", "x")
+    where = at(redis_server.url, username=user) if user == "plain" else at(redis_server.url)
+    found = read(where, patterns=("s:*",), type="string", min_ttl=Duration(60))
+    assert found.least_ttl_s is not None
+    assert 990 < found.least_ttl_s <= 1000
+    assert (found.size, found.keys) == (30, 3)
+    assert 0 < found.took_s < 5
+    assert read(where, keys=("for ever",), type="string").least_ttl_s is None
+    late = read(where, keys=("s:0", "gone"), type="string", min_ttl=Duration(2000))
+    assert (late.size, late.least_ttl_s is not None) == (10, True)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,6 @@ import pytest
 from tests.conftest import Database, Guard, job
 from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import RedisServer
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 256 KiB, mounted where the state directory is."""
-    state = tmp_path / "state"
-    state.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", state], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        reason = "mounting a file system needs root"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    yield state
-    subprocess.run(["umount", "-l", state], check=True)
 
 
 def fill(directory: Path) -> None:
