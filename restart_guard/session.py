@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from restart_guard import trust
 from restart_guard.config import load as config_file
 from restart_guard.config.options import Config
 from restart_guard.errors import ExitCode
-from restart_guard.programs import trust
 from restart_guard.terminal import Terminal
 
 if TYPE_CHECKING:

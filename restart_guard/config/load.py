@@ -24,6 +24,7 @@ from restart_guard.config.values import Percent, parse_path
 from restart_guard.config.wording import key, quoted, shown, suggestion
 from restart_guard.durations import Duration
 from restart_guard.errors import ConfigError, UsageError
+from restart_guard.sizes import Size
 
 _Section = TypeVar("_Section", bound=Struct)
 
@@ -86,6 +87,8 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
         mysql=sections.get("mysql"),
         wecom=sections.get("wecom"),
         ping=sections.get("ping"),
+        page=sections.get("page"),
+        metrics=sections.get("metrics"),
         checks=named["checks"],
         refreshes=named["refreshes"],
         timer=sections.get("timer"),
@@ -175,7 +178,7 @@ class _Reader:
             if wanted is Secret:
                 self.secrets.append(Secret.parse(raw, key=where, base=self.path.parent))
                 return self.secrets[-1]
-            if wanted in (Duration, Percent):
+            if wanted in (Duration, Percent, Size):
                 return wanted.parse(raw)
             return parse_path(raw, self.path.parent)
 

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from restart_guard.config.secrets import Secret
 from restart_guard.config.values import Percent
 from restart_guard.durations import Duration
+from restart_guard.sizes import Size
 
 Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="text on one line, not empty")]
 Query = Annotated[str, Meta(min_length=1, description="text that is not empty")]
@@ -57,6 +58,9 @@ class TargetOptions(Struct, frozen=True, kw_only=True):
     shell: bool = False
     identify: Literal["auto", "argv", "exe", "cwd", "proc_exe", "proc_cwd", "lsof_cwd"] = "auto"
     log_file: Path | None = None
+    log_max_size: Size | None = None
+    log_keep: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
+    max_memory: Size | None = None
     start_timeout: Duration = Duration(10)
     min_uptime: Duration = Duration(1)
     stop_signal: Text = "TERM"
@@ -136,6 +140,19 @@ class Ping(Struct, frozen=True, kw_only=True):
     """A dead man's switch: a monitor elsewhere that alerts a person when pings stop."""
 
     url: Secret
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """Where the page is written that shows everything; by default into ``state_dir``."""
+
+    file: Path | None = None
+    mode: Annotated[str, Meta(pattern=r"^0?[0-7]{3}\Z", description='an octal mode such as "0644"')] = "0600"
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    """Where Prometheus' node_exporter collects metrics from files."""
+
+    textfile: Path
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -232,6 +249,8 @@ class Config(Struct, frozen=True, kw_only=True):
     mysql: MySql | None
     wecom: WeCom | None
     ping: Ping | None
+    page: Page | None
+    metrics: Metrics | None
     checks: Mapping[str, Check]
     refreshes: Mapping[str, Refresh]
     timer: Timer | None
@@ -289,6 +308,8 @@ SECTIONS: dict[str, type[Struct]] = {
     "mysql": MySql,
     "wecom": WeCom,
     "ping": Ping,
+    "page": Page,
+    "metrics": Metrics,
     "standby": Standby,
     "timer": Timer,
 }

@@ -72,6 +72,8 @@ def _target_problems(where: str, target: TargetOptions) -> Iterator[str]:
     if target.kill_after is not None and target.kill_after > target.stop_timeout:
         yield f"{where}.kill_after: expected at most stop_timeout, was more."
     yield from _backoff_problems(f"{where}.restart_backoff", target.restart_backoff)
+    if target.log_max_size is not None and target.log_file is None:
+        yield f"{where}.log_max_size: expected a log_file too, which is rotated when it is larger."
     if target.health is not None:
         yield from _health_problems(f"{where}.health", target.health)
 

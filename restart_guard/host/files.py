@@ -141,6 +141,16 @@ class Files:
         with self._hand():
             _make_folder(path)
 
+    def create(self, path: str, mode: int) -> int:
+        """A new file, open for writing, in place of a left-over one. Raises OSError."""
+        with self._hand():
+            return _create(path, mode)
+
+    def rename(self, before: str, after: str) -> None:
+        """Raises OSError."""
+        with self._hand():
+            os.replace(before, after)  # noqa: PTH105
+
     def append(self, path: Path) -> int:
         """A descriptor that appends to a log, which is made with its folder if it is missing. A link must be of the
         account or root. It may be a device such as /dev/null, and a FIFO that somebody reads. Raises OSError."""
@@ -171,7 +181,7 @@ class Files:
     def read_text(self, path: Path, limit: int) -> str:
         """A whole regular file in UTF-8; a link must be of the account or root. Raises OSError, EFBIG if it is larger,
         and UnicodeDecodeError."""
-        content = self.read(self._place(path), limit + 1)
+        content = self.read(self.place(path), limit + 1)
         if len(content) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
         return content.decode().removeprefix("\ufeff")  # some editors put that there
@@ -179,14 +189,15 @@ class Files:
     def read_end(self, path: Path, limit: int, *, start: int) -> bytes:
         """The end of a regular file, but not what is before ``start``; a link must be of the account or root. Raises
         OSError."""
-        fd = self.open(self._place(path))
+        fd = self.open(self.place(path))
         try:
             os.lseek(fd, max(start, os.fstat(fd).st_size - limit), os.SEEK_SET)
             return _read(fd, limit)
         finally:
             os.close(fd)
 
-    def _place(self, path: Path) -> str:
+    def place(self, path: Path) -> str:
+        """What a path leads to; a link must be of the account or root. Raises OSError."""
         with self._hand():
             return self._behind_links(str(path))
 

@@ -3,9 +3,9 @@
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -14,28 +14,45 @@ from restart_guard.config.options import Config
 from restart_guard.host import process_table
 from restart_guard.host.hook import signal_name
 from restart_guard.ids import new_run_id
-from restart_guard.journal import events
+from restart_guard.journal import events, spans
 from restart_guard.journal.incident import Incident, Notice, advance
-from restart_guard.journal.journal import Journal, Wanted
+from restart_guard.journal.journal import Journal, Totals, Wanted
 from restart_guard.programs.crashes import KEEPS_DYING, Death, next_try_s
+from restart_guard.programs.lifecycle import State
 from restart_guard.programs.messages import CrashLoop, cannot_be_guarded, how_it_died, keeps_dying, well_again
 from restart_guard.programs.observe import observe
 from restart_guard.programs.results import FAILED, KILLED, ActionResult, held_up, is_well, longest_s
-from restart_guard.programs.target import Target, target_of
+from restart_guard.programs.target import Observation, Target, target_of
 
 KIND = "target"
 _LOG_BYTES = 4000
 _LOG_LINES = 10
 
 
-def record(config: Config, happened: Sequence[ActionResult]) -> None:
-    """Record results that have an event. Raises JournalError."""
+def record(config: Config, happened: Sequence[ActionResult], changed: Sequence[Target] = ()) -> None:
+    """Record results that have an event, and how the targets are that may be changed. Raises JournalError."""
     if not happened:
         return
+    seen = states(changed, observe(changed, search_stopped=False)) if changed else {}
     with Journal.open(config.state_dir) as journal, journal.transaction():
         for result in happened:
-            _append(config, journal, result, clock.now())
+            at = datetime.fromtimestamp(result.at, UTC) if result.at else clock.now()
+            _append(config, journal, result, at)
+            if result.death is not None and result.death.at and result.ok:
+                spans.down(journal, KIND, result.name, result.death.at, at.timestamp())
+        if seen:
+            spans.look(journal, KIND, seen, clock.now().timestamp(), is_exact=True)
         journal.prune(clock.now())
+
+
+def states(targets: Sequence[Target], observed: Mapping[str, Observation]) -> dict[str, str]:
+    """The state of each target for the record of times."""
+    found: dict[str, str] = {}
+    for target in targets:
+        seen = observed[target.name]
+        waits = seen.process is None and seen.state is not State.UNKNOWN and not target.may_run
+        found[target.name] = "standby" if waits else seen.state.value
+    return found
 
 
 def _append(config: Config, journal: Journal, result: ActionResult, now: datetime) -> None:
@@ -60,6 +77,8 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
     if result.death is not None:
         _append_death(config, journal, result.name, result.death, now)
     data = {"relaunch": result.crashes > 0, "crashes": result.crashes}
+    if result.crashes > 0:
+        journal.count(KIND, result.name, Totals(relaunches=1))
     events.append(
         config,
         journal,
@@ -85,9 +104,11 @@ def _append_death(config: Config, journal: Journal, name: str, death: Death, now
         "exit_status": death.status if death.status is not None and death.status >= 0 else None,
         "signal": signal_name(-death.status) if death.status is not None and death.status < 0 else None,
         "lived_s": round(death.lived_s, 1),
+        "is_seen": death.is_seen,
     }
     detail = f"died: {how_it_died(death, 'en')}"
-    events.append(config, journal, (KIND, name), ok=False, detail=detail, at=now, data=data)
+    at = datetime.fromtimestamp(death.at, UTC) if death.at else now
+    events.append(config, journal, (KIND, name), ok=False, detail=detail, at=at, data=data)
 
 
 def _alert(config: Config, result: ActionResult, detail: str, incident: Incident, now: datetime) -> str:

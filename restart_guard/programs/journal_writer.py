@@ -20,11 +20,15 @@ _GATHER_S = 0.05  # deaths at the same time make one transaction, and the disk d
 
 
 class JournalWriter:
-    """``say`` gets the lines for the operator; it is called from the writer's threads. Raises CrowdedError."""
+    """``say`` gets the lines for the operator; it is called from the writer's threads, and so is ``publish``, when
+    states have changed and after each round of housekeeping. Raises CrowdedError."""
 
-    def __init__(self, config: Config, say: Callable[[ActionResult], None]) -> None:
+    def __init__(
+        self, config: Config, say: Callable[[ActionResult], None], publish: Callable[[], None] | None = None
+    ) -> None:
         self._config = config
         self._say = say
+        self._publish = publish
         self._queue: SimpleQueue[ActionResult | None] = SimpleQueue()
         self._house: Thread | None = None
         self._thread = start_thread(self._write)
@@ -62,14 +66,18 @@ class JournalWriter:
                 self._say(ActionResult("journal", ok=False, text=str(error)))
                 continue
             alert = any(result.crashes >= KEEPS_DYING for result in kept)
+            if kept and self._publish is not None:
+                self._publish()
             kept = []
             if alert:
                 self.keep_house(())  # delivers it
 
     def _keep_house(self, targets: Sequence[Target]) -> None:
         try:
-            for result in tick.keep_house(self._config, targets):
+            for result in tick.keep_house(self._config, targets, tick.look(targets)):
                 self._say(result)
             tick.tell_monitor(self._config)
+            if self._publish is not None:
+                self._publish()
         except JournalError as error:
             self._say(ActionResult("journal", ok=False, text=str(error)))

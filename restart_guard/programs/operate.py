@@ -50,11 +50,14 @@ def run(
     processes.prepare()
     gentle = StopOptions(timeout_s=0, force=True) if command is Command.KILL else StopOptions()
     options = ActionOptions(stop or gentle, wait_s=_BY_HAND_WAIT_S)
-    yield from run_all(config, [partial(act, target, command, options) for target in targets])
+    yield from run_all(config, [partial(act, target, command, options) for target in targets], targets)
 
 
-def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -> Iterator[ActionResult]:
-    """Run all jobs at once; yield each result as it comes, then record the events."""
+def run_all(
+    config: Config, jobs: Sequence[Callable[[], ActionResult | None]], changed: Sequence[Target] = ()
+) -> Iterator[ActionResult]:
+    """Run all jobs at once; yield each result as it comes, then record the events, and how the targets are that may be
+    changed."""
     happened: list[ActionResult] = []
     finished: SimpleQueue[ActionResult | BaseException | None] = SimpleQueue()
 
@@ -69,7 +72,7 @@ def run_all(config: Config, jobs: Sequence[Callable[[], ActionResult | None]]) -
         if result.event is not None:
             happened.append(result)
         yield result
-    events.record(config, happened)
+    events.record(config, happened, changed)
 
 
 def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Observation, int]]:
@@ -78,7 +81,8 @@ def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Obse
     restarts: dict[str, int] = {}
     with suppress(JournalError):
         journal = Journal.open_to_read(config.state_dir)
-        restarts = journal.relaunches() if journal is not None else {}
+        totals = journal.totals(events.KIND) if journal is not None else {}
+        restarts = {name: total.relaunches for name, total in totals.items()}
     return [(target, observed[target.name], restarts.get(target.name, 0)) for target in targets]
 
 

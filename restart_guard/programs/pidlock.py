@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True):
     ``process`` runs the program; it is of ``family``, the last launch. ``ticket``: the next launch will carry it, so
     that a launch that is interrupted before it is recorded is found again. ``starting``: a start is under way, by hand
     or because this host leads now; a tick or a watch completes it. ``is_lock_shared``: the program writes a pid file of
-    its own where the pid lock is.
+    its own where the pid lock is. ``heavy_looks``: so often in a row it used more memory than it may.
     """
 
     boot: str
@@ -51,6 +51,7 @@ class Record(msgspec.Struct, frozen=True):
     ticket: str = ""
     crashes: Crashes = Crashes()
     health: HealthRecord = HealthRecord()
+    heavy_looks: int = 0
 
 
 class PidLock:

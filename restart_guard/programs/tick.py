@@ -1,6 +1,6 @@
 """The tick, which cron runs every minute: relaunch, check health, deliver."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from restart_guard import clock
 from restart_guard.config.options import Config, Ping
 from restart_guard.errors import BusyError, DeliveryError, ExitCode, GuardError
 from restart_guard.host import process_table
+from restart_guard.journal import spans
 from restart_guard.journal.journal import Journal
 from restart_guard.programs import crashes, events, processes
 from restart_guard.programs.health import hangs, judged
@@ -37,19 +38,24 @@ def tick(config: Config, targets: Sequence[Target]) -> Iterator[ActionResult]:
     """
     processes.prepare()
     start = _start_ping(config.ping) if config.ping is not None else None
+    begun = clock.now()
     observed = observe(targets, search_stopped=False)
+    looks = Looks(begun, events.states(targets, observed))
     jobs: list[Callable[[], ActionResult | None]] = [
         partial(_act, target, Command.TICK) for target in targets if needs_care(target, observed[target.name])
     ]
     jobs += [partial(look_after, target, observed[target.name]) for target in targets if target.settings.health]
+    jobs += [partial(weigh, target, observed[target.name]) for target in targets if target.settings.max_memory]
     well = True
     busy = []
     for result in run_all(config, jobs):
         well = well and result.ok
         if result.busy:
             busy.append(result)
+        elif result.ok and result.process is not None:
+            looks.after[result.name] = State.RUNNING
         yield result
-    for result in keep_house(config, targets, busy):
+    for result in keep_house(config, targets, looks, busy):
         well = well and result.ok
         yield result
     if start is not None:
@@ -93,14 +99,31 @@ def tell_monitor(config: Config, *, rid: str = "", well: bool = True) -> None:
             journal.remember(PING_ERROR, "")
 
 
+class Looks:
+    """How targets were at a moment, and ``after`` what was done then."""
+
+    def __init__(self, at: datetime, states: Mapping[str, str]) -> None:
+        self.at = at
+        self.states = states
+        self.after: dict[str, str] = {}
+
+
+def look(targets: Sequence[Target]) -> Looks:
+    """For a watch, which otherwise looks only at what has changed."""
+    return Looks(clock.now(), events.states(targets, observe(targets, search_stopped=False)) if targets else {})
+
+
 def keep_house(
-    config: Config, targets: Sequence[Target], busy: Sequence[ActionResult] | None = None
+    config: Config, targets: Sequence[Target], looks: Looks, busy: Sequence[ActionResult] | None = None
 ) -> list[ActionResult]:
-    """Record the heartbeat, end incidents, and deliver what is due. ``busy`` are the results of a tick on targets on
-    which somebody else acts. Raises JournalError."""
+    """Record the heartbeat and how the targets are, end incidents, and deliver what is due. ``busy`` are the results of
+    a tick on targets on which somebody else acts. Raises JournalError."""
     with Journal.open(config.state_dir) as journal:
         with journal.transaction():
             _beat(journal)
+            spans.look(journal, events.KIND, looks.states, looks.at.timestamp())
+            if looks.after:
+                spans.look(journal, events.KIND, looks.after, clock.now().timestamp(), is_exact=True)
             news = events.settle(config, journal, targets)
             if busy is not None:
                 news += events.tell_held_up(config, journal, targets, busy)
@@ -112,6 +135,11 @@ def keep_house(
         from restart_guard.journal import delivery
 
         delivery.deliver(config, delivery.Which.DUE)
+    if any(target.settings.log_max_size for target in targets):
+        # Most targets' logs are not ours to rotate.
+        from restart_guard.programs.upkeep import rotate_logs
+
+        news += rotate_logs(targets)
     return news
 
 
@@ -142,6 +170,14 @@ def _act(target: Target, command: Command, options: ActionOptions = ActionOption
     from restart_guard.programs.actions import act
 
     return act(target, command, options)
+
+
+def weigh(target: Target, observed: Observation) -> ActionResult | None:
+    """Restart a program that uses too much memory. None if that is no news."""
+    # As above.
+    from restart_guard.programs import upkeep
+
+    return upkeep.weigh(target, observed)
 
 
 def look_after(target: Target, observed: Observation) -> ActionResult | None:

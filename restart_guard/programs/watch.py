@@ -41,6 +41,8 @@ from restart_guard.programs.target import Target
 from restart_guard.threads import BackgroundWriter, in_background
 
 _SCAN_S = 120.0  # cron's ticks, if there are any, look each minute
+_PUBLISH_S = 60.0
+_WEIGH_S = 60.0  # as a tick
 _SCAN_BLIND_S = 1.0  # if the kernel does not report changes in folders
 _NOT_WELL_S = 5.0
 _PERMIT_S = 0.5  # a target of a group may be started as soon as its host leads
@@ -55,7 +57,16 @@ _SWITCH_S = 0.0001  # a death must not wait 5 ms for another thread of ours
 Say = Callable[[ActionResult], None]
 
 
-def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | None, wait: bool) -> None:
+class Options(NamedTuple):
+    """For how long to watch, whether to wait for another watch to end, and what to call when states have changed or a
+    minute has passed."""
+
+    for_s: float | None = None
+    wait: bool = False
+    publish: Callable[[], None] | None = None
+
+
+def run(config: Config, targets: Sequence[Target], say: Say, options: Options) -> None:
     """Watch until SIGTERM or SIGINT, or for a time.
 
     Only one process may watch a config, or a choice of its targets. Another raises BusyError, or with ``wait`` waits
@@ -70,13 +81,13 @@ def run(config: Config, targets: Sequence[Target], say: Say, *, for_s: float | N
         leaving = _Leaving()
         with (
             held(config.state_dir, [f"next-watch-{mark}"], what=f"A waiting watch of {config.path}")
-            if wait
+            if options.wait
             else nullcontext()
         ):
-            locks.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=wait))
-        watch = _Watch(config, targets, aside.say, leaving)
+            locks.enter_context(held(config.state_dir, [f"watch-{mark}"], what=what, fallback=False, wait=options.wait))
+        watch = _Watch(config, targets, aside.say, leaving, options.publish)
         last.callback(watch.close)  # after the lock is free, so that a waiting watch need not wait for our journal
-        watch.run(None if for_s is None else clock.monotonic() + for_s)
+        watch.run(None if options.for_s is None else clock.monotonic() + options.for_s)
 
 
 def _wake_up(_number: int, _frame: object) -> None:
@@ -110,12 +121,15 @@ class _Watched:
         self.process: Identity | None = None  # the one whose end is waited for
         self.child: subprocess.Popen[bytes] | None = None  # the same, if it was launched here
         self.look_at: float | None = None
-        self.probe_at: float | None = None if target.settings.health is None else 0.0
+        is_probed = target.settings.health is not None or target.settings.max_memory is not None
+        self.probe_at: float | None = 0.0 if is_probed else None
+        self.weigh_at = 0.0
         self.is_busy = False  # a thread acts on it
         self.is_without_room = False  # there are not enough descriptors to wait for its end
         self.tries = 0  # unfinished tries in a row
         self.busy_since: float | None = None  # somebody else acts on it; infinity once that has been told
-        self.last: tuple[int | None, float] | None = None  # exit status and uptime, until it is relaunched
+        self.last: Death | None = None  # until it is relaunched
+        self.ended_process: Identity | None = None
 
     @property
     def name(self) -> str:
@@ -132,7 +146,8 @@ class _Watched:
         status = child.wait() if child is not None and is_launched else children.collect(process.pid)
         uptime_s = process_table.uptime_s(process)
         self.process = None
-        self.last = (status, uptime_s)
+        self.last = Death(status, uptime_s, is_seen=True, at=clock.now().timestamp())
+        self.ended_process = process
         return Ending(status, soon=uptime_s < self.target.settings.start_timeout)
 
     @property
@@ -140,8 +155,8 @@ class _Watched:
         """How it ended and after what time, for the message about the relaunch; empty if it did not."""
         if self.last is None:
             return ""
-        status, uptime_s = self.last
-        return f"{how_it_ended(status) if status is not None else 'ended'} after {span(uptime_s)}"
+        how = "ended" if self.last.status is None else how_it_ended(self.last.status)
+        return f"{how} after {span(self.last.lived_s)}"
 
 
 class _Death(NamedTuple):
@@ -154,7 +169,14 @@ class _Death(NamedTuple):
 
 
 class _Watch:
-    def __init__(self, config: Config, targets: Sequence[Target], say: Say, leaving: _Leaving) -> None:
+    def __init__(
+        self,
+        config: Config,
+        targets: Sequence[Target],
+        say: Say,
+        leaving: _Leaving,
+        publish: Callable[[], None] | None,
+    ) -> None:
         self._targets = {target.name: _Watched(target) for target in targets}
         self._say = say
         self._leaving = leaving
@@ -177,7 +199,8 @@ class _Watch:
         self._folders = FolderEvents()
         if self._folders.fd is not None:
             self._deaths.listen(self._folders.fd)
-        self._writer = JournalWriter(config, lambda result: self._post("", result, act=False))
+        self._scan_s = _SCAN_S if publish is None else _PUBLISH_S
+        self._writer = JournalWriter(config, lambda result: self._post("", result, act=False), publish)
 
     def close(self) -> None:
         self._writer.finish(_FLUSH_S)
@@ -232,7 +255,7 @@ class _Watch:
         self._look([one for one in self._targets.values() if one.process is None])
         now = clock.monotonic()
         if now >= self._keep_house_at:
-            self._keep_house_at = now + _SCAN_S
+            self._keep_house_at = now + self._scan_s
             self._writer.keep_house(targets)
         crowded = sum(one.is_without_room for one in self._targets.values())
         if crowded:
@@ -241,7 +264,7 @@ class _Watch:
             text = f"{trouble} The rest is looked at every {span(_SCAN_BLIND_S)}."
             self._say(ActionResult("watch", ok=False, text=text))
         self._last_trouble = trouble
-        return _SCAN_BLIND_S if trouble else _SCAN_S
+        return _SCAN_BLIND_S if trouble else self._scan_s
 
     def _relaunch(self, ended: Sequence[Identity]) -> None:
         """Relaunch what has just ended before anything else is done; first what has surely left nothing behind.
@@ -283,10 +306,10 @@ class _Watch:
     def _take(self, watched: _Watched, result: ActionResult) -> None:
         """Go on from what was done to a target."""
         ended = ""
+        self._learn_how_it_died(watched)
         if result.event is not None or result.process is not None:
             ended = watched.ended
-            if watched.last is not None:
-                result = result._replace(death=Death(*watched.last, is_seen=True))
+            result = result._replace(death=watched.last or result.death, at=clock.now().timestamp())
             watched.last = None
         if result.child is not None:
             watched.child = result.child
@@ -308,6 +331,14 @@ class _Watch:
                 result = result._replace(text=f"{ended}: {result.text}")
         if not result.busy:
             self._tell(result)
+
+    def _learn_how_it_died(self, watched: _Watched) -> None:
+        """The kernel tells it of processes that are not ours too, once their parent has reaped them: a moment after the
+        death, for which no relaunch waits."""
+        process, watched.ended_process = watched.ended_process, None
+        status = None if process is None else self._deaths.exit_status(process)
+        if watched.last is not None and watched.last.status is None and status is not None:
+            watched.last = watched.last._replace(status=status)
 
     def _notice_busy(self, watched: _Watched, result: ActionResult) -> None:
         """If somebody else acts on it for longer than that may take, it is news, once."""
@@ -393,10 +424,10 @@ class _Watch:
     def _probe(self, every: Iterable[_Watched]) -> None:
         for watched in every:
             health = watched.target.settings.health
-            watched.probe_at = None if health is None else clock.monotonic() + health.interval
+            watched.probe_at = clock.monotonic() + (_WEIGH_S if health is None else health.interval)
             if watched.process is not None:
                 # Not marked as busy: while it is probed, it may die and be relaunched.
-                in_background(partial(_look_after, watched.target), partial(self._post, watched.name, act=False))
+                in_background(partial(_look_after, watched), partial(self._post, watched.name, act=False))
 
     def _post(self, name: str, result: "ActionResult | BaseException | None", *, act: bool) -> None:
         """Hand on a thread's result; without a name it is about no target (the journal's)."""
@@ -437,5 +468,11 @@ def _left_behind(targets: Sequence[Target]) -> dict[str, Sequence[Facts]]:
     return {target.name: left.get(target.name, ()) for target in targets}
 
 
-def _look_after(target: Target) -> ActionResult | None:
-    return tick.look_after(target, observe([target], search_stopped=False)[target.name])
+def _look_after(watched: _Watched) -> ActionResult | None:
+    target = watched.target
+    observed = observe([target], search_stopped=False)[target.name]
+    result = tick.look_after(target, observed)
+    if result is None and target.settings.max_memory is not None and clock.monotonic() >= watched.weigh_at:
+        watched.weigh_at = clock.monotonic() + _WEIGH_S
+        result = tick.weigh(target, observed)
+    return result

@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -60,7 +61,13 @@ def next_slot(schedule: Schedule, *, now: datetime) -> datetime:
 
 def _slot(schedule: Schedule, now: datetime, *, reverse: bool) -> datetime:
     try:
-        return next(CronSim(schedule.fields, now.astimezone(local_zone()), reverse=reverse))
+        return _found(schedule.fields, now, reverse=reverse)
     except (CronSimError, StopIteration) as error:
         text = f"{schedule.option}: expected five cron fields that name a moment, was {schedule.fields}."
         raise ConfigError(text) from error
+
+
+@lru_cache(maxsize=64)
+def _found(fields: str, now: datetime, *, reverse: bool) -> datetime:
+    """Many checks have one schedule."""
+    return next(CronSim(fields, now.astimezone(local_zone()), reverse=reverse))

@@ -51,7 +51,8 @@ def as_user(
     source = (
         "import os, sys\nfrom restart_guard import cli, entry\n"
         "from restart_guard.programs import actions\nfrom restart_guard.journal import journal\n"
-        "from restart_guard.commands import doctor, kill, restart, start, status, stop\n"
+        "from restart_guard.commands.programs import kill, restart, start, status, stop\n"
+        "from restart_guard.commands.reports import doctor\n"
         "from restart_guard.standby import memory\n"
         "import restart_guard.doctor.examine\n"
         "import ctypes, difflib, resource, encodings.idna, ipaddress, sqlite3, subprocess, traceback\n"

@@ -359,7 +359,7 @@ def test_two_hundred_rounds_of_everything_at_once(service: Service, tmp_path: Pa
     source = (
         "import os, sys\n"
         "from restart_guard import entry\nfrom restart_guard.programs import watch\n"
-        "from restart_guard.commands import restart, start, watch as w\n"
+        "from restart_guard.commands.programs import restart, start, watch as w\n"
         "config, rounds = sys.argv[1], int(sys.argv[2])\n"
         "command = sys.argv[3:]\n"
         "for _ in range(rounds):\n"
