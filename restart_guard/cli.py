@@ -11,28 +11,32 @@ from pathlib import Path
 import click
 
 from restart_guard import __version__
+from restart_guard.config import load as config_file
 from restart_guard.config.wording import suggestion
-from restart_guard.errors import ExitCode
+from restart_guard.errors import ConfigError, ExitCode
 from restart_guard.session import Session
 
 COMMANDS = {
-    "init": ("init", "Write a first config."),
-    "start": ("start", "Start programs and guard them from now on."),
-    "stop": ("stop", "Stop programs gently. They stay down."),
-    "kill": ("kill", "Kill programs. The next restart relaunches them."),
-    "restart": ("restart", "Restart programs that have died (for cron, every minute)."),
-    "watch": ("watch", "Watch programs and restart them as soon as they exit."),
-    "standby": ("standby", "Take part in a group of hosts, one of which runs the programs."),
-    "status": ("status", "Show every program: state, pid, uptime."),
-    "check-redis": ("check_redis", "Check the Redis data, recover it, record the outcome, alert if it stays bad."),
-    "refresh": ("refresh", "Rebuild Redis data from MySQL, and report the differences."),
-    "deliver": ("deliver", "Deliver rows and alerts that are pending."),
-    "history": ("history", "Show what happened, newest first."),
-    "install-timer": ("install_timer", "Let cron or systemd run restart-guard."),
-    "uninstall-timer": ("uninstall_timer", "Remove what install-timer installed."),
-    "doctor": ("doctor", "Check config, permissions, Redis, MySQL, WeCom and timer, and say what to do."),
-    "init-db": ("init_db", "Create the MySQL table task_monitor."),
-    "demo": ("demo", "Show the whole job on an embedded Redis, without a config."),
+    "init": ("setup.init", "Write a first config."),
+    "start": ("programs.start", "Start programs and guard them from now on."),
+    "stop": ("programs.stop", "Stop programs gently. They stay down."),
+    "kill": ("programs.kill", "Kill programs. The next restart relaunches them."),
+    "restart": ("programs.restart", "Restart programs that have died (for cron, every minute)."),
+    "watch": ("programs.watch", "Watch programs and restart them as soon as they exit."),
+    "standby": ("programs.standby", "Take part in a group of hosts, one of which runs the programs."),
+    "status": ("programs.status", "Show every program: state, pid, uptime."),
+    "check-redis": ("data.check_redis", "Check the Redis data, recover it, record the outcome, alert if it stays bad."),
+    "refresh": ("data.refresh", "Rebuild Redis data from MySQL, and report the differences."),
+    "deliver": ("reports.deliver", "Deliver rows and alerts that are pending."),
+    "history": ("reports.history", "Show what happened, newest first."),
+    "logs": ("reports.logs", "Show the end of a program's log, or of a job's."),
+    "page": ("reports.page", "Write the page that shows everything."),
+    "metrics": ("reports.metrics", "Print the metrics for Prometheus."),
+    "install-timer": ("setup.install_timer", "Let cron or systemd run restart-guard."),
+    "uninstall-timer": ("setup.uninstall_timer", "Remove what install-timer installed."),
+    "doctor": ("reports.doctor", "Check config, permissions, Redis, MySQL, WeCom and timer, and say what to do."),
+    "init-db": ("setup.init_db", "Create the MySQL table task_monitor."),
+    "demo": ("setup.demo", "Show the whole job on an embedded Redis, without a config."),
 }
 
 
@@ -40,7 +44,7 @@ GROUPS = {
     "Set up": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
     "Programs": ("start", "stop", "kill", "restart", "watch", "standby", "status"),
     "Redis data": ("check-redis", "refresh"),
-    "See what happened": ("history", "deliver", "doctor"),
+    "See what happened": ("history", "logs", "page", "metrics", "deliver", "doctor"),
 }
 
 
@@ -70,14 +74,17 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-c", "--config", "config_option", type=click.Path(path_type=Path), help="The config file.")
 @click.option("-v", "--verbose", is_flag=True, help="Show more.")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the overview as one JSON document.")
 @click.version_option(__version__, prog_name="restart-guard", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet: bool) -> None:
+def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Keep programs running and weekly Redis data in place, from cron, without root.
+
+    Without a command: an overview of everything, worst first.
 
     The config is looked for in -c, $RESTART_GUARD_CONFIG, ./config.toml, $XDG_CONFIG_HOME/restart-guard/config.toml
     and /etc/restart-guard/config.toml.
@@ -86,6 +93,19 @@ def cli(ctx: click.Context, *, config_option: Path | None, verbose: bool, quiet:
     session = ctx.ensure_object(Session)
     session.config_option = config_option
     session.terminal.verbosity = verbose - quiet
+    if ctx.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError("--json stands behind the command.", ctx)
+        return
+    try:
+        config_file.find(config_option, os.environ)
+    except ConfigError:
+        session.terminal.report(ctx.get_help())
+        ctx.exit(ExitCode.USAGE)
+    # Only here.
+    from restart_guard.commands.reports import overview
+
+    overview.show(session, as_json=as_json)
 
 
 def run(arguments: Sequence[str], session: Session) -> int:
@@ -98,11 +118,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     except click.UsageError as error:
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            terminal.report(error.format_message())
-        else:
-            terminal.error(error.format_message())
-            terminal.error(f"Try: {error.ctx.command_path if error.ctx else 'restart-guard'} --help")
+        terminal.error(error.format_message())
+        terminal.error(f"Try: {error.ctx.command_path if error.ctx else 'restart-guard'} --help")
         return ExitCode.USAGE
     except click.Abort:
         raise KeyboardInterrupt from None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from restart_guard import bug_log
-from restart_guard.commands import plain
+from restart_guard.commands.programs import plain
 from restart_guard.errors import ExitCode, GuardError
 from restart_guard.session import Session
 from restart_guard.terminal import Terminal

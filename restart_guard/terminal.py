@@ -75,16 +75,29 @@ class Terminal:
         except OSError as error:
             self.write_error = error
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows for a person: drawn on a terminal, else separated by tabs and without heads."""
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Sequence[int] = ()) -> None:
+        """Rows for a person: drawn on a terminal, a line each, where the columns with the numbers ``whole`` are never
+        cut; else separated by tabs and without heads."""
         if sys.stdout.isatty():
             # rich costs five times a bare start: here and below it is loaded only where a person looks at its output.
             from restart_guard import terminal_rich
 
-            terminal_rich.table(heads, [[self.redact(cell).translate(_CONTROLS) for cell in row] for row in rows])
+            terminal_rich.table(heads, self._clean(rows), whole)
             return
         for row in rows:
             self.report("\t".join(" ".join(cell.split()) for cell in row))
+
+    def live_table(
+        self, heads: Sequence[str], look: Callable[[], Sequence[Sequence[str]]], *, whole: Sequence[int] = ()
+    ) -> None:
+        """A table that is drawn anew each second, until it is interrupted; only on a terminal."""
+        # As for a table.
+        from restart_guard import terminal_rich
+
+        terminal_rich.live_table(heads, lambda: self._clean(look()), whole)
+
+    def _clean(self, rows: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[" ".join(self.redact(cell).translate(_CONTROLS).split()) for cell in row] for row in rows]
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:

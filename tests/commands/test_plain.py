@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from restart_guard.cli import cli
-from restart_guard.commands import plain
-from restart_guard.commands.restart import command as restart
-from restart_guard.commands.status import command as status
+from restart_guard.commands.programs import plain
+from restart_guard.commands.programs.restart import command as restart
+from restart_guard.commands.programs.status import command as status
 from restart_guard.session import Session
 
 pytestmark = pytest.mark.unit
@@ -27,6 +27,7 @@ def as_click_reads(line: Sequence[str]) -> tuple[str, Session, Mapping[str, Any]
     session = Session()
     with cli.make_context("restart-guard", list(line), obj=session) as context:
         words: list[str] = context._protected_args + context.args  # click has no other way
+        context.invoked_subcommand = words[0]
         cli.callback.__wrapped__(context, **context.params)  # type: ignore[union-attr]
         command = {"restart": restart, "status": status}[words[0]]
         return words[0], session, command.make_context(words[0], words[1:], parent=context).params

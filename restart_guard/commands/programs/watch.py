@@ -1,6 +1,9 @@
+from functools import partial
+
 import click
 
 from restart_guard.commands.parameters import duration, pass_session
+from restart_guard.commands.programs import plain
 from restart_guard.programs import operate, watch
 from restart_guard.session import Session
 
@@ -16,4 +19,8 @@ def command(session: Session, *, names: tuple[str, ...], for_s: float | None, wa
     Ends on SIGTERM and SIGINT, with --for after that time; the targets run on. Exit code: 0 it has ended, 75 another
     process already watches this config.
     """
-    watch.run(session.config, operate.chosen(session.config, names), session.report, for_s=for_s, wait=wait)
+    config = session.config
+    has_pages = config.page is not None or config.metrics is not None
+    after = partial(plain.publish, config) if has_pages else None
+    how = watch.Options(for_s=for_s, wait=wait, publish=after)
+    watch.run(config, operate.chosen(config, names), session.report, how)

@@ -1,8 +1,8 @@
 import click
 
 from restart_guard import clock
-from restart_guard.commands.change_timer import change_timer
 from restart_guard.commands.parameters import duration, pass_session
+from restart_guard.commands.setup.change_timer import change_timer
 from restart_guard.doctor.programs import missing_for_timer
 from restart_guard.journal.due import note_seen, scheduled
 from restart_guard.journal.journal import Journal

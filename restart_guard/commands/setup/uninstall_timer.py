@@ -2,8 +2,8 @@ from contextlib import suppress
 
 import click
 
-from restart_guard.commands.change_timer import change_timer
 from restart_guard.commands.parameters import pass_session
+from restart_guard.commands.setup.change_timer import change_timer
 from restart_guard.errors import ConfigError
 from restart_guard.session import Session
 from restart_guard.timer import install

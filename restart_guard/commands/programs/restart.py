@@ -1,7 +1,7 @@
 import click
 
-from restart_guard.commands import plain
 from restart_guard.commands.parameters import pass_session
+from restart_guard.commands.programs import plain
 from restart_guard.errors import UsageError
 from restart_guard.programs import operate
 from restart_guard.programs.lifecycle import Command

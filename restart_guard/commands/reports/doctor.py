@@ -12,16 +12,18 @@ from restart_guard.session import Session
 @click.option("--send-test-alert", is_flag=True, help="Send a test message to every alert channel.")
 @pass_session
 def command(session: Session, *, as_json: bool, send_test_alert: bool) -> int:
-    """Check config, permissions, journal, Redis, MySQL, WeCom and timer: one line each, and what to do.
+    """Check config, permissions, journal, Redis, MySQL, WeCom and timer: one line each, and what to do;
+    what has failed comes first.
 
     No message is sent unless you ask for it. Exit code: 0 nothing has failed, 1 something has, 2 the config is wrong.
     """
-    findings = []
-    for finding in examine.examine(session.config, send_test_alert=send_test_alert):
-        findings.append(finding)
-        if not as_json:
-            session.terminal.report(str(finding))
+    worst_first = [Level.FAIL, Level.WARN, Level.OK]
+    found = list(examine.examine(session.config, send_test_alert=send_test_alert))
+    findings = sorted(found, key=lambda finding: worst_first.index(finding.level))
     if as_json:
         session.terminal.document([shown(finding) for finding in findings])
+    else:
+        for finding in findings:
+            session.terminal.report(str(finding))
     failed = any(finding.level is Level.FAIL for finding in findings)
     return ExitCode.FAILED if failed else ExitCode.DONE

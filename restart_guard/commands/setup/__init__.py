@@ -1,0 +1,1 @@
+"""Commands that set restart-guard up, and take it away."""
