@@ -22,6 +22,9 @@ need ip iproute2
 need nft nftables
 need systemd-analyze systemd
 need openssl openssl
+need promtool prometheus
+need prometheus-node-exporter prometheus-node-exporter
+need chromium chromium
 need sqlite3 sqlite3
 need nginx nginx-light
 need node nodejs

@@ -25,7 +25,9 @@ def test_the_readme_lists_every_command_and_its_options(guard: Guard) -> None:
     assert sorted(name for name, _ in rows) == sorted(COMMANDS)
     for name, rest in rows:
         options = set(re.findall(r"--[a-z-]+|(?<=\[)-n", rest))
-        helped = set(re.findall(r"^  (?:-h, )?(--[a-z-]+|-n)", guard(name, "--help").out, re.MULTILINE)) - {"--help"}
+        helped = set(re.findall(r"^  (?:-[a-z], )?(--[a-z-]+|-n)", guard(name, "--help").out, re.MULTILINE)) - {
+            "--help"
+        }
         assert options == helped, name
 
 

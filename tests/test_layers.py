@@ -10,14 +10,15 @@ PACKAGE = Path(__file__).parent.parent / "restart_guard"
 
 # From the ground up; a name is a package, or a file that stands at the top.
 FLOORS = [
-    {"errors", "clock", "durations", "counts", "backoff", "ids", "paths"},
+    {"errors", "clock", "durations", "counts", "sizes", "backoff", "ids", "paths"},
     {"bug_log"},
     {"threads", "lock", "config", "host"},
-    {"dial"},
+    {"dial", "trust"},
     {"alerts", "mysql", "timer"},
     {"redis_server", "journal"},
     {"programs", "refreshes"},
     {"checks", "standby"},
+    {"reports"},
     {"demo", "doctor"},
     {"terminal_rich"},
     {"terminal"},
@@ -32,7 +33,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 # What only decides: values in, decisions and words out.
 PURE = {
-    "": "backoff durations",
+    "": "backoff durations sizes",
     "alerts": "wording",
     "checks": "messages outcome rules",
     "config": "load options rules secrets template values wording",
@@ -42,6 +43,7 @@ PURE = {
     "programs": "crashes health lifecycle messages",
     "redis_server": "wording",
     "refreshes": "messages",
+    "reports": "page_style page_words svg",
     "standby": "lease messages",
     "timer": "crontab_block systemd_unit",
 }

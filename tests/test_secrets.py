@@ -60,6 +60,7 @@ COMMANDS = [
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
     ["watch", "--for", "1s"], ["standby", "--for", "1s"], ["kill"], ["stop"],
+    ["history", "--uptime"], ["page"], ["metrics"], ["logs", "--job", "check-redis"],
     ["init"], ["refresh"], ["refresh", "--dry-run"],
     ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip
@@ -80,7 +81,7 @@ def test_no_secret_gets_out(
             client.config_set("requirepass", SECRETS["redis"])
     try:
         guard.configure(config(redis_server, database, wecom, in_url=in_url))
-        for arguments in COMMANDS:
+        for arguments in [*COMMANDS, [], ["--json"]]:
             done = guard(*arguments)
             assert leaks(done.out + done.err) == [], arguments
             assert "Traceback" not in done.err

@@ -11,7 +11,7 @@ from restart_guard import paths
 from restart_guard.config.options import Config, Redis
 from restart_guard.config.secrets import Secret
 from restart_guard.counts import counted
-from restart_guard.doctor import programs, standby, timer
+from restart_guard.doctor import programs, reports, standby, timer
 from restart_guard.doctor.alerts import ping_findings, test_alert_findings, wecom_findings
 from restart_guard.doctor.finding import Finding, Level
 from restart_guard.doctor.servers import mysql_findings, redis_findings, ttl_findings
@@ -36,6 +36,7 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     yield from mysql_findings(config)
     yield from wecom_findings(config)
     yield from ping_findings(config)
+    yield from reports.findings(config)
     if send_test_alert:
         yield from test_alert_findings(config)
 
