@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from restart_guard import paths
 from restart_guard.config.options import Config
 from restart_guard.doctor.finding import Finding, Level
-from restart_guard.errors import BusyError, GuardError
+from restart_guard.errors import BusyError, GuardError, JournalError
 from restart_guard.host import process_table
+from restart_guard.journal.journal import Journal
 from restart_guard.programs import processes
 from restart_guard.programs.lifecycle import State
 from restart_guard.programs.observe import observe
 from restart_guard.programs.target import Target, command_words, environment, launch_account, target_of
+from restart_guard.programs.upkeep import LOG_TROUBLE
 from restart_guard.standby.memory import in_group
 from restart_guard.timer import install
 
@@ -35,9 +39,19 @@ def findings(config: Config) -> Iterator[Finding]:
         level = Level.OK if observed.state in (State.RUNNING, State.STOPPED) else Level.WARN
         advice = {State.UNGUARDED: f"restart-guard start {name} guards it", State.DEAD: "the next tick relaunches it"}
         yield Finding(level, f"target {name}: {observed.state.value}{pid}", advice.get(observed.state, observed.why))
+    yield from _logs(config)
     yield from (Finding(Level.FAIL, what, todo) for what, todo in missing_for_timer(config))
     for target in targets:
         yield from (Finding(Level.FAIL, f"target {target.name}: {why}", "see the config") for why in _missing(target))
+
+
+def _logs(config: Config) -> Iterator[Finding]:
+    """Logs that could not be rotated the last time."""
+    with suppress(JournalError):  # which is reported in another section
+        journal = Journal.open_to_read(config.state_dir)
+        known = journal.recall(LOG_TROUBLE) if journal is not None else None
+        for name, why in msgspec.json.decode(known or "{}", type=dict[str, str]).items():
+            yield Finding(Level.WARN, f"target {name}: {why}", "more room, or another owner of the folder")
 
 
 def missing_for_timer(config: Config) -> Iterator[tuple[str, str]]:

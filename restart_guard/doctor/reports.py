@@ -24,7 +24,7 @@ def findings(config: Config) -> Iterator[Finding]:
     for (what, path), fact in wanted.items():
         if errors[fact]:
             yield Finding(Level.WARN, f"{what}: {errors[fact]}", "another path, or another owner of the folder")
-        elif errors[fact] is None:
+        elif errors[fact] is None or not path.exists():
             yield Finding(Level.WARN, f"{what}: {path} was never written", "a tick writes it: restart-guard restart")
         else:
             yield Finding(Level.OK, f"{what}: {path}")

@@ -109,7 +109,9 @@ class Files:
             try:
                 fd = _create(new, mode)
                 try:
-                    os.write(fd, content)
+                    written = os.write(fd, content)
+                    while written < len(content):  # the disk is nearly full: the next call says so
+                        written += os.write(fd, content[written:])
                     if sync:
                         os.fsync(fd)
                 finally:

@@ -7,6 +7,7 @@ copied: what is written in the microseconds between is lost.
 
 import ctypes
 import errno
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -18,19 +19,27 @@ _COLLAPSE = 0x08
 _PART = 1 << 20
 _LEAST_FREE = 64 << 20
 _LONGEST_LINE = 1 << 20
-_CUT_HERE = b"[the lines before this one are in %s]"
+CUT_HERE = b"[the lines before this one are in "
+"""So begins what is left of a line at a cut."""
 
 
-def rotate(files: Files, path: Path, keep: int) -> str:
-    """Move what is in the log to ``<log>.1``, that to ``<log>.2``, and so on; at most ``keep`` are kept. Returns why
-    not, or an empty text; then nothing has changed but the names of the kept ones."""
+def rotate(files: Files, path: Path, most: int, keep: int) -> str:
+    """If the log is larger than ``most``, move what is in it to ``<log>.1``, that to ``<log>.2``, and so on; at most
+    ``keep`` are kept. Returns why not, or an empty text; then the log is as it was.
+
+    Nothing is taken out of the log before its copy is in its place: a kill in between only doubles lines. Who rotates
+    holds a flock on the log, so that a tick and a watch never do it at once.
+    """
     try:
         place = files.place(path)
         fd = files.open(place, os.O_RDWR)
     except OSError as error:
         return f"{path} cannot be rotated: {error.strerror}"
     try:
-        return _rotate(files, fd, place, keep)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _rotate(files, fd, place, keep) if os.fstat(fd).st_size > most else ""
+    except BlockingIOError:
+        return ""  # somebody else does it
     except OSError as error:
         return f"{path} cannot be rotated: {error.strerror}"
     finally:
@@ -44,28 +53,41 @@ def _rotate(files: Files, fd: int, place: str, keep: int) -> str:
     if free < status.st_size + _LEAST_FREE:
         return f"{place} cannot be rotated: its copy of {size(status.st_size)} would fill the disk ({size(free)} free)"
     new = f"{place}.new"
-    copy = files.create(new, status.st_mode & 0o666)
+    copy = files.create(new, 0o600)
     try:
-        copied = _copy(fd, copy, 0, _end_of_line(fd, status.st_size))
-        os.fsync(copy)
+        try:
+            with suppress(OSError):  # else it stays its owner's alone
+                os.fchown(copy, -1, status.st_gid)
+                os.fchmod(copy, status.st_mode & 0o666)
+            copied = _copy(fd, copy, 0, _end_of_line(fd, status.st_size))
+            os.fsync(copy)
+            _shift(files, place, keep)
+            files.rename(new, f"{place}.1")
+        except OSError:
+            with suppress(OSError):
+                files.remove(Path(new))
+            raise
         is_cut = _cut(fd, copied, status.st_blksize, os.path.basename(f"{place}.1"))  # noqa: PTH119
-        while not is_cut:  # what was written since
+        while not is_cut:
             end = os.fstat(fd).st_size
             if end == copied:
                 os.ftruncate(fd, 0)
                 break
-            copied = _copy(fd, copy, copied, end)
-    except OSError:
-        with suppress(OSError):
-            files.remove(Path(new))
-        raise
+            copied = _copy(fd, copy, copied, end)  # what was written since
     finally:
         os.close(copy)
+    return ""
+
+
+def _shift(files: Files, place: str, keep: int) -> None:
+    """Make room for a new ``.1``, and remove what is beyond ``keep``, which may have been more before."""
+    number = keep + 1
+    while os.path.lexists(f"{place}.{number}"):
+        files.remove(Path(f"{place}.{number}"))
+        number += 1
     for number in range(keep, 1, -1):
         with suppress(FileNotFoundError):
             files.rename(f"{place}.{number - 1}", f"{place}.{number}")
-    files.rename(new, f"{place}.1")
-    return ""
 
 
 def _end_of_line(fd: int, end: int) -> int:
@@ -101,6 +123,6 @@ def _cut(fd: int, end: int, block: int, where: str) -> bool:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     left = end - whole
     if left:
-        text = _CUT_HERE % os.fsencode(where)
+        text = CUT_HERE + os.fsencode(where) + b"]"
         os.pwrite(fd, (text if len(text) < left else b"").ljust(left - 1) + b"\n", 0)
     return True

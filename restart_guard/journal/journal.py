@@ -48,13 +48,14 @@ class Totals(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which events are wanted; None: any. ``incident`` is the number in an alert."""
+    """Which events are wanted; None: any. ``incident`` is the number in an alert, ``after`` the id of an event."""
 
     kind: str | None = None
     subject: str | None = None
     status: str | None = None
     since: datetime | None = None
     incident: str | None = None
+    after: int = 0
 
 
 class Delivery(NamedTuple):
@@ -263,7 +264,7 @@ class Journal:
 
     def history(self, wanted: Wanted, *, limit: int) -> list[dict[str, Any]]:
         """Events, newest first, each with its deliveries, as ``history --json`` shows them."""
-        first, last = 0, _NO_END
+        first, last = wanted.after + 1, _NO_END
         if wanted.incident is not None:
             found = self._incident_events(wanted.incident)
             if found is None:
@@ -345,6 +346,10 @@ class Journal:
         with readable(self.path):
             return [_event(row) for row in reversed(rows)]
 
+    def last_id(self) -> int:
+        """The id of the newest event; 0 if there is none."""
+        return int(self.run("SELECT ifnull(max(id), 0) FROM events").fetchone()[0])
+
     def newest(self, limit: int) -> list[Event]:
         """The newest events, without their deliveries; newest first."""
         rows = self.run(f"SELECT {_EVENT} FROM events ORDER BY id DESC LIMIT ?", limit).fetchall()  # noqa: S608
@@ -377,10 +382,11 @@ class Journal:
 
     def count(self, kind: str, subject: str, more: Totals) -> None:
         """Add to the totals of a subject; only inside a transaction."""
+        # Two statements: "upsert" needs SQLite 3.24, and a Python may use an older one of its system.
+        self.run("INSERT OR IGNORE INTO totals VALUES (?, ?, 0, 0)", kind, subject)
         self.run(
-            "INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "relaunches = relaunches + excluded.relaunches, down_s = down_s + excluded.down_s",
-            *(kind, subject, more.relaunches, more.down_s),
+            "UPDATE totals SET relaunches = relaunches + ?, down_s = down_s + ? WHERE kind = ? AND subject = ?",
+            *(more.relaunches, more.down_s, kind, subject),
         )
 
     def last_delivery(self, destination: str) -> datetime | None:
@@ -420,9 +426,10 @@ class Journal:
         self.run("DELETE FROM events WHERE id IN (SELECT id FROM pruned)")
         oldest = (now - timedelta(days=KEEP_DAYS)).timestamp()
         self.run(
-            "DELETE FROM spans WHERE id IN (SELECT id FROM spans WHERE until < ?1 OR id <= "
-            "(SELECT id FROM spans ORDER BY id DESC LIMIT 1 OFFSET ?2) ORDER BY id LIMIT 500)",
-            *(oldest, KEEP_SPANS),
+            "DELETE FROM spans WHERE id IN (SELECT id FROM spans WHERE "
+            "(until < ?1 AND id <= (SELECT id FROM spans ORDER BY id DESC LIMIT 1 OFFSET ?3)) "
+            "OR id <= (SELECT id FROM spans ORDER BY id DESC LIMIT 1 OFFSET ?2) ORDER BY id LIMIT 500)",
+            *(oldest, KEEP_SPANS, KEEP_ANYWAY),
         )
 
     def probe(self) -> None:

@@ -15,6 +15,7 @@ from restart_guard.journal.journal import Journal, Totals
 UP = frozenset({"running", "unguarded"})
 DOWN = frozenset({"dead", "backoff"})
 NOT_MEANT_TO_RUN = frozenset({"stopped", "standby"})
+_LATE_S = 600.0
 _GAP_S = 150.0  # a tick each minute, or a watch's look each two minutes, and a machine that is busy
 
 
@@ -54,6 +55,8 @@ def look(journal: Journal, kind: str, states: Mapping[str, str], at: float, *, i
     same: list[str] = []
     for subject, state in states.items():
         last = newest.get(subject)
+        if last is not None and 0 < last.until - at <= _LATE_S:
+            continue  # of a job that looked before somebody else and took its time; or the clock was set back a bit
         if last is None or not 0 <= at - last.until <= _GAP_S:
             if last is not None:
                 _add(journal, kind, subject, last)
@@ -66,8 +69,9 @@ def look(journal: Journal, kind: str, states: Mapping[str, str], at: float, *, i
             middle = at if is_exact else (last.until + at) / 2
             _add(journal, kind, subject, last._replace(until=middle))
             _set_newest(journal, kind, subject, Span(state, middle, at))
-            if state in DOWN or last.state in DOWN:
-                journal.count(kind, subject, Totals(down_s=at - middle if state in DOWN else middle - last.until))
+            down_s = (middle - last.until) * (last.state in DOWN) + (at - middle) * (state in DOWN)
+            if down_s:
+                journal.count(kind, subject, Totals(down_s=down_s))
     names = msgspec.json.encode(same).decode()
     journal.run(
         "UPDATE newest_spans SET until = ? WHERE kind = ? AND subject IN (SELECT value FROM json_each(?))",
@@ -76,9 +80,12 @@ def look(journal: Journal, kind: str, states: Mapping[str, str], at: float, *, i
 
 
 def down(journal: Journal, kind: str, subject: str, since: float, until: float) -> None:
-    """Note that a subject was down between two moments that were seen, and runs again; only inside a transaction.
-    Raises JournalError."""
+    """Note that a subject was down between two moments that were seen, and runs again; not the time in which it was not
+    meant to run. Only inside a transaction. Raises JournalError."""
     spans = [one for one in read(journal, kind, [subject])[subject] if one.until > since]
+    since = max([since, *(one.until for one in spans if one.state in NOT_MEANT_TO_RUN)])
+    if since >= until:
+        return
     known = sum(min(one.until, until) - max(one.since, since) for one in spans if one.state in DOWN)
     journal.count(kind, subject, Totals(down_s=max(0.0, until - since - max(0.0, known))))
     last = _newest(journal, kind, subject)

@@ -31,6 +31,7 @@ class JournalWriter:
         self._publish = publish
         self._queue: SimpleQueue[ActionResult | None] = SimpleQueue()
         self._house: Thread | None = None
+        self._showing: Thread | None = None
         self._thread = start_thread(self._write)
 
     def put(self, result: ActionResult) -> None:
@@ -43,6 +44,13 @@ class JournalWriter:
                 self._house = start_thread(partial(self._keep_house, targets))
             except CrowdedError as error:
                 self._say(ActionResult("journal", ok=False, text=str(error)))
+
+    def _show(self) -> None:
+        """Write the page in a thread of its own: its file system may hang. A round that still runs is enough."""
+        if self._publish is None or (self._showing is not None and self._showing.is_alive()):
+            return
+        with suppress(CrowdedError):
+            self._showing = start_thread(self._publish)
 
     def finish(self, seconds: float) -> None:
         """Wait until everything is written, or for this time."""
@@ -66,8 +74,8 @@ class JournalWriter:
                 self._say(ActionResult("journal", ok=False, text=str(error)))
                 continue
             alert = any(result.crashes >= KEEPS_DYING for result in kept)
-            if kept and self._publish is not None:
-                self._publish()
+            if kept:
+                self._show()
             kept = []
             if alert:
                 self.keep_house(())  # delivers it
@@ -77,7 +85,6 @@ class JournalWriter:
             for result in tick.keep_house(self._config, targets, tick.look(targets)):
                 self._say(result)
             tick.tell_monitor(self._config)
-            if self._publish is not None:
-                self._publish()
+            self._show()
         except JournalError as error:
             self._say(ActionResult("journal", ok=False, text=str(error)))

@@ -40,7 +40,8 @@ class Record(msgspec.Struct, frozen=True):
     ``process`` runs the program; it is of ``family``, the last launch. ``ticket``: the next launch will carry it, so
     that a launch that is interrupted before it is recorded is found again. ``starting``: a start is under way, by hand
     or because this host leads now; a tick or a watch completes it. ``is_lock_shared``: the program writes a pid file of
-    its own where the pid lock is. ``heavy_looks``: so often in a row it used more memory than it may.
+    its own where the pid lock is. ``heavy_looks``: so often in a row it used more memory than it may, last at
+    ``heavy_at``, in seconds since boot.
     """
 
     boot: str
@@ -52,6 +53,7 @@ class Record(msgspec.Struct, frozen=True):
     crashes: Crashes = Crashes()
     health: HealthRecord = HealthRecord()
     heavy_looks: int = 0
+    heavy_at: float = 0.0
 
 
 class PidLock:

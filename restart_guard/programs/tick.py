@@ -137,10 +137,23 @@ def keep_house(
         delivery.deliver(config, delivery.Which.DUE)
     if any(target.settings.log_max_size for target in targets):
         # Most targets' logs are not ours to rotate.
-        from restart_guard.programs.upkeep import rotate_logs
+        from restart_guard.programs.upkeep import LOG_TROUBLE, rotate_logs
 
-        news += rotate_logs(targets)
+        news += _tell_once(config, LOG_TROUBLE, rotate_logs(targets))
     return news
+
+
+def _tell_once(config: Config, fact: str, troubles: Mapping[str, str]) -> list[ActionResult]:
+    """What is new of troubles by target, which no tick fails for; ``doctor`` tells all of them."""
+    text = msgspec.json.encode(troubles).decode()
+    with Journal.open(config.state_dir) as journal:
+        known = journal.recall(fact) or "{}"
+        if text == known:
+            return []
+        with journal.transaction():
+            journal.remember(fact, text)
+    told = msgspec.json.decode(known, type=dict[str, str])
+    return [ActionResult(name, ok=True, text=why) for name, why in troubles.items() if told.get(name) != why]
 
 
 def _beat(journal: Journal) -> None:

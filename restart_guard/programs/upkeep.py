@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from restart_guard import clock
 from restart_guard.errors import BusyError, GuardError
 from restart_guard.host import process_table
 from restart_guard.host.rotation import rotate
@@ -14,24 +15,23 @@ from restart_guard.programs.target import Observation, StopOptions, Target
 from restart_guard.sizes import size
 
 _LOOKS = 3
+_APART_S = 50.0
 
 
-def rotate_logs(targets: Iterable[Target]) -> list[ActionResult]:
-    """Rotate the logs that are too large. Only troubles are news."""
-    found = []
+LOG_TROUBLE = "log.trouble"
+"""The journal's fact about logs that could not be rotated, by target."""
+
+
+def rotate_logs(targets: Iterable[Target]) -> dict[str, str]:
+    """Rotate the logs that are too large. Returns why some could not be, by target."""
+    found = {}
     for target in targets:
         path, most = target.settings.log_file, target.settings.log_max_size
         if path is None or most is None or target.files(path).size(path) <= most:
             continue
-        try:
-            with target.lock.held(wait_s=0):
-                why = rotate(target.files(path), path, target.settings.log_keep)
-        except BusyError:
-            continue  # the next look does it
-        except (GuardError, PermissionError) as error:
-            why = str(error)
+        why = rotate(target.files(path), path, most, target.settings.log_keep)
         if why:
-            found.append(ActionResult(target.name, ok=False, text=why))
+            found[target.name] = why
     return found
 
 
@@ -40,15 +40,18 @@ def weigh(target: Target, observed: Observation) -> ActionResult | None:
     most, record = target.settings.max_memory, observed.record
     if most is None or observed.process is None or observed.family is None:
         return None
+    now_s = clock.boottime()
+    if record.heavy_looks and now_s - record.heavy_at < _APART_S:
+        return None  # a watch or a tick has just looked
     used = sum(process_table.resident(process.pid) for process in processes.family_of(observed.family))
     looks = record.heavy_looks + 1 if used > most else 0
-    if looks != record.heavy_looks:
+    if looks or record.heavy_looks:
         try:
             with target.lock.held(wait_s=0):
                 now = target.lock.recorded(process_table.boot_id())
                 if now.process != observed.process:
                     return None  # it was restarted meanwhile
-                target.lock.record(msgspec.structs.replace(now, heavy_looks=looks % _LOOKS))
+                target.lock.record(msgspec.structs.replace(now, heavy_looks=looks % _LOOKS, heavy_at=now_s))
         except BusyError:
             return None
         except GuardError as error:

@@ -406,6 +406,8 @@ class _Watch:
                     self._say(ActionResult(watched.name, ok=True, text=text))
             if observed.process is None and observed.state is not State.STOPPED and not target.may_run:
                 watched.look_by(now + _PERMIT_S)
+            if observed.process is None and (observed.state is State.STOPPED or not target.may_run):
+                watched.last = None  # the time until its next start is no outage
             if tick.needs_care(target, observed):
                 self._act(watched)
 

@@ -107,6 +107,8 @@ def _of_checks(jobs: Iterable[JobState]) -> Iterator[_Family]:
     yield gauge(
         "next_run_timestamp_seconds", "When it runs next.", [None if run is None else run.timestamp() for run in runs]
     )
+    missed = [float(job.has_missed) for _, job in checks]
+    yield gauge("missed", "Whether its last scheduled time has passed without a run.", missed)
     took = [field(one, "duration_ms") for one in last]
     yield gauge("duration_seconds", "How long the last run took.", [None if ms is None else ms / 1000 for ms in took])
     yield gauge("keys", "Keys that were read.", [field(one, "keys") for one in last])

@@ -51,9 +51,10 @@ def publish(config: Config) -> None:
 
 
 def write_page(config: Config, path: Path) -> str:
-    """Write the page now. Returns why not, or an empty text. Raises JournalError."""
-    journal = Journal.open_to_read(config.state_dir)
-    return _page(config, summary(config, journal, outcomes=POINTS), journal, path)
+    """Write the page now. Returns why not, or an empty text. Raises JournalError, BusyError."""
+    with held(config.state_dir, ["publish"], what="The page", wait=True):
+        journal = Journal.open_to_read(config.state_dir)
+        return _page(config, summary(config, journal, outcomes=POINTS), journal, path)
 
 
 def _page(config: Config, state: Summary, journal: Journal | None, path: Path) -> str:

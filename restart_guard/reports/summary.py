@@ -114,7 +114,8 @@ def _targets(
     for target in targets:
         name, seen = target.name, observed[target.name]
         up_s = None if seen.process is None else process_table.uptime_s(seen.process)
-        started = None if up_s is None else now - timedelta(seconds=up_s)
+        # In whole seconds: the two clocks are not read at once, and nobody must take the difference for a restart.
+        started = None if up_s is None else (now - timedelta(seconds=up_s)).replace(microsecond=0)
         mine = past.get(name, [])
         newest = mine[-1] if mine and mine[-1].state == states[name] else None
         since = None if newest is None else datetime.fromtimestamp(newest.since, UTC)
@@ -135,8 +136,8 @@ def _jobs(config: Config, journal: Journal, outcomes: int) -> list[JobState]:
         incidents = journal.incidents(kind)
         for name in names:
             job = planned.get((kind, name))
-            missed = job is not None and has_missed(journal, job, only_look=True, now=now)
-            with suppress(ConfigError):
+            with suppress(ConfigError):  # a schedule that never comes
+                missed = job is not None and has_missed(journal, job, only_look=True, now=now)
                 found.append(
                     JobState(
                         *(kind, name, journal.outcomes(Wanted(kind=kind, subject=name), limit=outcomes)),

@@ -75,6 +75,38 @@ def test_a_watch_tells_the_moments(journal: Journal) -> None:
     assert (up.outages, round(up.down_s, 3), up.longest_s) == (2, 40.002, 40.0)
 
 
+def test_a_look_that_comes_late_changes_nothing(journal: Journal) -> None:
+    """A tick looks, works for a while and writes then; a watch, or another tick, has written meanwhile."""
+    for at in (60.0, 119.0):
+        look(journal, "running", at)
+    with journal.transaction():
+        spans.down(journal, KIND, "web", 119.0, 120.05)
+    look(journal, "backoff", 120.0)
+    look(journal, "running", 180.0)
+    assert past(journal) == [("running", 60.0, 119.0), ("dead", 119.0, 120.05), ("running", 120.05, 180.0)]
+    assert round(journal.totals(KIND)["web"].down_s, 2) == 1.05
+
+
+def test_a_loop_of_crashes_is_down_all_the_time(journal: Journal) -> None:
+    """Dead, waiting, dead, waiting: what is counted is what the spans say."""
+    for number, state in enumerate(["running", "dead", "backoff", "dead", "backoff", "running"]):
+        look(journal, state, number * 60.0 + 60)
+    found = spans.uptime(spans.read(journal, KIND)["web"], 0.0, 1000.0)
+    assert journal.totals(KIND)["web"].down_s == found.down_s == 240.0
+
+
+def test_what_was_not_meant_to_run_was_not_down(journal: Journal) -> None:
+    """A watch has seen the end hours ago; another host of the group led since."""
+    look(journal, "running", 1000.0)
+    for minute in range(1, 180):
+        look(journal, "standby", 1000.0 + minute * 60)
+    with journal.transaction():
+        spans.down(journal, KIND, "web", 1010.0, 1000.0 + 180 * 60)
+    found = spans.uptime(spans.read(journal, KIND)["web"], 0.0, 20_000.0)
+    assert found.down_s <= 60
+    assert journal.totals(KIND)["web"].down_s <= 60
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["running", "dead", "stopped"]), st.floats(0.1, 300)), max_size=20), st.data()
 )
@@ -112,7 +144,9 @@ def test_windows_and_bars() -> None:
 
 
 def test_old_spans_are_pruned(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those older than the events are kept, and the oldest beyond a number."""
+    """Those older than the events are kept, and the oldest beyond a number; the newest stay, for a clock may be wrong
+    once."""
+    monkeypatch.setattr("restart_guard.journal.journal.KEEP_ANYWAY", 6)
     now = datetime(2026, 6, 1, tzinfo=UTC)
     old = now.timestamp() - KEEP_DAYS * DAY
     with journal.transaction():
@@ -123,6 +157,9 @@ def test_old_spans_are_pruned(journal: Journal, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("restart_guard.journal.journal.KEEP_SPANS", 4)
     with journal.transaction():
         journal.prune(now)
+    assert len(past(journal)) == 4
+    with journal.transaction():
+        journal.prune(datetime(2030, 1, 1, tzinfo=UTC))
     assert len(past(journal)) == 4
     assert KEEP_SPANS > 1000
 

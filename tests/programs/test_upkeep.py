@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from restart_guard.host import rotation
+from restart_guard.config import load
+from restart_guard.host import process_table, rotation
 from restart_guard.host.files import Files
 from restart_guard.host.rotation import rotate
+from restart_guard.programs import processes, upkeep
+from restart_guard.programs.observe import observe
+from restart_guard.programs.target import Observation, Target, target_of
 from restart_guard.sizes import Size, size
 from tests.conftest import Guard
 from tests.support.servers import wait_until
@@ -53,7 +57,7 @@ def test_no_line_is_lost_under_a_writer(tmp_path: Path, monkeypatch: pytest.Monk
         wait_until(path.exists, what="the log")
         while writer.poll() is None:
             if path.stat().st_size > 1_000_000:
-                why = rotate(Files(), path, 1000)
+                why = rotate(Files(), path, 1_000_000, 1000)
                 assert why == ""
                 rotations += 1
         assert writer.stdout is not None
@@ -83,12 +87,12 @@ def test_only_so_many_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "run.log"
     for number in range(5):
         path.write_text(f"{number}\n")
-        assert rotate(Files(), path, 3) == ""
+        assert rotate(Files(), path, 0, 3) == ""
         assert path.read_bytes() == b""
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run.log", "run.log.1", "run.log.2", "run.log.3"]
     assert [(tmp_path / f"run.log.{number}").read_text() for number in (1, 2, 3)] == ["4\n", "3\n", "2\n"]
     path.write_bytes(b"y" * 3_000_000)
-    assert rotate(Files(), path, 3) == ""
+    assert rotate(Files(), path, 0, 3) == ""
     assert (tmp_path / "run.log.1").stat().st_size == 3_000_000
 
 
@@ -97,7 +101,7 @@ def test_a_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "run.log"
     path.write_text("line\n")
     monkeypatch.setattr(rotation, "_LEAST_FREE", 1 << 62)
-    assert "its copy of 5B would fill the disk" in rotate(Files(), path, 3)
+    assert "its copy of 5B would fill the disk" in rotate(Files(), path, 0, 3)
     assert [one.name for one in tmp_path.iterdir()] == ["run.log"]
     assert path.read_text() == "line\n"
 
@@ -109,7 +113,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     free = os.statvfs(small_disk)
     path.write_bytes(b"0123456789\n" * (free.f_bavail * free.f_frsize // 2 // 11))
     before = path.read_bytes()
-    assert "would fill the disk" in rotate(Files(), path, 3)
+    assert "would fill the disk" in rotate(Files(), path, 0, 3)
     assert path.read_bytes() == before
     assert [one.name for one in small_disk.iterdir() if "run" in one.name] == ["run.log"]
 
@@ -145,8 +149,8 @@ def test_a_log_that_is_a_link_of_another_is_left(tmp_path: Path) -> None:
     """And a folder or a FIFO in its place is told."""
     (tmp_path / "fifo").mkdir()
     os.mkfifo(tmp_path / "run.log")
-    assert "cannot be rotated" in rotate(Files(), tmp_path / "run.log", 3)
-    assert "cannot be rotated" in rotate(Files(), tmp_path / "fifo", 3)
+    assert "cannot be rotated" in rotate(Files(), tmp_path / "run.log", 0, 3)
+    assert "cannot be rotated" in rotate(Files(), tmp_path / "fifo", 0, 3)
 
 
 @pytest.mark.process
@@ -202,20 +206,104 @@ def test_logs_of_a_job(guard: Guard) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("step", ["_shift", "_cut"])
+def test_a_rotation_that_is_killed_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Before the copy is in its place, or before the log is cut: the next one goes on from there."""
+    path = tmp_path / "run.log"
+    path.write_text("".join(f"{number:09d} {'x' * 90}\n" for number in range(20_000)))
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> bool:
+        raise Killed
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rotation, step, die)
+        with pytest.raises(Killed):
+            rotate(Files(), path, 0, 5)
+    assert rotate(Files(), path, 0, 5) == ""
+    assert set(numbers(tmp_path, "run.log")) == set(range(20_000))
+
+
+def test_what_is_in_the_way_loses_nothing(tmp_path: Path) -> None:
+    """A folder where a kept one is to go: told, and the log is as it was."""
+    path = tmp_path / "run.log"
+    path.write_text("line\n")
+    (tmp_path / "run.log.1").write_text("older\n")
+    (tmp_path / "run.log.2").write_text("older still\n")
+    (tmp_path / "run.log.3").mkdir()
+    (tmp_path / "run.log.3/x").touch()
+    assert "cannot be rotated: Is a directory" in rotate(Files(), path, 0, 3)
+    assert path.read_text() == "line\n"
+    assert not (tmp_path / "run.log.new").exists()
+
+
+@pytest.mark.process
+def test_two_rotate_at_once(tmp_path: Path) -> None:
+    """A tick and a watch, or two targets with one log: one does it, and no line is lost."""
+    path = tmp_path / "run.log"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom restart_guard.host.files import Files\n"
+        "from restart_guard.host.rotation import rotate\nend = time.monotonic() + 3\n"
+        "while time.monotonic() < end:\n    rotate(Files(), Path(sys.argv[1]), 300000, 1000)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), "3"], stdout=subprocess.PIPE, encoding="utf-8")
+    wait_until(path.exists, what="the log")
+    rotators = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
+    assert [one.wait() for one in rotators] == [0, 0, 0]
+    count = int(writer.communicate()[0])
+    found = numbers(tmp_path, "run.log")
+    if not is_cut_here(tmp_path):
+        pytest.skip("this file system cannot cut blocks out of a file")
+    assert found == list(range(count))
+
+
+@pytest.mark.process
 def test_too_much_memory_three_times_running(noisy: Guard) -> None:
-    """Of the whole family; told as such, and gracefully. One look alone is none."""
+    """Of the whole family; told as such, and gracefully. A tick and a watch in one minute are one look."""
     child = "import time; held = bytearray(80_000_000); time.sleep(1000)"
     text = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
     (noisy.directory / "run.py").write_text(text)
     noisy.configure('[targets.web]\nprogram = "run.py"\nmax_memory = "60MB"\nmin_uptime = "50ms"\n')
     assert noisy("start").code == 0
-    time.sleep(1)
+    config = load.load(noisy.config, {})
+    target = target_of(config, "web")
+    wait_until(lambda: looked(target).family is not None and used(target) > 60_000_000, what="its memory")
     before = noisy("status", "--json").json[0]["pid"]
-    assert [noisy("restart").out for _ in range(2)] == ["", ""]
-    done = noisy("restart")
-    assert "of memory, max_memory is 60MB" in done.out
+    assert [upkeep.weigh(target, looked(target)) for _ in range(5)] == [None] * 5
+    assert target.lock.recorded(process_table.boot_id()).heavy_looks == 1
+    for number, text in enumerate(["", "of memory, max_memory is 60MB"]):
+        with target.lock.held(wait_s=5):
+            record = target.lock.recorded(process_table.boot_id())
+            target.lock.record(msgspec.structs.replace(record, heavy_at=record.heavy_at - 60))
+        done = noisy("restart")
+        assert (text in done.out, bool(done.out)) == (True, number == 1)
     assert noisy("status", "--json").json[0]["pid"] != before
-    assert any("uses " in event["detail"] for event in noisy.history())
+
+
+def looked(target: Target) -> Observation:
+    return observe([target], search_stopped=False)[target.name]
+
+
+def used(target: Target) -> int:
+    family = looked(target).family
+    return 0 if family is None else sum(process_table.resident(one.pid) for one in processes.family_of(family))
+
+
+@pytest.mark.process
+def test_a_log_that_cannot_be_rotated_is_told_once(noisy: Guard) -> None:
+    """No tick fails for it."""
+    (noisy.directory / "run.py").write_text("import time\nprint('x' * 5000, flush=True)\ntime.sleep(1000)\n")
+    noisy.configure('[targets.web]\nprogram = "run.py"\nlog_file = "run.log"\nlog_max_size = "1kB"\n')
+    (noisy.directory / "run.log.new").mkdir()
+    (noisy.directory / "run.log.new/x").touch()
+    assert noisy("start").code == 0
+    wait_until(lambda: (noisy.directory / "run.log").stat().st_size > 1000, what="output")
+    first, second = noisy("restart"), noisy("restart")
+    assert (first.code, "cannot be rotated" in first.out, first.err) == (0, True, "")
+    assert (second.code, second.out, second.err) == (0, "", "")
+    assert "cannot be rotated" in noisy("doctor").out
 
 
 def test_sizes() -> None:

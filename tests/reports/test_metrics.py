@@ -20,7 +20,8 @@ CONTRIB = Path(__file__).parents[2] / "contrib"
 _NAMES = """
 build_info tick_timestamp_seconds target_up target_state target_start_timestamp_seconds target_relaunches_total
 target_down_seconds_total check_ok check_last_run_timestamp_seconds check_last_success_timestamp_seconds
-check_next_run_timestamp_seconds check_duration_seconds check_keys check_bad_keys check_expires_timestamp_seconds
+check_next_run_timestamp_seconds check_missed check_duration_seconds check_keys check_bad_keys
+check_expires_timestamp_seconds
 refresh_last_success_timestamp_seconds refresh_rows refresh_drift_rows deliveries_pending
 deliveries_oldest_timestamp_seconds standby_leader
 """

@@ -139,6 +139,7 @@ def test_status_is_drawn_again(web: Guard) -> None:
         assert web("stop", "web").code == 0
         assert "web" in terminal.read(until="web     stopped")
         os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.read()  # to its end: what nobody reads is waited for
         assert terminal.process.wait(10) == 0
     finally:
         terminal.close()
@@ -147,7 +148,10 @@ def test_status_is_drawn_again(web: Guard) -> None:
 
 def test_history_is_followed(web: Guard) -> None:
     """Oldest first, and what happens meanwhile."""
-    with web.popen("history", "-f") as follower:
+    for _ in range(3):
+        web("stop", "web")
+        web("start", "web")
+    with web.popen("history", "-f", "-n", "1") as follower:
         try:
             assert follower.stdout is not None
             assert "started, pid" in follower.stdout.readline()

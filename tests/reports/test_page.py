@@ -5,6 +5,8 @@ import hashlib
 import os
 import random
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -190,3 +192,30 @@ def test_root_writes_into_no_folder_of_others(guard: Guard) -> None:
     assert [list((guard.directory / folder).iterdir()) for folder in ("page", "metrics")] == [[], []]
     out = guard("doctor").out
     assert out.count("as root nothing is written to") == 2
+
+
+@pytest.mark.process
+def test_half_a_page_is_none(guard: Guard) -> None:
+    """A disk that fills up while it is written leaves the page that was there."""
+    guard.configure("")
+    guard("restart")
+    assert guard("page", "-o", "page.html").code == 0
+    before = (guard.directory / "page.html").read_text()
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pathlib import Path; from restart_guard.reports.publish import write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\nprint(write(Path('page.html'), 'x' * 150_000, 0o600))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=guard.directory, capture_output=True, encoding="utf-8", check=True
+    )
+    assert "page.html cannot be written: File too large" in done.stdout
+    assert (guard.directory / "page.html").read_text() == before
+
+
+@pytest.mark.process
+def test_a_schedule_that_never_comes_hides_nothing_else(guard: Guard) -> None:
+    guard.configure('[page]\n[checks.never]\nkeys = ["k"]\nschedule = "0 2 30 2 *"\n[checks.c]\nkeys = ["k"]\n')
+    guard("restart")
+    assert "<bdi>c</bdi>" in (guard.state / "page.html").read_text()
+    assert any(line["what"] == "check c" for line in guard("--json").json)

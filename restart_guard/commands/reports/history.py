@@ -69,7 +69,10 @@ class _Options(NamedTuple):
         )
 
 
-_EXCLUDE = (("check", "target"), ("follow", "as_json"), ("follow", "uptime"))
+_EXCLUDE = (
+    *(("check", "target"), ("follow", "as_json"), ("follow", "uptime"), ("follow", "incident")),
+    *(("uptime", "failed"), ("uptime", "since"), ("uptime", "incident")),
+)
 _HEADS = ("at", "what", "status", "detail", "delivered")
 _FOLLOW_S = 1.0
 _FOLLOWED = 1000
@@ -99,20 +102,16 @@ def _show(session: Session, wanted: _Options) -> None:
 
 def _follow(session: Session, wanted: _Options) -> None:
     """A line each, since a table must know all its rows."""
-    seen: set[str] = set()
-    limit = wanted.limit
-    while True:
+    events, limit = wanted.events, wanted.limit
+    while session.terminal.write_error is None:
         journal = Journal.open_to_read(session.config.state_dir)
-        found = journal.history(wanted.events, limit=limit) if journal else []
         if journal is not None:
-            journal.close()
-        for event in reversed(found):
-            if event["run_id"] not in seen:
+            with journal:
+                last = journal.last_id()
+                found = journal.history(events, limit=limit)
+            for event in reversed(found):
                 session.terminal.report("  ".join(cell for cell in _rows([event])[0] if cell))
-        seen = {event["run_id"] for event in found} | (seen if len(found) < limit else set())
-        limit = _FOLLOWED
-        if session.terminal.write_error is not None:
-            return
+            events, limit = events._replace(after=last), _FOLLOWED
         clock.sleep(_FOLLOW_S)
 
 
@@ -122,7 +121,13 @@ def _uptime(session: Session, wanted: _Options) -> None:
 
     journal = Journal.open_to_read(session.config.state_dir)
     found = rows(session.config, journal, 30.0 if wanted.days is None else wanted.days) if journal is not None else []
-    found = [row for row in found if (wanted.check or wanted.target) in (None, row.name)]
+    for kind, name, known in (
+        ("check", wanted.check, session.config.checks),
+        ("target", wanted.target, session.config.targets),
+    ):
+        if name is not None:
+            picked(known, [name], what=kind, path=session.config.path)
+            found = [row for row in found if (row.kind, row.name) == (kind, name)]
     if wanted.as_json:
         session.terminal.document([row.shown() for row in found])
         return

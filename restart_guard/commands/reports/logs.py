@@ -11,6 +11,7 @@ from restart_guard.config.options import Config
 from restart_guard.config.wording import suggestion
 from restart_guard.errors import GuardError, UsageError
 from restart_guard.host.files import Files
+from restart_guard.host.rotation import CUT_HERE
 from restart_guard.programs import operate
 from restart_guard.session import Session
 from restart_guard.timer.jobs import jobs
@@ -64,7 +65,7 @@ def _of_job(config: Config, name: str) -> list["_Log"]:
 
 
 class _Log:
-    """A log and how far it was read."""
+    """A log and how far it was read. A rotation shows by its copy, ``.1``, being another file than before."""
 
     def __init__(self, name: str, path: Path, files: Files) -> None:
         self.name = name
@@ -72,12 +73,13 @@ class _Log:
         self._files = files
         self._at = 0
         self._inode = 0
+        self._copy = self._inode_of_copy()
         self._begun = b""
 
     def end(self, lines: int) -> list[str]:
         """Its last lines. Raises GuardError if it cannot be read."""
         try:
-            with self._opened() as fd:
+            with self._opened(self.path) as fd:
                 status = os.fstat(fd)
                 self._at, self._inode = status.st_size, status.st_ino
                 start = max(0, status.st_size - lines * _LINE_BYTES)
@@ -89,19 +91,34 @@ class _Log:
         return found.decode(errors="replace").splitlines()[-lines:] if lines else []
 
     def more(self) -> Iterator[str]:
-        """The whole lines that were written since; after a rotation from the beginning of the file."""
-        with suppress(OSError), self._opened() as fd:
-            status = os.fstat(fd)
-            if status.st_ino != self._inode or status.st_size < self._at:
-                self._at, self._inode = 0, status.st_ino
-            while part := os.pread(fd, 1 << 16, self._at):
-                self._at += len(part)
-                *whole, self._begun = (self._begun + part).split(b"\n")
-                yield from (line.decode(errors="replace") for line in whole)
+        """The whole lines that were written since, across a rotation."""
+        with suppress(OSError), self._opened(self.path) as fd:
+            status, copy = os.fstat(fd), self._inode_of_copy()
+            if copy != self._copy and status.st_ino == self._inode:
+                with suppress(OSError), self._opened(self._path_of_copy()) as rest:
+                    yield from self._read(rest)
+            if copy != self._copy or status.st_ino != self._inode or status.st_size < self._at:
+                self._at, self._inode, self._copy, self._begun = 0, status.st_ino, copy, b""
+            yield from self._read(fd)
+
+    def _read(self, fd: int) -> Iterator[str]:
+        while part := os.pread(fd, 1 << 16, self._at):
+            self._at += len(part)
+            *whole, self._begun = (self._begun + part).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole if not line.startswith(CUT_HERE))
+
+    def _path_of_copy(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.1")
+
+    def _inode_of_copy(self) -> int:
+        try:
+            return os.stat(self._path_of_copy()).st_ino  # noqa: PTH116
+        except OSError:
+            return 0
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        fd = self._files.open(self._files.place(self.path))
+    def _opened(self, path: Path) -> Iterator[int]:
+        fd = self._files.open(self._files.place(path))
         try:
             yield fd
         finally:

@@ -25,4 +25,4 @@ def show(session: Session, *, as_json: bool) -> None:
         )
         for line in found
     ]
-    session.terminal.table(("", "what", "how it is", "what to type next"), rows, whole=(0, 1))
+    session.terminal.table(("", "what", "how it is", "what to type next"), rows, whole=(0, 1, 3))
