@@ -3,8 +3,10 @@
 import errno
 import socket
 import ssl
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,6 +40,7 @@ class Request(NamedTuple):
     url: str
     data: bytes | None = None
     content_type: str | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 def host_of(url: str) -> str:
@@ -71,7 +74,7 @@ def _ask(request: Request, proxy: str | None, ca_file: Path | None) -> tuple[int
                 request.method,
                 request.url,
                 data=request.data,
-                headers={"Content-Type": request.content_type} if request.content_type else {},
+                headers={**request.headers, **({"Content-Type": request.content_type} if request.content_type else {})},
                 timeout=(_CONNECT_S, _READ_S),
                 allow_redirects=False,
                 stream=True,

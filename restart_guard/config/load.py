@@ -7,7 +7,7 @@ secrets are looked up when they are used.
 import os
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from restart_guard import paths
-from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Config, Redis
+from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Alert, AlertOptions, Config, Redis
 from restart_guard.config.rules import cross_checks
 from restart_guard.config.secrets import SECRET_NAME, Redactor, Secret
 from restart_guard.config.values import Percent, parse_path
@@ -27,6 +27,13 @@ from restart_guard.errors import ConfigError, UsageError
 from restart_guard.sizes import Size
 
 _Section = TypeVar("_Section", bound=Struct)
+
+
+Channels = Mapping[str, Callable[[], type[Struct]]]
+"""The options of each kind of [alerts.NAME]; what makes them is imported only if a config has it."""
+
+_NO_CHANNELS: Channels = MappingProxyType({})
+_DESTINATIONS = ("mysql", "ping", "wecom", "wecom_app")
 
 
 def find(option: Path | None, environ: Mapping[str, str]) -> Path:
@@ -43,8 +50,9 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     raise ConfigError(f"No config was found: looked for {looked}. Name one with -c FILE or RESTART_GUARD_CONFIG.")
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """Read and check a config file. Raises ConfigError with every problem."""
+def load(path: Path, environ: Mapping[str, str], channels: Channels = _NO_CHANNELS) -> Config:
+    """Read and check a config file. ``channels`` gives the options of each kind of [alerts.NAME]. Raises ConfigError
+    with every problem."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -57,15 +65,23 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError(f"{path}: the values are nested too deeply.") from error
     except ValueError as error:  # TOMLDecodeError, and int() of far too many digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return parse(data, path=path, environ=environ, mode=mode)
+    return parse(data, path=path, environ=environ, mode=mode, channels=channels)
 
 
-def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mode: int = 0o600) -> Config:
+def parse(
+    data: Mapping[str, Any],
+    *,
+    path: Path,
+    environ: Mapping[str, str],
+    mode: int = 0o600,
+    channels: Channels = _NO_CHANNELS,
+) -> Config:
     """Check parsed TOML; ``mode`` is the file's, for the warning about secrets that others can read."""
     reader = _Reader(path)
-    reader.unknown_keys(data, ["state_dir", *SECTIONS, *NAMED_SECTIONS], where="")
+    reader.unknown_keys(data, ["state_dir", *SECTIONS, *NAMED_SECTIONS, "alerts"], where="")
     sections = {name: reader.section(kind, data[name], name) for name, kind in SECTIONS.items() if name in data}
     named = {name: reader.named(kind, data.get(name, {}), name) for name, kind in NAMED_SECTIONS.items()}
+    alerts = reader.alerts(data.get("alerts", {}), channels)
     state_dir = reader.value(Path, data["state_dir"], "state_dir") if "state_dir" in data else None
     reader.problems += [f"{path}: {problem}" for problem in cross_checks(sections, named)]
     if reader.problems:
@@ -89,6 +105,7 @@ def parse(data: Mapping[str, Any], *, path: Path, environ: Mapping[str, str], mo
         ping=sections.get("ping"),
         page=sections.get("page"),
         metrics=sections.get("metrics"),
+        alerts=alerts,
         checks=named["checks"],
         refreshes=named["refreshes"],
         timer=sections.get("timer"),
@@ -153,6 +170,32 @@ class _Reader:
                     f"{where}.{key(name)}", "expected a name of printable characters without / or a leading -."
                 )
         return MappingProxyType({name: self.section(kind, row, f"{where}.{key(name)}") for name, row in table.items()})
+
+    def alerts(self, table: object, channels: Channels) -> Mapping[str, Alert]:
+        """Each has the options of all, and those of its kind."""
+        if not isinstance(table, dict):
+            self.problem("alerts", f"expected tables such as [alerts.NAME], was {shown(table)}.")
+            return {}
+        found = {}
+        common_names = [field.name for field in msgspec.structs.fields(AlertOptions)]
+        for name, row in table.items():
+            where = f"alerts.{key(name)}"
+            if not name.isprintable() or not name or "/" in name or name in _DESTINATIONS:
+                self.problem(where, f"expected a name of printable characters other than {', '.join(_DESTINATIONS)}.")
+            if not isinstance(row, dict):
+                self.problem(where, f"expected a table [{where}], was {shown(row)}.")
+                continue
+            of_kind = {option: value for option, value in row.items() if option not in common_names}
+            common = self.section(AlertOptions, {one: row[one] for one in row if one in common_names}, where)
+            if common is None:
+                continue
+            if common.kind not in channels:
+                self.problem(f"{where}.kind", f"expected one of {', '.join(channels)}, was {shown(common.kind)}.")
+                continue
+            options = self.section(channels[common.kind](), of_kind, where)
+            if options is not None:
+                found[name] = Alert(common, options)
+        return MappingProxyType(found)
 
     def section(self, kind: type[_Section], table: object, where: str) -> Any:
         if not isinstance(table, dict):

@@ -1,6 +1,7 @@
 """Every option: its name, type, default and expected value in words. Values only; ``load`` reads them."""
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -136,6 +137,25 @@ class WeCom(Struct, frozen=True, kw_only=True):
     repeat_interval: Duration = Duration(4 * 3600)
 
 
+class AlertOptions(Struct, frozen=True, kw_only=True):
+    """What all further ways to a person have in common. ``only`` are patterns such as ``check:*``."""
+
+    kind: Text
+    only: Texts = ()
+    language: Literal["zh", "en"] | None = None
+
+
+class Alert(NamedTuple):
+    """A further way to a person: ``options`` are those of its kind, in ``alerts/channels``."""
+
+    common: AlertOptions
+    options: Struct
+
+    def wants(self, kind: str, name: str) -> bool:
+        """Whether an event is for this one."""
+        return not self.common.only or any(fnmatchcase(f"{kind}:{name}", one) for one in self.common.only)
+
+
 class Ping(Struct, frozen=True, kw_only=True):
     """A dead man's switch: a monitor elsewhere that alerts a person when pings stop."""
 
@@ -248,6 +268,7 @@ class Config(Struct, frozen=True, kw_only=True):
     redis: Redis
     mysql: MySql | None
     wecom: WeCom | None
+    alerts: Mapping[str, Alert]
     ping: Ping | None
     page: Page | None
     metrics: Metrics | None
@@ -297,10 +318,13 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def alert_channels(self) -> list[str]:
         """The destinations of an alert."""
-        if self.wecom is None:
-            return []
-        robot = ["wecom"] if self.wecom.webhook is not None else []
-        return robot + (["wecom_app"] if self.wecom.corp_id is not None else [])
+        robot = ["wecom"] if self.wecom is not None and self.wecom.webhook is not None else []
+        app = ["wecom_app"] if self.wecom is not None and self.wecom.corp_id is not None else []
+        return [*robot, *app, *self.alerts]
+
+    def language_of(self, channel: str) -> Literal["zh", "en"]:
+        """The language of the messages of an alert channel."""
+        return (self.alerts[channel].common.language if channel in self.alerts else None) or self.language
 
 
 SECTIONS: dict[str, type[Struct]] = {

@@ -21,8 +21,8 @@ from restart_guard.journal.journal import Journal
 _FREE_BYTES = 50 * 2**20
 
 
-def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
-    """All findings, in the order in which they are shown."""
+def examine(config: Config, *, test_alert: str | None) -> Iterator[Finding]:
+    """All findings, section by section. ``test_alert`` is the channel to try, empty for all, None for none."""
     yield from _config(config)
     yield from _secrets(config)
     yield from _state(config)
@@ -37,8 +37,8 @@ def examine(config: Config, *, send_test_alert: bool) -> Iterator[Finding]:
     yield from wecom_findings(config)
     yield from ping_findings(config)
     yield from reports.findings(config)
-    if send_test_alert:
-        yield from test_alert_findings(config)
+    if test_alert is not None:
+        yield from test_alert_findings(config, test_alert)
 
 
 def _config(config: Config) -> Iterator[Finding]:
@@ -53,7 +53,13 @@ def _config(config: Config) -> Iterator[Finding]:
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
-    for section in (config.redis, config.mysql, config.wecom, config.ping):
+    for section in (
+        config.redis,
+        config.mysql,
+        config.wecom,
+        config.ping,
+        *(one.options for one in config.alerts.values()),
+    ):
         for field in section.__struct_fields__ if section is not None else ():
             secret = getattr(section, field)
             if isinstance(secret, Secret) and secret.text is None:

@@ -18,7 +18,7 @@ import msgspec
 from restart_guard import clock
 from restart_guard.alerts import ping, wecom
 from restart_guard.backoff import delay
-from restart_guard.config.options import Config
+from restart_guard.config.options import Alert, Config
 from restart_guard.config.secrets import Secret
 from restart_guard.counts import counted
 from restart_guard.errors import BusyError, DeliveryError, SecretError
@@ -87,6 +87,28 @@ class _Messages:
         pass
 
 
+class _Channel:
+    """A further way to a person, by its kind."""
+
+    def __init__(self, alert: Alert) -> None:
+        # Most configs have none; each has a driver of its own.
+        from restart_guard.alerts.channels import registry
+
+        self._send = registry.module(alert.common.kind).send
+        self._options = alert.options
+
+    def send(self, payload: Any) -> str | None:
+        # As above.
+        from restart_guard.alerts.channels.post import Message
+
+        fields = {name: payload[name] for name in Message._fields if name in payload}
+        note: str | None = self._send(self._options, Message(**fields))
+        return note
+
+    def close(self) -> None:
+        pass
+
+
 class _Pings:
     def __init__(self, config: Config) -> None:
         assert config.ping is not None  # noqa: S101 (destinations() gave its name)
@@ -109,6 +131,8 @@ def open_sender(config: Config, destination: str) -> Sender:
         return _Messages(wecom.App(config.wecom, config.state_dir))
     if destination == PING and config.ping is not None:
         return _Pings(config)
+    if destination in config.alerts:
+        return _Channel(config.alerts[destination])
     raise DeliveryError(f"The config has no {destination} any more.", code="config", permanent=True)
 
 
@@ -263,7 +287,9 @@ def config_mark(config: Config, destination: str, journal: Journal) -> str:
 
     Salted, slow and only 24 bits long: it shows a change but reveals no password if the journal gets into wrong hands.
     """
-    section = {"mysql": config.mysql, PING: config.ping}.get(destination, config.wecom)
+    section: msgspec.Struct | None = {"mysql": config.mysql, PING: config.ping}.get(destination, config.wecom)
+    if destination in config.alerts:
+        section = config.alerts[destination].options
     text = "\0".join(_plain(section)) if section is not None else ""
     return hashlib.scrypt(text.encode(), salt=journal.salt().encode(), n=2**13, r=8, p=1, dklen=3).hex()
 

@@ -1,11 +1,12 @@
 """Adding an event to the journal, with the messages about it: the same for checks, refreshes, programs and hosts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from restart_guard import clock
+from restart_guard.alerts.wording import Language
 from restart_guard.config.options import Config
 from restart_guard.ids import new_run_id
 from restart_guard.journal.journal import Event, Journal
@@ -14,10 +15,30 @@ Delivery = tuple[str, Any]
 """A destination and its payload."""
 
 
-def messages(config: Config, text: str, *, mention: bool) -> list[Delivery]:
-    """A message as deliveries, one for each alert channel. With ``mention`` the configured people are notified."""
-    message = {"text": config.redact(text), "mention": mention}
-    return [(channel, message) for channel in config.alert_channels]
+def messages(
+    config: Config,
+    subject: tuple[str, str],
+    words: Callable[[Language], str],
+    *,
+    mention: bool,
+    incident: str = "",
+    recovered: bool = False,
+) -> list[Delivery]:
+    """A message about a subject, (kind, name), as deliveries: one for each alert channel that wants it, in the language
+    of each. With ``mention`` the configured people are notified."""
+    texts: dict[Language, str] = {}
+    found: list[Delivery] = []
+    for channel in config.alert_channels:
+        if channel in config.alerts and not config.alerts[channel].wants(*subject):
+            continue
+        language = config.language_of(channel)
+        if language not in texts:
+            texts[language] = config.redact(words(language))
+        message: dict[str, Any] = {"text": texts[language], "mention": mention}
+        if channel in config.alerts:
+            message |= {"incident": incident, "recovered": recovered}
+        found.append((channel, message))
+    return found
 
 
 def append(
@@ -46,4 +67,17 @@ def append(
         detail=config.redact(detail),
         data={"host": os.uname().nodename, **(data or {})},
     )
-    journal.append(event, deliveries)
+    shown = {
+        "kind": kind,
+        "name": name,
+        "at": clock.stamp(event.at),
+        "run_id": event.run_id,
+        "status": event.status,
+        "detail": event.detail,
+        **event.data,
+    }
+    with_event = [
+        (destination, payload | {"event": shown} if destination in config.alerts else payload)
+        for destination, payload in deliveries
+    ]
+    journal.append(event, with_event)

@@ -6,6 +6,7 @@ must still go out, so the outcome then goes to its destinations directly and the
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from restart_guard import clock
@@ -137,9 +138,17 @@ def _payloads(
         job = ping.job_name(entry.kind, entry.name)
         payloads.append((delivery.PING, ping.payload(job, signal, rid=entry.outcome.run_id, text=text)))
     if kind is not Notice.NONE and incident is not None:
-        text = entry.words.notice(entry.outcome, incident, kind, language=language, at=local)
-        payloads += events.messages(config, text, mention=kind is not Notice.RECOVERED)
+        is_over = kind is Notice.RECOVERED
+        words = partial(_notice, entry, incident, kind, local)
+        subject = (entry.kind, entry.name)
+        payloads += events.messages(
+            config, subject, words, mention=not is_over, incident=incident.id, recovered=is_over
+        )
     return payloads
+
+
+def _notice(entry: JournalEntry, incident: Incident, kind: Notice, at: datetime, language: Language) -> str:
+    return entry.words.notice(entry.outcome, incident, kind, language=language, at=at)
 
 
 def _log_path(config: Config, entry: JournalEntry) -> str:

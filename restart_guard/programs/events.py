@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from restart_guard import clock
+from restart_guard.alerts.wording import Language
 from restart_guard.config.options import Config
 from restart_guard.host import process_table
 from restart_guard.host.hook import signal_name
@@ -72,8 +73,12 @@ def _append(config: Config, journal: Journal, result: ActionResult, now: datetim
         )
         journal.set_incident(KIND, result.name, incident)
         if notice is not Notice.NONE and incident is not None:
-            text = _alert(config, result, detail, incident, now)
-            deliveries = events.messages(config, text, mention=True)
+            opened = incident
+
+            def words(language: Language) -> str:
+                return _alert(config, result, detail, opened, language=language, now=now)
+
+            deliveries = events.messages(config, (KIND, result.name), words, mention=True, incident=incident.id)
     if result.death is not None:
         _append_death(config, journal, result.name, result.death, now)
     data = {"relaunch": result.crashes > 0, "crashes": result.crashes}
@@ -111,17 +116,17 @@ def _append_death(config: Config, journal: Journal, name: str, death: Death, now
     events.append(config, journal, (KIND, name), ok=False, detail=detail, at=at, data=data)
 
 
-def _alert(config: Config, result: ActionResult, detail: str, incident: Incident, now: datetime) -> str:
+def _alert(
+    config: Config, result: ActionResult, detail: str, incident: Incident, *, language: Language, now: datetime
+) -> str:
     here, at = os.uname().nodename, clock.local(now)
     by_hand = f"restart-guard -c {shlex.quote(str(config.path))} history --incident {incident.id}"
     if result.is_stuck:
-        return cannot_be_guarded(
-            result.name, detail, incident, language=config.language, host=here, at=at, command=by_hand
-        )
+        return cannot_be_guarded(result.name, detail, incident, language=language, host=here, at=at, command=by_hand)
     loop = CrashLoop(result.name, result.crashes, detail, result.death, command=by_hand)
     if result.name in config.targets:
         loop = _with_log(loop, target_of(config, result.name))
-    return keeps_dying(loop, incident, language=config.language, host=here, at=at)
+    return keeps_dying(loop, incident, language=language, host=here, at=at)
 
 
 def _with_log(loop: CrashLoop, target: Target) -> CrashLoop:
@@ -179,8 +184,11 @@ def _end(config: Config, journal: Journal, name: str, incident: Incident, uptime
     deliveries: list[events.Delivery] = []
     if incident.notices:
         here, at = os.uname().nodename, clock.local(clock.now())
-        text = well_again(name, incident, uptime_s=uptime_s, language=config.language, host=here, at=at)
-        deliveries = events.messages(config, text, mention=False)
+
+        def words(language: Language) -> str:
+            return well_again(name, incident, uptime_s=uptime_s, language=language, host=here, at=at)
+
+        deliveries = events.messages(config, (KIND, name), words, mention=False, incident=incident.id, recovered=True)
     data = {"relaunch": False, "crashes": 0}
     events.append(config, journal, (KIND, name), ok=True, detail="is well again", data=data, deliveries=deliveries)
     journal.set_incident(KIND, name, None)

@@ -22,9 +22,12 @@ def english(head: Message, detail: Message | None) -> str:
 
 def record(config: Config, group: str, head: Message, detail: Message | None) -> None:
     """Keep it in the journal and deliver the alert; directly, if the journal cannot be written."""
-    language, at = config.language, clock.local(clock.now())
-    text = messages.alert(head(language), detail(language) if detail else "", language=language, at=at)
-    alerts = events.messages(config, text, mention=True)
+    at = clock.local(clock.now())
+
+    def words(language: Language) -> str:
+        return messages.alert(head(language), detail(language) if detail else "", language=language, at=at)
+
+    alerts = events.messages(config, (KIND, group), words, mention=True)
     try:
         with Journal.open(config.state_dir) as journal, journal.transaction():
             events.append(config, journal, (KIND, group), ok=True, detail=english(head, detail), deliveries=alerts)

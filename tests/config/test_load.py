@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from restart_guard.alerts.channels.registry import OPTIONS
 from restart_guard.config import load as config_file
-from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, Backoff, Config, Health
+from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, AlertOptions, Backoff, Config, Health
 from restart_guard.errors import ConfigError, SecretError
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ def load(tmp_path: Path, text: str, mode: int = 0o600) -> Config:
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
-    return config_file.load(path, {})
+    return config_file.load(path, {}, OPTIONS)
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -34,9 +35,9 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 def test_the_example_loads_and_names_every_option() -> None:
     """config.example.toml is a config, and each option there is stands in it, if only as a comment."""
     text = (ROOT / "config.example.toml").read_text()
-    config = config_file.load(ROOT / "config.example.toml", {})
+    config = config_file.load(ROOT / "config.example.toml", {}, OPTIONS)
     assert set(config.checks) == {"metadata", "文章统计"}
-    kinds: list[type[msgspec.Struct]] = [*SECTIONS.values(), *NAMED_SECTIONS.values(), Backoff, Health]
+    kinds: list[type[msgspec.Struct]] = [*SECTIONS.values(), *NAMED_SECTIONS.values(), AlertOptions, Backoff, Health]
     for kind in kinds:
         for field in msgspec.structs.fields(kind):
             shown = (f"\n{field.name} = ", f"\n# {field.name} = ", f"\n[targets.web.{field.name}] ")

@@ -1,0 +1,1 @@
+"""Ways to reach a person beside WeCom: one kind a file, all in ``registry``."""
