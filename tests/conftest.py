@@ -259,6 +259,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", state], check=True)
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, and a server certificate for localhost and 127.0.0.1 that it signed."""
+    directory = tmp_path_factory.mktemp("tls")
+    extension = directory / "ext"
+    extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=test-ca",
+        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 30 -extfile ext",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+    return directory
+
+
 def job(redis_server: RedisServer, database: Database | None, wecom: FakeWeCom | None, check: str = "") -> str:
     """The config of the usual job: one string key, no waiting between attempts."""
     text = f'[redis]\nurl = "{redis_server.url}"\n'

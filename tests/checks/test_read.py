@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,21 +176,6 @@ def test_names_of_any_bytes_are_shown(redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.set(b"p:\xff\n\xe4\xb8\xad", "")
     assert read(at(redis_server.url), patterns=("p:*",)).bad[0].key == "p:\\xff\n中"
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, and a server certificate for localhost and 127.0.0.1 that it signed."""
-    directory = tmp_path_factory.mktemp("tls")
-    extension = directory / "ext"
-    extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=test-ca",
-        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 30 -extfile ext",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
-    return directory
 
 
 def test_tls_with_and_without_the_ca(certificates: Path) -> None:

@@ -215,6 +215,7 @@ def test_half_a_page_is_none(guard: Guard) -> None:
 
 @pytest.mark.process
 def test_a_schedule_that_never_comes_hides_nothing_else(guard: Guard) -> None:
+    """The 30th of February: that job alone is left out."""
     guard.configure('[page]\n[checks.never]\nkeys = ["k"]\nschedule = "0 2 30 2 *"\n[checks.c]\nkeys = ["k"]\n')
     guard("restart")
     assert "<bdi>c</bdi>" in (guard.state / "page.html").read_text()
