@@ -82,6 +82,14 @@ def parse(
     sections = {name: reader.section(kind, data[name], name) for name, kind in SECTIONS.items() if name in data}
     named = {name: reader.named(kind, data.get(name, {}), name) for name, kind in NAMED_SECTIONS.items()}
     alerts = reader.alerts(data.get("alerts", {}), channels)
+    ways = [*alerts, *(("wecom", "wecom_app") if "wecom" in data else ())]
+    for name, alert in alerts.items():
+        other = alert.common.fallback_for
+        if other is not None and (other not in ways or other == name):
+            where = f"alerts.{key(name)}.fallback_for"
+            reader.problem(
+                where, f"expected another way, one of {', '.join(sorted({*ways} - {name}))}, was {shown(other)}."
+            )
     state_dir = reader.value(Path, data["state_dir"], "state_dir") if "state_dir" in data else None
     reader.problems += [f"{path}: {problem}" for problem in cross_checks(sections, named)]
     if reader.problems:

@@ -138,11 +138,14 @@ class WeCom(Struct, frozen=True, kw_only=True):
 
 
 class AlertOptions(Struct, frozen=True, kw_only=True):
-    """What all further ways to a person have in common. ``only`` are patterns such as ``check:*``."""
+    """What all further ways to a person have in common. ``only`` are patterns such as ``check:*``. ``fallback_for`` is
+    another way: this one is used only if a message has not arrived there ``after`` some time."""
 
     kind: Text
     only: Texts = ()
     language: Literal["zh", "en"] | None = None
+    fallback_for: Text | None = None
+    after: Duration = Duration(15 * 60)
 
 
 class Alert(NamedTuple):

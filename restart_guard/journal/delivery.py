@@ -253,6 +253,9 @@ class DeliveryPass:
 
     def _send(self, item: Delivery) -> bool:
         """Try an item. False if the next one would fail too."""
+        primary = item.payload.get("fallback_for") if isinstance(item.payload, dict) else None
+        if primary is not None and not self._is_needed(item, primary):
+            return True
         try:
             if self._sender is None:
                 self._sender = open_sender(self._config, self._destination)
@@ -266,6 +269,13 @@ class DeliveryPass:
         if note:
             self._said.append(self._config.redact(note))
         return True
+
+    def _is_needed(self, item: Delivery, primary: str) -> bool:
+        """Whether a fallback is to be sent now: its time has come, and the message has not arrived in the other way."""
+        if self._journal.has_arrived(item.id, primary):
+            self._journal.delivered(item.id, clock.now(), note=f"not needed, {primary} has it")
+            return False
+        return clock.stamp(clock.now()) >= str(item.payload.get("not_before", ""))
 
     def _keep(self, item: Delivery, error: DeliveryError) -> None:
         """Record a failed try. An error that only a person can fix also blocks the items behind it: if they stayed

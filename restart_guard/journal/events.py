@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from restart_guard import clock
@@ -36,7 +36,11 @@ def messages(
             texts[language] = config.redact(words(language))
         message: dict[str, Any] = {"text": texts[language], "mention": mention}
         if channel in config.alerts:
+            common = config.alerts[channel].common
             message |= {"incident": incident, "recovered": recovered}
+            if common.fallback_for is not None:
+                at = clock.now() + timedelta(seconds=common.after)
+                message |= {"fallback_for": common.fallback_for, "not_before": clock.stamp(at)}
         found.append((channel, message))
     return found
 

@@ -234,12 +234,21 @@ class Journal:
                 *(event_id, destination, _json(payload)),
             )
 
-    def delivered(self, delivery_id: int, at: datetime) -> None:
+    def has_arrived(self, delivery_id: int, destination: str) -> bool:
+        """Whether all that the same event has for another destination has arrived there, and there is something."""
+        least, most = self.run(
+            "SELECT min(state = 'delivered'), max(state = 'delivered') FROM deliveries WHERE destination = ? "
+            "AND event_id = (SELECT event_id FROM deliveries WHERE id = ?)",
+            *(destination, delivery_id),
+        ).fetchone()
+        return bool(least and most)
+
+    def delivered(self, delivery_id: int, at: datetime, note: str | None = None) -> None:
         with self.transaction():
             self.run(
-                "UPDATE deliveries SET state = 'delivered', delivered_at = ?, tries = tries + 1, error = NULL, "
+                "UPDATE deliveries SET state = 'delivered', delivered_at = ?, tries = tries + 1, error = ?, "
                 "error_code = NULL, next_try = NULL, not_before = NULL, config_mark = NULL WHERE id = ?",
-                *(stamp(at), delivery_id),
+                *(stamp(at), note, delivery_id),
             )
 
     def failed(self, delivery_id: int, error: str, code: str, next_try: datetime, not_before: datetime | None) -> None:

@@ -17,19 +17,31 @@ _TICK_LATE_S = 120.0
 
 
 class Line(NamedTuple):
-    """``at`` is the moment that the text speaks of. ``next`` are the words of the command to type, without our own
-    name."""
+    """``at`` is the moment that the text speaks of, ``then`` what comes after that. ``next`` are the words of the
+    command to type, without our own name."""
 
     level: str
     what: str
     text: str
     at: datetime | None = None
     next: tuple[str, ...] = ()
+    then: str = ""
+
+    def told(self, now: datetime) -> str:
+        """The text for a person."""
+        at = "" if self.at is None else f" ({ago(self.at, now)})"
+        return f"{self.text}{at}{self.then}"
 
     def shown(self, config_path: Path | None) -> dict[str, Any]:
         """The object of ``restart-guard --json``."""
         at = None if self.at is None else self.at.astimezone().isoformat(timespec="seconds")
-        return {"level": self.level, "what": self.what, "text": self.text, "at": at, "next": self.command(config_path)}
+        return {
+            "level": self.level,
+            "what": self.what,
+            "text": self.text + self.then,
+            "at": at,
+            "next": self.command(config_path),
+        }
 
     def command(self, config_path: Path | None) -> str | None:
         """What to type; with the config if that was named."""
@@ -64,7 +76,7 @@ def _programs(state: Summary) -> Iterator[Line]:
         else:
             yield line
     if well:
-        yield Line(OK, "programs", f"{well} as they should be", None, ("status",))
+        yield Line(OK, "programs", f"{well} fine", None, ("status",))
     elif not state.targets:
         yield Line(OK, "programs", "none in the config")
 
@@ -98,13 +110,14 @@ def _jobs(state: Summary) -> Iterator[Line]:
         later = "" if job.next_run is None else f"; next {ago(job.next_run, state.now)}"
         if last is not None and last.status != "success":
             look = ("history", "--incident", job.incident.id) if job.incident is not None else run
-            yield Line(FAIL, what, f"{last.detail}{later}", last.at, look)
+            yield Line(FAIL, what, last.detail, last.at, look, later)
         elif job.has_missed:
-            yield Line(FAIL, what, f"missed its last time{later}", None if last is None else last.at, run)
+            ran = "has never run" if last is None else "last run"
+            yield Line(FAIL, what, f"missed its last time; {ran}", None if last is None else last.at, run, later)
         elif last is None:
-            yield Line(WARN if job.next_run is not None else OK, what, f"has never run{later}", None, run)
+            yield Line(WARN if job.next_run is not None else OK, what, "has never run", None, run, later)
         else:
-            yield Line(OK, what, f"good{later}", last.at, _history(job))
+            yield Line(OK, what, "good", last.at, _history(job), later)
 
 
 def _history(job: JobState) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import signal
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from restart_guard.alerts.wording import Language, clip, say
 from restart_guard.config.options import Config
@@ -28,18 +28,26 @@ from restart_guard.reports.uptime import percent
 _DAY_S = 86400.0
 _LATE = timedelta(minutes=2)
 _LONGEST = 300
+_MANY = 20  # targets; with more of them the bars are coarser, so that the page stays small
 
 
-def html(config: Config, state: Summary, events: Sequence[Event]) -> str:
+class Past(NamedTuple):
+    """Events, newest first: the last ones of all, and the takeovers of this host's group."""
+
+    events: Sequence[Event] = ()
+    takeovers: Sequence[Event] = ()
+
+
+def html(config: Config, state: Summary, past: Past) -> str:
     """The whole page, in UTF-8."""
-    return "".join(_Page(config, state, events).parts())
+    return "".join(_Page(config, state, past).parts())
 
 
 class _Page:
-    def __init__(self, config: Config, state: Summary, events: Sequence[Event]) -> None:
+    def __init__(self, config: Config, state: Summary, past: Past) -> None:
         self._config = config
         self._state = state
-        self._events = events
+        self._past = past
         self._language: Language = config.language
         self._words = {name: say(WORDS, name, self._language) for name in ("up", "aside", "unseen")}
 
@@ -124,7 +132,8 @@ class _Page:
             facts.append(f"{self._say('last_death', at=self._time(died.at))} {self._text(self._how(died))}")
         if target.why:
             facts.append(self._text(target.why))
-        bars = [self._bar(target.spans, "day", _DAY_S, 48), self._bar(target.spans, "quarter", 90 * _DAY_S, 90)]
+        hours, days = (48, 90) if len(self._state.targets) <= _MANY else (24, 30)
+        bars = [self._bar(target.spans, "day", _DAY_S, hours), self._bar(target.spans, "quarter", 90 * _DAY_S, days)]
         return f'<div class="row">{" · ".join(facts)}<div class="bars">{"".join(bars)}</div></div>'
 
     def _how(self, died: Event) -> str:
@@ -252,7 +261,7 @@ class _Page:
         if self._state.group is None:
             return
         rows = [f'<div class="row">{self._text(self._state.group)}</div>']
-        rows += [self._event(one) for one in self._events if one.kind == "standby"][:10]
+        rows += [self._event(one) for one in self._past.takeovers]
         yield from self._section("group", rows)
 
     def _runs(self) -> Iterator[str]:
@@ -264,7 +273,7 @@ class _Page:
         yield from self._section("runs", rows)
 
     def _history(self) -> Iterator[str]:
-        yield from self._section("history", [self._event(one) for one in self._events])
+        yield from self._section("history", [self._event(one) for one in self._past.events])
 
     def _event(self, one: Event) -> str:
         level = "ok" if one.status == "success" else "fail"

@@ -24,7 +24,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "unseen": ("无人查看", "nobody looked"),
     "aside": ("不应运行", "not meant to run"),
     "up": ("运行", "up"),
-    "down": ("{at} 起中断 {down}", "from {at}: down for {down}"),
+    "down": ("{at} 中断 {down}", "{at}: down {down}"),
     "never": ("尚未运行", "has never run"),
     "success": ("成功", "good"),
     "failure": ("失败", "failed"),

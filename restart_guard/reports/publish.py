@@ -12,14 +12,14 @@ from restart_guard.config.options import Config
 from restart_guard.errors import GuardError
 from restart_guard.host.files import Files, user_name
 from restart_guard.host.trust import weakness
-from restart_guard.journal.journal import Journal
+from restart_guard.journal.journal import Journal, Wanted
 from restart_guard.lock import held
 from restart_guard.reports.summary import Summary, summary
 
 POINTS = 20
 """Outcomes of a job that the page plots."""
 
-_EVENTS = 50
+_EVENTS, _TAKEOVERS = 50, 10
 
 PAGE_ERROR, METRICS_ERROR = "page.error", "metrics.error"
 """The journal's facts about why a file could not be written the last time."""
@@ -61,10 +61,13 @@ def _page(config: Config, state: Summary, journal: Journal | None, path: Path) -
     # As above.
     from restart_guard.reports import page
 
-    events = [] if journal is None else journal.newest(_EVENTS)
-    return write(
-        path, page.html(config, state, events), int(config.page.mode if config.page is not None else "0600", 8)
-    )
+    past = page.Past()
+    if journal is not None:
+        group = Wanted(kind="standby", subject=config.standby.group) if config.standby is not None else None
+        takeovers = [] if group is None else journal.outcomes(group, limit=_TAKEOVERS)
+        past = page.Past(journal.newest(_EVENTS), takeovers[::-1])
+    mode = int(config.page.mode if config.page is not None else "0600", 8)
+    return write(path, page.html(config, state, past), mode)
 
 
 def page_file(config: Config) -> Path:

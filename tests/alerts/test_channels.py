@@ -23,7 +23,9 @@ from restart_guard.config import load
 from restart_guard.config.options import Alert, Config
 from restart_guard.errors import ConfigError, DeliveryError
 from tests.conftest import Guard
+from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import wait_until
+from tests.support.services import PROGRAMS
 
 pytestmark = pytest.mark.process
 
@@ -296,3 +298,39 @@ def test_an_alert_goes_everywhere_it_is_wanted(guard: Guard, far: Far) -> None:
     guard.config.write_text(guard.config.read_text().replace(f"127.0.0.1:{port}", far.base.removeprefix("http://")))
     assert guard("deliver", "--all").code == 0
     wait_until(lambda: "/x" in far.paths, what="the late one")
+
+
+def test_a_fallback(guard: Guard, far: Far, wecom: FakeWeCom) -> None:
+    """It arrives once, when its time has come; and not at all if the first way has worked by then."""
+    guard.configure(
+        '[redis]\nurl = "redis://127.0.0.1:1/0"\n[checks.meta]\nkeys = ["k"]\nretries = 0\n[checks.too]\nkeys = ["k"]\n'
+        f'retries = 0\n[wecom]\nwebhook = "{wecom.webhook}"\nlanguage = "en"\nrepeat_interval = "0s"\n'
+        f'[alerts.backup]\nkind = "webhook"\nurl = "{far.base}/x"\nfallback_for = "wecom"\nafter = "1h"\n'
+    )
+    hour = {"PYTHONPATH": str(PROGRAMS), "RG_CLOCK_SHIFT": "3700"}
+    wecom.script.extend(["502"] * 3)
+    guard("check-redis", "meta")
+    guard("deliver")
+    assert (far.paths, wecom.texts) == ([], [])
+    wecom.script.extend(["502"] * 10)
+    guard("deliver", environ=hour)
+    assert len(far.bodies) == 1
+    assert "meta" in far.bodies[0]["text"]
+    guard("deliver", environ=hour)
+    assert len(far.bodies) == 1
+    wecom.script.clear()
+    guard("deliver", environ=hour)
+    assert len(wecom.texts) == 1
+    guard("check-redis", "too")
+    guard("deliver", environ=hour)
+    assert (len(far.bodies), len(wecom.texts)) == (1, 2)
+    states = {one["destination"]: (one["state"], one["error"]) for one in guard.history()[0]["deliveries"]}
+    assert states["backup"] == ("delivered", "not needed, wecom has it")
+
+
+def test_a_fallback_for_nothing_is_told(tmp_path: Path) -> None:
+    """Nor for itself."""
+    for other in ("wecom", "x", "y"):
+        (tmp_path / "config.toml").write_text(f'[alerts.x]\nkind = "slack"\nwebhook = "a"\nfallback_for = "{other}"\n')
+        with pytest.raises(ConfigError, match=r"alerts\.x\.fallback_for: expected another way"):
+            load.load(tmp_path / "config.toml", {}, registry.OPTIONS)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from restart_guard.journal.journal import Event, Journal
 from restart_guard.reports import page_style, publish
 from restart_guard.reports.page_words import STATES, WORDS
 from tests.conftest import Guard
@@ -220,3 +222,17 @@ def test_a_schedule_that_never_comes_hides_nothing_else(guard: Guard) -> None:
     guard("restart")
     assert "<bdi>c</bdi>" in (guard.state / "page.html").read_text()
     assert any(line["what"] == "check c" for line in guard("--json").json)
+
+
+@pytest.mark.process
+def test_takeovers_are_not_crowded_out(guard: Guard) -> None:
+    """However much has happened since."""
+    guard.configure('[page]\n[standby]\ngroup = "irm"\ntargets = []\n')
+    guard("restart")
+    with Journal.open(guard.state) as journal, journal.transaction():
+        for number in range(70):
+            kind, text = ("standby", "b leads now") if number < 3 else ("check", "fine")
+            subject = "irm" if kind == "standby" else "c"
+            journal.append(Event(f"e{number}", datetime.now(UTC), kind, subject, "success", text, {}), [])
+    assert guard("page").code == 0
+    assert (guard.state / "page.html").read_text().count("b leads now") == 3

@@ -2,7 +2,7 @@
 
 from restart_guard import clock
 from restart_guard.journal.journal import Journal
-from restart_guard.reports.overview import ago, lines
+from restart_guard.reports.overview import lines
 from restart_guard.reports.summary import summary
 from restart_guard.session import Session
 
@@ -20,7 +20,7 @@ def show(session: Session, *, as_json: bool) -> None:
         (
             _MARKS[line.level],
             line.what,
-            line.text + (f" ({ago(line.at, now)})" if line.at is not None else ""),
+            line.told(now),
             line.command(session.config_option) or "",
         )
         for line in found
