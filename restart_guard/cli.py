@@ -28,6 +28,7 @@ COMMANDS = {
     "check-redis": ("data.check_redis", "Check the Redis data, recover it, record the outcome, alert if it stays bad."),
     "refresh": ("data.refresh", "Rebuild Redis data from MySQL, and report the differences."),
     "deliver": ("reports.deliver", "Deliver rows and alerts that are pending."),
+    "ack": ("reports.ack", "Say that you know about something that is wrong: repeated alerts stop."),
     "history": ("reports.history", "Show what happened, newest first."),
     "logs": ("reports.logs", "Show the end of a program's log, or of a job's."),
     "page": ("reports.page", "Write the page that shows everything."),
@@ -44,7 +45,7 @@ GROUPS = {
     "Set up": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
     "Programs": ("start", "stop", "kill", "restart", "watch", "standby", "status"),
     "Redis data": ("check-redis", "refresh"),
-    "See what happened": ("history", "logs", "page", "metrics", "deliver", "doctor"),
+    "See what happened": ("history", "ack", "logs", "page", "metrics", "deliver", "doctor"),
 }
 
 

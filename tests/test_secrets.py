@@ -60,7 +60,7 @@ COMMANDS = [
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
     ["watch", "--for", "1s"], ["standby", "--for", "1s"], ["kill"], ["stop"],
-    ["history", "--uptime"], ["page"], ["metrics"], ["logs", "--job", "check-redis"],
+    ["ack", "a"], ["history", "--uptime"], ["page"], ["metrics"], ["logs", "--job", "check-redis"],
     ["init"], ["refresh"], ["refresh", "--dry-run"],
     ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip

@@ -4,6 +4,7 @@ Nothing is delivered that is not in the journal first, with one exception: if th
 must still go out, so the outcome then goes to its destinations directly and the run fails.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -15,7 +16,7 @@ from restart_guard.alerts.wording import Language, unrecorded
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.host import permit
-from restart_guard.journal import delivery, events
+from restart_guard.journal import acks, delivery, events
 from restart_guard.journal.incident import Incident, Notice, advance
 from restart_guard.journal.journal import Journal
 from restart_guard.mysql.table import Row
@@ -91,7 +92,8 @@ def _keep(config: Config, journal: Journal, entry: JournalEntry) -> None:
     now, outcome = clock.now(), entry.outcome
     with journal.transaction():
         before = journal.incident(entry.kind, entry.name)
-        incident, kind = _advance(config, before, entry, now)
+        is_known = (entry.kind, entry.name) in acks.current(journal)
+        incident, kind = _advance(config, before, entry, now, is_known=is_known)
         events.append(
             config,
             journal,
@@ -108,13 +110,14 @@ def _keep(config: Config, journal: Journal, entry: JournalEntry) -> None:
 
 
 def _advance(
-    config: Config, before: Incident | None, entry: JournalEntry, now: datetime
+    config: Config, before: Incident | None, entry: JournalEntry, now: datetime, *, is_known: bool
 ) -> tuple[Incident | None, Notice]:
+    interval_s = config.wecom.repeat_interval if config.wecom else 0.0
     return advance(
         before,
         ok=entry.outcome.ok,
         now=now,
-        repeat_interval_s=config.wecom.repeat_interval if config.wecom else 0,
+        repeat_interval_s=math.inf if is_known else interval_s,
         can_notify=bool(config.alert_channels),
         fresh=Incident(entry.outcome.run_id[:8], entry.outcome.started_at, 0, 0, None),
     )

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from restart_guard.config.load import picked
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
+from restart_guard.journal import acks
 from restart_guard.journal.journal import Journal
 from restart_guard.programs import events, processes
 from restart_guard.programs.lifecycle import Command, State
@@ -81,6 +82,11 @@ def status(config: Config, targets: Sequence[Target]) -> list[tuple[Target, Obse
     restarts: dict[str, int] = {}
     with suppress(JournalError):
         journal = Journal.open_to_read(config.state_dir)
+        known = acks.current(journal) if journal is not None else {}
+        for (kind, name), ack in known.items():
+            if kind == events.KIND and name in observed:
+                why = "; ".join(part for part in (observed[name].why, ack.text) if part)
+                observed[name] = observed[name]._replace(why=why)
         totals = journal.totals(events.KIND) if journal is not None else {}
         restarts = {name: total.relaunches for name, total in totals.items()}
     return [(target, observed[target.name], restarts.get(target.name, 0)) for target in targets]

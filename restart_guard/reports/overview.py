@@ -54,7 +54,15 @@ class Line(NamedTuple):
 def lines(state: Summary) -> list[Line]:
     """Worst first, else in the order programs, checks, refreshes, deliveries, timer, group."""
     found = [*_programs(state), *_jobs(state), *_deliveries(state), *_timer(state), *_group(state)]
+    found = [_acknowledged(line, state) for line in found]
     return sorted(found, key=lambda line: _ORDER.index(line.level))
+
+
+def _acknowledged(line: Line, state: Summary) -> Line:
+    """What somebody knows about is no longer the worst."""
+    kind, _, subject = line.what.partition(" ")
+    ack = state.acks.get((kind, subject)) or state.acks.get(("target", line.what))
+    return line if ack is None or line.level == OK else line._replace(level=WARN, then=f"{line.then}; {ack.text}")
 
 
 def ago(moment: datetime, now: datetime) -> str:

@@ -109,9 +109,8 @@ class _Page:
             at = "" if line.at is None else f" <time>{self._time(line.at)}</time>"
             command = line.command(self._config.path)
             typed = "" if command is None else f"<code>{self._text(command)}</code>"
-            rows.append(
-                f'<div class="row {line.level}"><b>{self._text(line.what)}</b> {self._text(line.text)}{at}{typed}</div>'
-            )
+            text = self._text(line.text + line.then)
+            rows.append(f'<div class="row {line.level}"><b>{self._text(line.what)}</b> {text}{at}{typed}</div>')
         yield from self._section("troubles", rows)
 
     def _targets(self) -> Iterator[str]:

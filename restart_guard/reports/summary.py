@@ -12,6 +12,7 @@ from restart_guard.config.options import Config
 from restart_guard.errors import ConfigError
 from restart_guard.host import process_table
 from restart_guard.journal import spans
+from restart_guard.journal.acks import Ack, current
 from restart_guard.journal.due import has_missed, scheduled
 from restart_guard.journal.incident import Incident
 from restart_guard.journal.journal import Event, Journal, Totals, Wanted
@@ -80,6 +81,7 @@ class Summary(NamedTuple):
     next_tick: datetime | None
     group: str | None
     leads: bool
+    acks: Mapping[tuple[str, str], Ack] = {}
 
 
 def summary(config: Config, journal: Journal | None, *, outcomes: int = 1) -> Summary:
@@ -99,6 +101,7 @@ def summary(config: Config, journal: Journal | None, *, outcomes: int = 1) -> Su
         None if last_tick is None else next_slot(tick_schedule(config), now=last_tick),
         group,
         leads,
+        {} if journal is None else current(journal),
     )
 
 
