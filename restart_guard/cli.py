@@ -29,6 +29,8 @@ COMMANDS = {
     "refresh": ("data.refresh", "Rebuild Redis data from MySQL, and report the differences."),
     "deliver": ("reports.deliver", "Deliver rows and alerts that are pending."),
     "ack": ("reports.ack", "Say that you know about something that is wrong: repeated alerts stop."),
+    "mute": ("reports.mute", "Send nothing about something for a while."),
+    "unmute": ("reports.unmute", "Tell it again."),
     "history": ("reports.history", "Show what happened, newest first."),
     "logs": ("reports.logs", "Show the end of a program's log, or of a job's."),
     "page": ("reports.page", "Write the page that shows everything."),
@@ -45,7 +47,7 @@ GROUPS = {
     "Set up": ("init", "install-timer", "uninstall-timer", "init-db", "demo"),
     "Programs": ("start", "stop", "kill", "restart", "watch", "standby", "status"),
     "Redis data": ("check-redis", "refresh"),
-    "See what happened": ("history", "ack", "logs", "page", "metrics", "deliver", "doctor"),
+    "See what happened": ("history", "ack", "mute", "unmute", "logs", "page", "metrics", "deliver", "doctor"),
 }
 
 

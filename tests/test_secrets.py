@@ -60,7 +60,8 @@ COMMANDS = [
     ["deliver", "--all"], ["history"], ["history", "--json"], ["doctor"], ["doctor", "--json"],
     ["doctor", "--send-test-alert"], ["init-db"], ["start"], ["status"], ["restart"],
     ["watch", "--for", "1s"], ["standby", "--for", "1s"], ["kill"], ["stop"],
-    ["ack", "a"], ["history", "--uptime"], ["page"], ["metrics"], ["logs", "--job", "check-redis"],
+    ["ack", "a"], ["mute", "a", "--for", "1s"], ["unmute", "--all"],
+    ["history", "--uptime"], ["page"], ["metrics"], ["logs", "--job", "check-redis"],
     ["init"], ["refresh"], ["refresh", "--dry-run"],
     ["install-timer", "--backend", "print"], ["uninstall-timer", "--dry-run"],
 ]  # fmt: skip

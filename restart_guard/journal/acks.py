@@ -1,11 +1,9 @@
 """Who knows about an open incident: repeats stop until it is well again. Of one incident the last word counts."""
 
-import os
 from collections.abc import Mapping
 
 import msgspec
 
-from restart_guard import clock
 from restart_guard.journal.journal import Journal
 
 _FACT = "acks"
@@ -39,21 +37,8 @@ def current(journal: Journal) -> Mapping[tuple[str, str], Ack]:
     return open_ones
 
 
-def acknowledge(journal: Journal, kind: str, subject: str, incident: str, why: str) -> Ack:
+def acknowledge(journal: Journal, subject: tuple[str, str], ack: Ack) -> None:
     """Keep it; only inside a transaction. Raises JournalError."""
-    ack = Ack(incident, _who(), why, clock.stamp(clock.now()))
-    kept = {f"{one}:{name}": known for (one, name), known in current(journal).items()}
-    kept[f"{kind}:{subject}"] = ack
+    kept = {":".join(name): known for name, known in current(journal).items()}
+    kept[":".join(subject)] = ack
     journal.remember(_FACT, msgspec.json.encode(kept).decode())
-    return ack
-
-
-def _who() -> str:
-    """The person behind sudo, if there is one."""
-    # Only here, and an idle tick reads acknowledgements.
-    import getpass
-
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        return str(os.getuid())

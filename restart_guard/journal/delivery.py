@@ -22,6 +22,7 @@ from restart_guard.config.options import Alert, Config
 from restart_guard.config.secrets import Secret
 from restart_guard.counts import counted
 from restart_guard.errors import BusyError, DeliveryError, SecretError
+from restart_guard.journal import mutes
 from restart_guard.journal.journal import DELIVERY_CAP_S, DELIVERY_FIRST_S, Delivery, Journal
 from restart_guard.lock import held
 from restart_guard.mysql import task_monitor
@@ -217,6 +218,7 @@ class DeliveryPass:
         self._sender: Sender | None = None
         self._delivered = 0
         self._said: list[str] = []
+        self._mutes = mutes.current(journal)
 
     def run(self, which: Which) -> Tally:
         try:
@@ -253,7 +255,10 @@ class DeliveryPass:
 
     def _send(self, item: Delivery) -> bool:
         """Try an item. False if the next one would fail too."""
-        primary = item.payload.get("fallback_for") if isinstance(item.payload, dict) else None
+        is_message = isinstance(item.payload, dict) and "mention" in item.payload
+        if is_message and self._is_muted(item):
+            return True
+        primary = item.payload.get("fallback_for") if is_message else None
         if primary is not None and not self._is_needed(item, primary):
             return True
         try:
@@ -269,6 +274,21 @@ class DeliveryPass:
         if note:
             self._said.append(self._config.redact(note))
         return True
+
+    def _is_muted(self, item: Delivery) -> bool:
+        """Whether a message is not to be sent now, or not any more: of what was held back only what is still so is
+        told when the mute is over."""
+        kind, subject = self._journal.subject_of(item.id)
+        if mutes.of(self._mutes, kind, subject):
+            if item.error != mutes.HELD:
+                self._journal.hold(item.id, mutes.HELD)
+            return True
+        is_over = item.error == mutes.HELD and (
+            not self._journal.is_newest(item.id) or self._journal.incident(kind, subject) is None
+        )
+        if is_over:
+            self._journal.delivered(item.id, clock.now(), note="not sent, it was muted")
+        return is_over
 
     def _is_needed(self, item: Delivery, primary: str) -> bool:
         """Whether a fallback is to be sent now: its time has come, and the message has not arrived in the other way."""

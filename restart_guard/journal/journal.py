@@ -234,6 +234,29 @@ class Journal:
                 *(event_id, destination, _json(payload)),
             )
 
+    def subject_of(self, delivery_id: int) -> tuple[str, str]:
+        """The kind and subject of the event that a delivery is about."""
+        row = self.run(
+            "SELECT kind, subject FROM events WHERE id = (SELECT event_id FROM deliveries WHERE id = ?)", delivery_id
+        ).fetchone()
+        return str(row[0]), str(row[1])
+
+    def hold(self, delivery_id: int, why: str) -> None:
+        """Keep a delivery back, which is no try."""
+        with self.transaction():
+            self.run("UPDATE deliveries SET error = ? WHERE id = ?", why, delivery_id)
+
+    def is_newest(self, delivery_id: int) -> bool:
+        """Whether there is no later event about the same subject that has something for the same destination."""
+        (later,) = self.run(
+            "SELECT count(*) FROM deliveries one JOIN events about ON about.id = one.event_id "
+            "JOIN deliveries other ON other.destination = one.destination AND other.id > one.id "
+            "JOIN events later ON later.id = other.event_id "
+            "AND later.kind = about.kind AND later.subject = about.subject WHERE one.id = ?",
+            delivery_id,
+        ).fetchone()
+        return not later
+
     def has_arrived(self, delivery_id: int, destination: str) -> bool:
         """Whether all that the same event has for another destination has arrived there, and there is something."""
         least, most = self.run(

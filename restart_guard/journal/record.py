@@ -16,7 +16,7 @@ from restart_guard.alerts.wording import Language, unrecorded
 from restart_guard.config.options import Config
 from restart_guard.errors import JournalError
 from restart_guard.host import permit
-from restart_guard.journal import acks, delivery, events
+from restart_guard.journal import acks, delivery, events, mutes
 from restart_guard.journal.incident import Incident, Notice, advance
 from restart_guard.journal.journal import Journal
 from restart_guard.mysql.table import Row
@@ -172,7 +172,18 @@ def _deliver(config: Config, entry: JournalEntry, down: set[str], say: Say) -> R
             event = journal.event(entry.outcome.run_id)
     except JournalError as trouble:  # the outcome is safe; only its delivery cannot be marked
         return Recorded({}, str(trouble))
-    return Recorded(event["delivered"] if event else {})
+    return Recorded({} if event is None else event["delivered"] | _not_meant_to_arrive(config, event))
+
+
+def _not_meant_to_arrive(config: Config, event: Mapping[str, Any]) -> dict[str, bool]:
+    """What waits on purpose is nothing that failed: a fallback, and what is muted."""
+    waiting = [one for one in event["deliveries"] if one["state"] == "pending"]
+    return {
+        one["destination"]: True
+        for one in waiting
+        if one["error"] == mutes.HELD
+        or (one["destination"] in config.alerts and config.alerts[one["destination"]].common.fallback_for is not None)
+    }
 
 
 def _unrecorded(config: Config, entry: JournalEntry, why: str, say: Say) -> Recorded:

@@ -5,6 +5,7 @@ import pytest
 from tests.conftest import Guard
 from tests.support.fake_wecom import FakeWeCom
 from tests.support.servers import RedisServer
+from tests.support.services import PROGRAMS
 
 pytestmark = pytest.mark.process
 
@@ -51,3 +52,37 @@ def test_what_cannot_be_acknowledged(guard: Guard, wecom: FakeWeCom, redis_serve
     assert (done.code, "there is no open incident" in done.err) == (1, True)
     done = guard("ack", "meat")
     assert (done.code, "did you mean meta?" in done.err) == (2, True)
+
+
+def test_a_mute(guard: Guard, wecom: FakeWeCom, redis_server: RedisServer) -> None:
+    """Nothing is sent, all is recorded; what is still bad at its end is told once, what was mended is not."""
+    configured(guard, wecom, redis_server.url)
+    done = guard("mute", "meta", "too", "--for", "1h", "-m", "the loader moves")
+    assert (done.code, "muted until" in done.out) == (0, True)
+    guard("check-redis")
+    guard("check-redis")
+    assert wecom.texts == []
+    assert len([one for one in guard.history() if one["kind"] == "check"]) == 4
+    with redis_server.client() as client:
+        client.set("k", "v")
+        assert guard("check-redis", "too").code == 0
+    assert wecom.texts == []
+    hours = {"PYTHONPATH": str(PROGRAMS), "RG_CLOCK_SHIFT": "3700"}
+    guard("deliver", environ=hours)
+    assert [text.partition("\n")[0].count("meta") for text in wecom.texts] == [1]
+    guard("deliver", environ=hours)
+    assert len(wecom.texts) == 1
+
+
+def test_unmute(guard: Guard, wecom: FakeWeCom, redis_server: RedisServer) -> None:
+    """Of everything, and of what is muted one by one."""
+    configured(guard, wecom, redis_server.url)
+    assert guard("mute", "--all", "--for", "1h").code == 0
+    guard("check-redis", "meta")
+    assert wecom.texts == []
+    assert guard("unmute", "--all").out.endswith("Told again.\n")
+    guard("deliver")
+    assert len(wecom.texts) == 1
+    assert guard("unmute", "meta").out.endswith("Nothing of that was muted.\n")
+    for words in (["mute", "--for", "1h"], ["mute", "meta", "--all", "--for", "1h"], ["unmute"], ["mute", "meta"]):
+        assert guard(*words).code == 2

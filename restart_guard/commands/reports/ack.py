@@ -1,9 +1,9 @@
 import click
 
+from restart_guard import clock
 from restart_guard.commands.parameters import pass_session
-from restart_guard.config.options import Config
-from restart_guard.config.wording import suggestion
-from restart_guard.errors import GuardError, UsageError
+from restart_guard.commands.reports.subjects import named, person
+from restart_guard.errors import GuardError
 from restart_guard.journal import acks, events
 from restart_guard.journal.journal import Journal
 from restart_guard.session import Session
@@ -20,25 +20,16 @@ def command(session: Session, *, name: str, why: str) -> None:
     one name, write check:NAME.
     """
     config = session.config
-    known = _known(config)
-    subjects = [one for one in known if name in (one[1], ":".join(one))]
-    if not subjects:
-        names = sorted({subject for _, subject in known})
-        raise UsageError(f"There is no check, refresh or target {name} in {config.path}{suggestion(name, names)}.")
     told = []
     with Journal.open(config.state_dir) as journal, journal.transaction():
-        for kind, subject in subjects:
+        for kind, subject in named(config, name):
             incident = journal.incident(kind, subject)
             if incident is not None:
-                ack = acks.acknowledge(journal, kind, subject, incident.id, config.redact(why))
+                ack = acks.Ack(incident.id, person(), config.redact(why), clock.stamp(clock.now()))
+                acks.acknowledge(journal, (kind, subject), ack)
                 events.append(config, journal, ("ack", f"{kind} {subject}"), ok=True, detail=ack.text)
                 told.append(f"{kind} {subject}: incident {incident.id} is {ack.text}.")
     if not told:
         raise GuardError(f"Nothing is wrong with {name}: there is no open incident.")
     for text in told:
         session.terminal.result(text)
-
-
-def _known(config: Config) -> list[tuple[str, str]]:
-    sections = (("check", config.checks), ("refresh", config.refreshes), ("target", config.targets))
-    return [(kind, name) for kind, names in sections for name in names]
