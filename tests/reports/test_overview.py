@@ -84,6 +84,11 @@ def test_without_a_config_it_is_the_help(tmp_path: Path) -> None:
     assert guard("stats").code == 2
 
 
+def heeds_interrupts() -> None:
+    """Whoever runs the tests in the background may ignore them, which is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A terminal of 80 columns in which a command runs."""
 
@@ -93,7 +98,7 @@ class Terminal:
         environment = guard.environ | {"TERM": "xterm"}
         self.process = subprocess.Popen(
             guard.command(*arguments), cwd=guard.directory, env=environment, stdin=side, stdout=side, stderr=side,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=heeds_interrupts,  # noqa: PLW1509 (no threads here)
         )  # fmt: skip
         os.close(side)
 

@@ -24,7 +24,7 @@ from restart_guard.standby import lease
 from restart_guard.standby.lease import Change, Hold, Mark, Sight, Span, View
 from restart_guard.standby.lease_store import open_store
 from tests.conftest import Database, Guard
-from tests.support.hosts import Group
+from tests.support.hosts import Group, Host, of
 from tests.support.net import Net
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
@@ -375,8 +375,9 @@ def test_lost_packets(tmp_path: Path, percent: int) -> None:
             group.end()
 
 
-def has_token(group: Group, token: str) -> bool:
-    return any(one.token == token for one in group.lines())
+def has_token(host: Host, token: int) -> bool:
+    """As its permit has it: on a busy machine it may come later than a beat, and what was started has none."""
+    return bool(of(host.guard("standby", "--status", "--json"))["token"] == token)
 
 
 @pytest.mark.parametrize("how", ["dropped", "restored from a backup, and Redis is empty"])
@@ -387,10 +388,10 @@ def test_a_token_is_never_given_twice(group: Group, redis_server: RedisServer, d
     group.config += f'[mysql]\nsocket = "{server.socket}"\nuser = "root"\ndatabase = "{database.name}"\n'
     group.start("a")
     leader = group.leader()
-    wait_until(partial(has_token, group, "1"), what="the first token")
+    wait_until(partial(has_token, leader, 1), what="the first token")
     for highest in (2, 3):
         assert leader.guard("standby", "--hand-over").code == 0
-        wait_until(partial(has_token, group, str(highest)), what=f"token {highest}")
+        wait_until(partial(has_token, leader, highest), what=f"token {highest}")
     if how == "dropped":
         server.run(f"DROP TABLE {database.name}.guard_epoch")
     else:
@@ -400,7 +401,8 @@ def test_a_token_is_never_given_twice(group: Group, redis_server: RedisServer, d
             client.flushall()
         leader.join()
     wait_until(lambda: leader.guard("standby", "--hand-over").code == 0, what="it to hand over")
-    wait_until(partial(has_token, group, "4"), what="token 4")
-    assert [one.token for one in group.lines()] == sorted(one.token for one in group.lines())
+    wait_until(partial(has_token, leader, 4), what="token 4")
+    given = [one.token for one in group.lines() if one.token != "-"]
+    assert given == sorted(given)
     said = leader.said()
     assert "The table guard_epoch knew only lower fencing tokens than g has seen" in said, said
