@@ -12,6 +12,7 @@ Times are seconds of CLOCK_BOOTTIME of the own host, which also counts time in s
 beat < lease; the README says what it cannot cover.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from restart_guard.config.options import Times
@@ -61,7 +62,11 @@ class Mark(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Mark":
         """Parse a value. A value that we did not write counts as another node's, and is watched like any other."""
-        words = text[:_LONGEST].split("|")
+        return _parsed(text) if len(text) <= _LONGEST else cls(text[:_SHOWN], "?")
+
+    @classmethod
+    def _parse(cls, text: str) -> "Mark":
+        words = text.split("|")
         kind, node, life, *numbers = [*words, *[""] * 10][:10]
         heir = numbers.pop(2)
         is_short = all(len(one) <= _DIGITS and one.isdecimal() for one in numbers if one)
@@ -75,6 +80,12 @@ class Mark(NamedTuple):
     def with_times(self, times: Times) -> "Mark":
         lease_ms, beat_ms, fence_ms, gap_ms = (round(seconds * 1000) for seconds in times)
         return self._replace(lease_ms=lease_ms, beat_ms=beat_ms, fence_ms=fence_ms, gap_ms=gap_ms)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Mark:
+    """A value is looked at several times in each beat."""
+    return Mark._parse(text)  # noqa: SLF001 (the cache of its parse)
 
 
 def holder(value: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_no_line_is_lost_under_a_writer(tmp_path: Path, monkeypatch: pytest.Monk
                 why = rotate(Files(), path, 1_000_000, 1000)
                 assert why == ""
                 rotations += 1
+            time.sleep(0.01)
         assert writer.stdout is not None
         count = int(writer.stdout.read())
     assert rotations > 5
@@ -246,7 +248,7 @@ def test_two_rotate_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom restart_guard.host.files import Files\n"
         "from restart_guard.host.rotation import rotate\nend = time.monotonic() + 3\n"
-        "while time.monotonic() < end:\n    rotate(Files(), Path(sys.argv[1]), 300000, 1000)\n"
+        "while time.monotonic() < end:\n    rotate(Files(), Path(sys.argv[1]), 300000, 1000)\n    time.sleep(0.01)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), "3"], stdout=subprocess.PIPE, encoding="utf-8")
     wait_until(path.exists, what="the log")
