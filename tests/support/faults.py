@@ -287,7 +287,7 @@ def network(folder: Path, *names: str) -> Iterator[Scene]:
     """Each host and Redis in a network namespace of its own."""
     with _net("redis", *names) as net, RedisServer("--protected-mode", "no", address=net.address["redis"]) as server:
         server.before = net.inside("redis")
-        group = Group(folder, f'[redis]\nurl = "{server.start().url}"\n', 1.5)
+        group = Group(folder, f'[redis]\nurl = "{server.start().url}"\n', 3.0)
         group.place = lambda name: (net.inside(name), "")
         try:
             group.start(*names)
