@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restart_guard import trust
-from restart_guard.alerts.channels.registry import OPTIONS
+from restart_guard.alerts.channels.registry import options
 from restart_guard.config import load as config_file
 from restart_guard.config.options import Config
 from restart_guard.errors import ExitCode
@@ -30,7 +30,7 @@ class Session:
         """Raises ConfigError with every problem."""
         if self._config is None:
             path = self.path
-            config = config_file.load(path, os.environ, OPTIONS)
+            config = config_file.load(path, os.environ, options)
             is_named = self.config_option is not None or bool(os.environ.get("RESTART_GUARD_CONFIG"))
             trust.check(config, is_named=is_named)
             self._config = config

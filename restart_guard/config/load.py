@@ -29,10 +29,8 @@ from restart_guard.sizes import Size
 _Section = TypeVar("_Section", bound=Struct)
 
 
-Channels = Mapping[str, Callable[[], type[Struct]]]
-"""The options of each kind of [alerts.NAME]; what makes them is imported only if a config has it."""
-
-_NO_CHANNELS: Channels = MappingProxyType({})
+Channels = Callable[[], Mapping[str, type[Struct]]]
+"""Gives the options of each kind of [alerts.NAME]; called only for a config that has any."""
 _DESTINATIONS = ("mysql", "ping", "wecom", "wecom_app")
 
 
@@ -50,7 +48,7 @@ def find(option: Path | None, environ: Mapping[str, str]) -> Path:
     raise ConfigError(f"No config was found: looked for {looked}. Name one with -c FILE or RESTART_GUARD_CONFIG.")
 
 
-def load(path: Path, environ: Mapping[str, str], channels: Channels = _NO_CHANNELS) -> Config:
+def load(path: Path, environ: Mapping[str, str], channels: Channels = dict) -> Config:
     """Read and check a config file. ``channels`` gives the options of each kind of [alerts.NAME]. Raises ConfigError
     with every problem."""
     try:
@@ -74,14 +72,14 @@ def parse(
     path: Path,
     environ: Mapping[str, str],
     mode: int = 0o600,
-    channels: Channels = _NO_CHANNELS,
+    channels: Channels = dict,
 ) -> Config:
     """Check parsed TOML; ``mode`` is the file's, for the warning about secrets that others can read."""
     reader = _Reader(path)
     reader.unknown_keys(data, ["state_dir", *SECTIONS, *NAMED_SECTIONS, "alerts"], where="")
     sections = {name: reader.section(kind, data[name], name) for name, kind in SECTIONS.items() if name in data}
     named = {name: reader.named(kind, data.get(name, {}), name) for name, kind in NAMED_SECTIONS.items()}
-    alerts = reader.alerts(data.get("alerts", {}), channels)
+    alerts = reader.alerts(data["alerts"], channels()) if "alerts" in data else {}
     ways = [*alerts, *(("wecom", "wecom_app") if "wecom" in data else ())]
     for name, alert in alerts.items():
         other = alert.common.fallback_for
@@ -179,7 +177,7 @@ class _Reader:
                 )
         return MappingProxyType({name: self.section(kind, row, f"{where}.{key(name)}") for name, row in table.items()})
 
-    def alerts(self, table: object, channels: Channels) -> Mapping[str, Alert]:
+    def alerts(self, table: object, kinds: Mapping[str, type[Struct]]) -> Mapping[str, Alert]:
         """Each has the options of all, and those of its kind."""
         if not isinstance(table, dict):
             self.problem("alerts", f"expected tables such as [alerts.NAME], was {shown(table)}.")
@@ -197,10 +195,10 @@ class _Reader:
             common = self.section(AlertOptions, {one: row[one] for one in row if one in common_names}, where)
             if common is None:
                 continue
-            if common.kind not in channels:
-                self.problem(f"{where}.kind", f"expected one of {', '.join(channels)}, was {shown(common.kind)}.")
+            if common.kind not in kinds:
+                self.problem(f"{where}.kind", f"expected one of {', '.join(kinds)}, was {shown(common.kind)}.")
                 continue
-            options = self.section(channels[common.kind](), of_kind, where)
+            options = self.section(kinds[common.kind], of_kind, where)
             if options is not None:
                 found[name] = Alert(common, options)
         return MappingProxyType(found)

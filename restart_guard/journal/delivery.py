@@ -95,7 +95,7 @@ class _Channel:
         # Most configs have none; each has a driver of its own.
         from restart_guard.alerts.channels import registry
 
-        self._send = registry.module(alert.common.kind).send
+        self._send = registry.kinds()[alert.common.kind].send
         self._options = alert.options
 
     def send(self, payload: Any) -> str | None:
@@ -283,12 +283,17 @@ class DeliveryPass:
             if item.error != mutes.HELD:
                 self._journal.hold(item.id, mutes.HELD)
             return True
-        is_over = item.error == mutes.HELD and (
-            not self._journal.is_newest(item.id) or self._journal.incident(kind, subject) is None
-        )
-        if is_over:
-            self._journal.delivered(item.id, clock.now(), note="not sent, it was muted")
-        return is_over
+        if item.error != mutes.HELD or self._is_still_news(item):
+            return False
+        self._journal.delivered(item.id, clock.now(), note=mutes.NOT_SENT)
+        return True
+
+    def _is_still_news(self, item: Delivery) -> bool:
+        """Whether what was held back is how it is now, and other than the receivers know."""
+        if not self._journal.is_newest(item.id):
+            return False
+        told = self._journal.last_told(item.id, mutes.NOT_SENT)
+        return bool(item.payload["mention"] or (told is not None and told.get("mention")))
 
     def _is_needed(self, item: Delivery, primary: str) -> bool:
         """Whether a fallback is to be sent now: its time has come, and the message has not arrived in the other way."""

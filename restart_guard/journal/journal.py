@@ -257,6 +257,20 @@ class Journal:
         ).fetchone()
         return not later
 
+    def last_told(self, delivery_id: int, unless: str) -> Any:
+        """The payload that a destination got last, before this one, about the same subject; None if it got none. Those
+        with the note ``unless`` were not sent."""
+        row = self.run(
+            "SELECT told.payload FROM deliveries one JOIN events about ON about.id = one.event_id "
+            "JOIN deliveries told ON told.destination = one.destination AND told.id < one.id "
+            "AND told.state = 'delivered' AND told.error IS NOT ?2 "
+            "JOIN events earlier ON earlier.id = told.event_id AND earlier.kind = about.kind "
+            "AND earlier.subject = about.subject WHERE one.id = ?1 ORDER BY told.id DESC LIMIT 1",
+            *(delivery_id, unless),
+        ).fetchone()
+        with readable(self.path):
+            return None if row is None else msgspec.json.decode(row[0])
+
     def has_arrived(self, delivery_id: int, destination: str) -> bool:
         """Whether all that the same event has for another destination has arrived there, and there is something."""
         least, most = self.run(

@@ -12,6 +12,9 @@ EVERYTHING = "*"
 HELD = "muted"
 """The error of a delivery that has been held back."""
 
+NOT_SENT = "not sent, it was muted"
+"""The note of one that was no news any more at the end."""
+
 _FACT = "mutes"
 
 

@@ -44,13 +44,14 @@ def weigh(target: Target, observed: Observation) -> ActionResult | None:
     if record.heavy_looks and now_s - record.heavy_at < _APART_S:
         return None  # a watch or a tick has just looked
     used = sum(process_table.resident(process.pid) for process in processes.family_of(observed.family))
-    looks = record.heavy_looks + 1 if used > most else 0
-    if looks or record.heavy_looks:
+    looks = 0
+    if used > most or record.heavy_looks:
         try:
             with target.lock.held(wait_s=0):
                 now = target.lock.recorded(process_table.boot_id())
-                if now.process != observed.process:
-                    return None  # it was restarted meanwhile
+                if now.process != observed.process or now.heavy_at != record.heavy_at:
+                    return None  # it was restarted meanwhile, or somebody else has just looked
+                looks = now.heavy_looks + 1 if used > most else 0
                 target.lock.record(msgspec.structs.replace(now, heavy_looks=looks % _LOOKS, heavy_at=now_s))
         except BusyError:
             return None

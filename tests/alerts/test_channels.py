@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -159,11 +161,11 @@ named = pytest.mark.parametrize("case", CASES, ids=[case.kind for case in CASES]
 
 def alert_of(folder: Path, kind: str, options: str) -> Alert:
     (folder / "config.toml").write_text(f'[alerts.other]\nkind = "{kind}"\n{options}\n')
-    return load.load(folder / "config.toml", {}, registry.OPTIONS).alerts["other"]
+    return load.load(folder / "config.toml", {}, registry.options).alerts["other"]
 
 
 def send(alert: Alert, **more: Any) -> None:
-    registry.module(alert.common.kind).send(alert.options, Message(TEXT, **({"mention": True} | more)))
+    registry.kinds()[alert.common.kind].send(alert.options, Message(TEXT, **({"mention": True} | more)))
 
 
 @named
@@ -254,22 +256,40 @@ def test_configs(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.toml").write_text(text)
         with pytest.raises(ConfigError) as caught:
-            load.load(tmp_path / "config.toml", {}, registry.OPTIONS)
+            load.load(tmp_path / "config.toml", {}, registry.options)
         assert told in str(caught.value), text
 
 
 def config_with(folder: Path, text: str) -> Config:
     (folder / "config.toml").write_text(text)
-    return load.load(folder / "config.toml", {}, registry.OPTIONS)
+    return load.load(folder / "config.toml", {}, registry.options)
 
 
 def test_every_kind_is_one_file_and_one_line(tmp_path: Path) -> None:
     """Which is all that CONTRIBUTING asks for."""
     files = {path.stem for path in Path(registry.__file__).parent.glob("*.py")} - {"__init__", "registry", "post"}
-    assert files == set(registry.KINDS)
-    for kind in registry.KINDS:
-        assert registry.module(kind).__doc__
-        assert callable(registry.module(kind).send)
+    assert files == set(registry.kinds())
+    for module in registry.kinds().values():
+        assert module.__doc__
+        assert callable(module.send)
+
+
+def test_a_tick_does_not_pay_for_what_sends(guard: Guard) -> None:
+    """It reads the options of each kind, and sends nothing."""
+    tables = "".join(f'[alerts.a{number}]\nkind = "{case.kind}"\n{case.options}\n' for number, case in enumerate(CASES))
+    mail = '[alerts.m]\nkind = "email"\nhost = "h"\nsender = "a@b"\nto = ["c@d"]\n'
+    mail += '[alerts.c]\nkind = "command"\nrun = "true"\n'
+    guard.configure(tables.replace("BASE", "https://x.example") + mail)
+    code = (
+        "import sys; from restart_guard.entry import run\n"
+        f"assert run(['-c', {str(guard.config)!r}, 'restart']) == 0\n"
+        "dear = ('requests', 'smtplib', 'email.message', 'subprocess', 'pymysql')\n"
+        "print([name for name in dear if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=guard.environ, capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_an_alert_goes_everywhere_it_is_wanted(guard: Guard, far: Far) -> None:
@@ -333,4 +353,4 @@ def test_a_fallback_for_nothing_is_told(tmp_path: Path) -> None:
     for other in ("wecom", "x", "y"):
         (tmp_path / "config.toml").write_text(f'[alerts.x]\nkind = "slack"\nwebhook = "a"\nfallback_for = "{other}"\n')
         with pytest.raises(ConfigError, match=r"alerts\.x\.fallback_for: expected another way"):
-            load.load(tmp_path / "config.toml", {}, registry.OPTIONS)
+            load.load(tmp_path / "config.toml", {}, registry.options)

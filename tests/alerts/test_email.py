@@ -83,7 +83,7 @@ def options(folder: Path, port: int, certificates: Path, **more: str) -> Any:
     lines = "".join(f'{name} = "{value}"\n' for name, value in values.items() if name != "to" and value)
     receivers = ", ".join(f'"{one}"' for one in to.split())
     (folder / "config.toml").write_text(f'[alerts.m]\nkind = "email"\nport = {port}\nto = [{receivers}]\n{lines}')
-    return load.load(folder / "config.toml", {}, registry.OPTIONS).alerts["m"].options
+    return load.load(folder / "config.toml", {}, registry.options).alerts["m"].options
 
 
 @pytest.mark.parametrize("tls", ["starttls", "tls"])

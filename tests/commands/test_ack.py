@@ -86,3 +86,21 @@ def test_unmute(guard: Guard, wecom: FakeWeCom, redis_server: RedisServer) -> No
     assert guard("unmute", "meta").out.endswith("Nothing of that was muted.\n")
     for words in (["mute", "--for", "1h"], ["mute", "meta", "--all", "--for", "1h"], ["unmute"], ["mute", "meta"]):
         assert guard(*words).code == 2
+
+
+def test_who_was_told_of_a_failure_is_told_of_its_end(
+    guard: Guard, wecom: FakeWeCom, redis_server: RedisServer
+) -> None:
+    """Though it was muted when it ended: when the mute is over."""
+    configured(guard, wecom, redis_server.url)
+    guard("check-redis", "meta")
+    assert len(wecom.texts) == 1
+    guard("mute", "meta", "--for", "1h")
+    with redis_server.client() as client:
+        client.set("k", "v")
+        guard("check-redis", "meta")
+    assert len(wecom.texts) == 1
+    guard("unmute", "meta")
+    guard("deliver")
+    assert len(wecom.texts) == 2
+    assert wecom.texts[1].startswith("[UP]")

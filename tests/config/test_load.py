@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restart_guard.alerts.channels.registry import OPTIONS
+from restart_guard.alerts.channels.registry import options as channel_options
 from restart_guard.config import load as config_file
 from restart_guard.config.options import NAMED_SECTIONS, SECTIONS, AlertOptions, Backoff, Config, Health
 from restart_guard.errors import ConfigError, SecretError
@@ -23,7 +23,7 @@ def load(tmp_path: Path, text: str, mode: int = 0o600) -> Config:
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
-    return config_file.load(path, {}, OPTIONS)
+    return config_file.load(path, {}, channel_options)
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -35,7 +35,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 def test_the_example_loads_and_names_every_option() -> None:
     """config.example.toml is a config, and each option there is stands in it, if only as a comment."""
     text = (ROOT / "config.example.toml").read_text()
-    config = config_file.load(ROOT / "config.example.toml", {}, OPTIONS)
+    config = config_file.load(ROOT / "config.example.toml", {}, channel_options)
     assert set(config.checks) == {"metadata", "文章统计"}
     kinds: list[type[msgspec.Struct]] = [*SECTIONS.values(), *NAMED_SECTIONS.values(), AlertOptions, Backoff, Health]
     for kind in kinds:

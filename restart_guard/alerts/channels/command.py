@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 from contextlib import suppress
 
 from msgspec import Struct
@@ -25,6 +24,9 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def send(options: Options, message: Message) -> None:
     """Raises DeliveryError. It has a process group of its own, which is killed when its time is up."""
+    # Its options are read in every tick, which runs no command.
+    import subprocess
+
     about = {
         "RESTART_GUARD_INCIDENT": message.incident,
         "RESTART_GUARD_RECOVERED": "1" if message.recovered else "",

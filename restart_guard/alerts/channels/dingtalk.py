@@ -4,9 +4,6 @@ Sources: open.dingtalk.com/document/orgapp/custom-robots-send-group-messages and
 HTTP 200 alone means nothing; ``errcode`` does.
 """
 
-import base64
-import hashlib
-import hmac
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +11,7 @@ from msgspec import Struct
 
 from restart_guard import clock
 from restart_guard.alerts.channels.post import Far, Message, post, refused, reveal
+from restart_guard.alerts.channels.post import signature as signature_of
 from restart_guard.config.options import Text, Texts
 from restart_guard.config.secrets import Secret
 
@@ -41,8 +39,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def signature(secret: str, at_ms: int) -> str:
-    digest = hmac.new(secret.encode(), f"{at_ms}\n{secret}".encode(), hashlib.sha256).digest()
-    return base64.b64encode(digest).decode()
+    return signature_of(secret, f"{at_ms}\n{secret}")
 
 
 def send(options: Options, message: Message) -> None:

@@ -1,12 +1,9 @@
 """E-mail by SMTP (RFC 5321) with STARTTLS (RFC 3207) or TLS, both verified."""
 
 import os
-import smtplib
-import ssl
-from email.message import EmailMessage
-from email.utils import formatdate
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -14,6 +11,10 @@ from restart_guard.alerts.channels.post import Message, refused, reveal
 from restart_guard.config.options import Port, Text, Texts
 from restart_guard.config.secrets import Secret
 from restart_guard.errors import DeliveryError
+
+if TYPE_CHECKING:
+    import smtplib
+    from email.message import EmailMessage
 
 _NAME = "The mail server"
 _WAIT_S = 7.0
@@ -34,6 +35,10 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def send(options: Options, message: Message) -> str | None:
     """Raises DeliveryError, also if none of the receivers is taken; a note names those that are not."""
+    # Its options are read in every tick, which sends no mail: here and below.
+    import smtplib
+    import ssl
+
     try:
         with _connected(options) as server:
             if options.user is not None:
@@ -63,23 +68,30 @@ def send(options: Options, message: Message) -> str | None:
     return f"The mail server does not take {', '.join(left)}; the others got the message." if left else None
 
 
-def _connected(options: Options) -> smtplib.SMTP:
+def _connected(options: Options) -> "smtplib.SMTP":
+    # As above.
+    import smtplib
+    import ssl
+
     context = ssl.create_default_context(cafile=options.ca_file)
     if options.tls == "tls":
         return smtplib.SMTP_SSL(options.host, options.port or 465, timeout=_WAIT_S, context=context)
-    server = smtplib.SMTP(options.host, options.port or 587, timeout=_WAIT_S)
-    if options.tls == "starttls":
-        try:
+    with ExitStack() as on_error:
+        server = smtplib.SMTP(options.host, options.port or 587, timeout=_WAIT_S)
+        on_error.callback(server.close)
+        if options.tls == "starttls":
             server.starttls(context=context)
-        except BaseException:
-            server.close()
-            raise
+        on_error.pop_all()
     return server
 
 
-def _letter(options: Options, message: Message) -> EmailMessage:
+def _letter(options: Options, message: Message) -> "EmailMessage":
     """One incident is one thread. A mail that is sent again, since nobody knows whether it arrived, has the same
     Message-ID."""
+    # As above.
+    from email.message import EmailMessage
+    from email.utils import formatdate
+
     letter = EmailMessage()
     letter["Subject"] = " ".join(message.subject.split())
     letter["From"], letter["To"], letter["Date"] = options.sender, ", ".join(options.to), formatdate()
@@ -92,6 +104,6 @@ def _letter(options: Options, message: Message) -> EmailMessage:
     return letter
 
 
-def _said(error: smtplib.SMTPResponseException) -> str:
+def _said(error: "smtplib.SMTPResponseException") -> str:
     text = error.smtp_error
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)

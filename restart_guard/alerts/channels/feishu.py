@@ -4,9 +4,6 @@ Source: open.feishu.cn/document/client-docs/bot-v3/add-custom-bot. HTTP 200 alon
 signature has key and message the other way round than others: the key is the text, the message is empty.
 """
 
-import base64
-import hashlib
-import hmac
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +12,7 @@ from msgspec import Struct
 
 from restart_guard import clock
 from restart_guard.alerts.channels.post import Far, Message, post, refused, reveal
+from restart_guard.alerts.channels.post import signature as signature_of
 from restart_guard.config.options import Text, Texts
 from restart_guard.config.secrets import Secret
 
@@ -41,8 +39,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def signature(secret: str, at_s: int) -> str:
-    digest = hmac.new(f"{at_s}\n{secret}".encode(), b"", hashlib.sha256).digest()
-    return base64.b64encode(digest).decode()
+    return signature_of(f"{at_s}\n{secret}", "")
 
 
 def send(options: Options, message: Message) -> None:

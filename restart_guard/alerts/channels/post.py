@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from restart_guard.alerts import http
 from restart_guard.config.rules import is_private
 from restart_guard.config.secrets import Secret
 from restart_guard.errors import DeliveryError, SecretError
@@ -47,6 +46,9 @@ class Far(NamedTuple):
 
 def post(far: Far, url: str, body: object, headers: Mapping[str, str] | None = None) -> Reply:
     """Post JSON. Raises DeliveryError if no answer comes; what the answer means is the channel's to say."""
+    # The options of each kind are read in every tick, which must not pay for an HTTP client.
+    from restart_guard.alerts import http
+
     host = http.host_of(url) or "its address"
     who = f"{far.name} at {host}"
     if not url.startswith(("https://", "http://")) or not is_private(url):
@@ -87,6 +89,15 @@ def by_status(who: str, reply: Reply, advice: str) -> DeliveryError:
         advice=moved if is_ours or 300 <= reply.status < 400 else "",
         later_s=60.0 if reply.status == 429 else 0.0,
     )
+
+
+def signature(key: str, text: str) -> str:
+    """HMAC-SHA256 in base64."""
+    # As above: a tick signs nothing.
+    from base64 import b64encode
+    from hmac import digest
+
+    return b64encode(digest(key.encode(), text.encode(), "sha256")).decode()
 
 
 def reveal(secret: Secret) -> str:

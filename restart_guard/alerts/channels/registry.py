@@ -1,34 +1,29 @@
 """The kinds of channels. A new one is a file here and a line below; CONTRIBUTING.md says what the file holds."""
 
-import importlib
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import ModuleType
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
-KINDS = (
-    "command",
-    "dingtalk",
-    "email",
-    "feishu",
-    "ntfy",
-    "pagerduty",
-    "slack",
-    "telegram",
-    "webhook",
-)
+
+def kinds() -> dict[str, Any]:
+    """The module of each kind, by its name."""
+    # Only a config that has [alerts] pays for them; what they need to send, they import when they send.
+    from restart_guard.alerts.channels import (  # noqa: F401 (locals() has them)
+        command,
+        dingtalk,
+        email,
+        feishu,
+        ntfy,
+        pagerduty,
+        slack,
+        telegram,
+        webhook,
+    )
+
+    return dict(locals())
 
 
-def module(kind: str) -> ModuleType:
-    """The module of a kind; only those that a config uses are imported."""
-    return importlib.import_module(f"restart_guard.alerts.channels.{kind}")
-
-
-def _options(kind: str) -> type[Struct]:
-    found: type[Struct] = module(kind).Options
-    return found
-
-
-OPTIONS: Mapping[str, Callable[[], type[Struct]]] = {kind: partial(_options, kind) for kind in KINDS}
-"""For the reader of the config: the options of each kind."""
+def options() -> Mapping[str, type[Struct]]:
+    """The options of each kind, for the reader of the config."""
+    return {kind: module.Options for kind, module in kinds().items()}
