@@ -103,14 +103,16 @@ def _show(session: Session, wanted: _Options) -> None:
 def _follow(session: Session, wanted: _Options) -> None:
     """A line each, since a table must know all its rows."""
     events, limit = wanted.events, wanted.limit
+    shown: set[str] = set()  # in the last round: one may have come between its two questions
     while session.terminal.write_error is None:
         journal = Journal.open_to_read(session.config.state_dir)
         if journal is not None:
             with journal:
                 last = journal.last_id()
                 found = journal.history(events, limit=limit)
-            for event in reversed(found):
+            for event in [one for one in reversed(found) if one["run_id"] not in shown]:
                 session.terminal.report("  ".join(cell for cell in _rows([event])[0] if cell))
+            shown = {event["run_id"] for event in found}
             events, limit = events._replace(after=last), _FOLLOWED
         clock.sleep(_FOLLOW_S)
 
